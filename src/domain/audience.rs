@@ -1,0 +1,214 @@
+//! Whom a message is for: what a publisher wrote (`Address`) and what it means (`Audience`).
+
+use super::channel::{Channel, ChannelName, ChannelNameError};
+use super::principal::{GroupId, Principal, UserId};
+use super::{MAX_ID_BYTES, is_id};
+use std::fmt;
+
+/// A set of receivers within one instance; its `Display` is the canonical name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Audience {
+    /// `ALL`: everyone connected.
+    All,
+    /// `user:ID`.
+    User(UserId),
+    /// `group:ID`.
+    Group(GroupId),
+    /// `channel:NAME`: those whom the channel's rules let hear it.
+    Channel(ChannelName),
+}
+
+impl fmt::Display for Audience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("ALL"),
+            Self::User(user) => write!(f, "user:{user}"),
+            Self::Group(group) => write!(f, "group:{group}"),
+            Self::Channel(channel) => write!(f, "channel:{channel}"),
+        }
+    }
+}
+
+/// What a `channel` field says, before the configured channels are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `ALL`.
+    All,
+    /// `user:ID`.
+    User(UserId),
+    /// `group:ID`.
+    Group(GroupId),
+    /// `channel:NAME`.
+    Channel(ChannelName),
+    /// Any other word: a configured channel, otherwise the group and the user of that id.
+    Bare(UserId),
+}
+
+/// Why a text addresses nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// `all`, `All` and so on.
+    #[error(
+        "write ALL in capitals to reach everyone; another spelling is refused so that it is never taken for a user"
+    )]
+    AllMisspelt,
+    /// The part behind `channel:`.
+    #[error(transparent)]
+    ChannelName(#[from] ChannelNameError),
+    /// The id, with or without a prefix.
+    #[error("an id is 1 to {MAX_ID_BYTES} bytes without control characters")]
+    Id,
+}
+
+impl Address {
+    /// Reads a `channel` field (contract, "Sending"). Prefixes are exactly `user:`, `group:`, `channel:`.
+    /// Errors: `AddressError`.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text == "ALL" {
+            return Ok(Self::All);
+        }
+        if text.eq_ignore_ascii_case("ALL") {
+            return Err(AddressError::AllMisspelt);
+        }
+        match text.split_once(':') {
+            Some(("channel", name)) => Ok(Self::Channel(ChannelName::new(name)?)),
+            Some(("group", id)) => GroupId::new(id).map(Self::Group).map_err(|_| AddressError::Id),
+            Some(("user", id)) => UserId::new(id).map(Self::User).map_err(|_| AddressError::Id),
+            _ if is_id(text) => UserId::new(text).map(Self::Bare).map_err(|_| AddressError::Id),
+            _ => Err(AddressError::Id),
+        }
+    }
+
+    /// The name under which a configured channel could be meant, if any.
+    pub fn channel_name(&self) -> Option<ChannelName> {
+        match self {
+            Self::Channel(name) => Some(name.clone()),
+            Self::Bare(word) => ChannelName::new(word.as_str()).ok(),
+            _ => None,
+        }
+    }
+
+    /// What a bare word means where no channel has its name, and what a prefixed id means anyway.
+    /// A `channel:` address means itself.
+    pub fn audiences(&self) -> Vec<Audience> {
+        match self {
+            Self::All => vec![Audience::All],
+            Self::User(user) => vec![Audience::User(user.clone())],
+            Self::Group(group) => vec![Audience::Group(group.clone())],
+            Self::Channel(name) => vec![Audience::Channel(name.clone())],
+            Self::Bare(word) => {
+                let group = GroupId::new(word.as_str()).map(Audience::Group);
+                group.into_iter().chain([Audience::User(word.clone())]).collect()
+            }
+        }
+    }
+}
+
+/// Which audiences a principal hears: everyone, itself, its groups, and every enabled channel whose rules let it;
+/// narrowed to `only`, where given. In the order `ALL`, user, groups, channels by name; without doubles.
+pub fn audiences_of<'a>(
+    principal: &Principal,
+    channels: impl Iterator<Item = &'a Channel>,
+    only: Option<&Narrowing>,
+) -> Vec<Audience> {
+    let mut named = Vec::new();
+    let mut heard: Vec<&Channel> = Vec::new();
+    for channel in channels {
+        named.push(&channel.name);
+        if channel.enabled && channel.rules.decide(principal).allowed {
+            heard.push(channel);
+        }
+    }
+    heard.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut audiences = vec![Audience::All, Audience::User(principal.user.clone())];
+    audiences.extend(principal.groups.iter().cloned().map(Audience::Group));
+    audiences.extend(heard.iter().map(|channel| Audience::Channel(channel.name.clone())));
+    if let Some(narrowing) = only {
+        audiences.retain(|audience| narrowing.includes(audience, &named));
+    }
+    audiences
+}
+
+/// The `channels=` parameter: what a client wants to hear of what it may hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowing(Vec<Address>);
+
+/// Most names in `channels=`.
+pub const MAX_NARROWING: usize = 300;
+
+/// Why a `channels=` parameter cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NarrowingError {
+    /// It begins with `[` and is not a JSON array of strings.
+    #[error("channels begins with [ but is not a JSON array of strings")]
+    NotAnArray,
+    /// Too many names.
+    #[error("channels names more than {MAX_NARROWING}")]
+    TooMany,
+}
+
+impl Narrowing {
+    /// Reads `channels=`: comma-separated names, or a JSON array of strings if it begins with `[`.
+    /// Names that cannot be anyone's are left out, like unknown ones. Errors: `NarrowingError`.
+    pub fn parse(text: &str) -> Result<Self, NarrowingError> {
+        let names: Vec<String> = if text.starts_with('[') {
+            serde_json::from_str(text).map_err(|_| NarrowingError::NotAnArray)?
+        } else {
+            text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+        };
+        if names.len() > MAX_NARROWING {
+            return Err(NarrowingError::TooMany);
+        }
+        Ok(Self(names.iter().filter_map(|name| Address::parse(name).ok()).collect()))
+    }
+
+    fn includes(&self, audience: &Audience, named: &[&ChannelName]) -> bool {
+        self.0.iter().any(|address| match address.channel_name() {
+            Some(name) if named.contains(&&name) => *audience == Audience::Channel(name),
+            _ => address.audiences().contains(audience),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_exact_and_everything_else_is_bare() {
+        let canonical =
+            |text: &str| Address::parse(text).unwrap().audiences().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(canonical("ALL"), ["ALL"]);
+        assert_eq!(canonical("user:group:x"), ["user:group:x"]);
+        assert_eq!(canonical("group:*"), ["group:*"]);
+        assert_eq!(canonical("channel:news"), ["channel:news"]);
+        for bare in ["acct:42", "User:x", "CHANNEL:x", "*", "../b", "ÅLL", "АLL", " ALL"] {
+            assert_eq!(canonical(bare), [format!("group:{bare}"), format!("user:{bare}")]);
+        }
+    }
+
+    #[test]
+    fn what_addresses_nobody_is_refused() {
+        for bad in ["all", "All", "aLL"] {
+            assert_eq!(Address::parse(bad), Err(AddressError::AllMisspelt));
+        }
+        for bad in [
+            "",
+            "user:",
+            "group:",
+            "a\nb",
+            "user:a\u{0}",
+            "\u{85}",
+            &"x".repeat(129),
+            &format!("user:{}", "x".repeat(129)),
+        ] {
+            assert_eq!(Address::parse(bad), Err(AddressError::Id), "{bad:?}");
+        }
+        for bad in ["channel:", "channel:../b", "channel:all"] {
+            assert!(matches!(Address::parse(bad), Err(AddressError::ChannelName(_))), "{bad}");
+        }
+        assert!(
+            Address::parse(&"x".repeat(128)).is_ok() && Address::parse(&format!("user:{}", "ü".repeat(64))).is_ok()
+        );
+    }
+}

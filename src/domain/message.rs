@@ -1,0 +1,149 @@
+//! A message on its way: the publisher's own bytes, their size and depth checked once.
+
+use super::audience::{Address, Audience};
+use super::principal::UserId;
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
+/// Deepest nesting of arrays and objects in a message (contract, "Sending").
+pub const MAX_DEPTH: usize = 64;
+/// Most users, and most connections, that one message may exclude.
+pub const MAX_EXCLUDED: usize = 100;
+
+/// A JSON text within its quota: the publisher's bytes less white space outside strings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload(Box<str>);
+
+/// Why a JSON text cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// More bytes than the quota allows.
+    #[error("the message has {actual} bytes without white space; at most {limit} are allowed")]
+    TooLarge {
+        /// The quota in bytes.
+        limit: usize,
+        /// The message's size in bytes.
+        actual: usize,
+    },
+    /// Arrays and objects nested more than 64 deep.
+    #[error("the message is nested {actual} deep; at most {MAX_DEPTH} are allowed")]
+    TooDeep {
+        /// How deep it is.
+        actual: usize,
+    },
+}
+
+impl Payload {
+    /// Takes a text that a JSON parser has accepted; numbers, key order and escapes stay as they are.
+    /// `limit` is in bytes. Errors: `PayloadError`; depth is looked at first.
+    pub fn new(json: &str, limit: usize) -> Result<Self, PayloadError> {
+        let (compact, depth) = compact(json);
+        if depth > MAX_DEPTH {
+            return Err(PayloadError::TooDeep { actual: depth });
+        }
+        if compact.len() > limit {
+            return Err(PayloadError::TooLarge { limit, actual: compact.len() });
+        }
+        Ok(Self(compact.into()))
+    }
+
+    /// The bytes that are delivered.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Drops white space outside strings (RFC 8259 section 2) and measures the nesting.
+fn compact(json: &str) -> (String, usize) {
+    let (mut depth, mut deepest): (usize, usize) = (0, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    let mut kept = String::with_capacity(json.len());
+    let mut start = 0;
+    for (at, byte) in json.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                kept.push_str(&json[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    kept.push_str(&json[start..]);
+    (kept, deepest)
+}
+
+/// Who does not get a message although it is for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exclusion {
+    /// At most 100.
+    pub users: Vec<UserId>,
+    /// Connection ids, at most 100; unknown ones exclude nobody.
+    pub connections: Vec<String>,
+}
+
+/// A message that may be sent: whole, within its limits, and for audiences that exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Unique in the instance.
+    pub id: String,
+    /// As published; what the receivers see in `channel`.
+    pub address: Arc<str>,
+    /// Each receiver gets the message once, however many of these it belongs to; never empty.
+    pub audiences: Vec<Audience>,
+    /// Who is left out.
+    pub exclude: Exclusion,
+    /// When it was accepted; receivers see milliseconds.
+    pub time: DateTime<Utc>,
+    /// What is delivered.
+    pub payload: Payload,
+}
+
+/// What a publisher asked for: read and checked, but not yet resolved against the configured channels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// `channel` as written.
+    pub written: Arc<str>,
+    /// What `channel` says.
+    pub address: Address,
+    /// `message` as written; its quota depends on the channel.
+    pub json: Box<str>,
+    /// `exclude`.
+    pub exclude: Exclusion,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_goes_outside_strings_only_and_bytes_stay() {
+        let json = "{ \"b\" : [ 1.50 , 1e400 ,\t\"a \\\" b \\\\\" ] ,\r\n \"a\":\"\\u00e9 é\" }";
+        let payload = Payload::new(json, 1_000).unwrap();
+        assert_eq!(payload.as_str(), "{\"b\":[1.50,1e400,\"a \\\" b \\\\\"],\"a\":\"\\u00e9 é\"}");
+        assert_eq!(Payload::new(" null ", 4).unwrap().as_str(), "null");
+    }
+
+    #[test]
+    fn the_quota_counts_bytes_without_white_space() {
+        assert!(Payload::new(" \"éé\" ", 6).is_ok());
+        assert_eq!(Payload::new(" \"éé\" ", 5), Err(PayloadError::TooLarge { limit: 5, actual: 6 }));
+    }
+
+    #[test]
+    fn depth_is_at_most_64() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Payload::new(&nested(63), 1_000).is_ok());
+        assert!(Payload::new(&nested(64), 1_000).is_ok());
+        assert_eq!(Payload::new(&nested(65), 1_000), Err(PayloadError::TooDeep { actual: 65 }));
+        assert!(Payload::new(&format!("\"{}\"", "[".repeat(100)), 1_000).is_ok());
+    }
+}

@@ -1,0 +1,98 @@
+//! Who may hear or publish: allow and deny rules over users and groups, decided without any state.
+
+use super::principal::{GroupId, Principal, UserId};
+
+/// Most rules of one list (contract, "Channels and rules").
+pub const MAX_RULES: usize = 100;
+
+/// What a rule that applies does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Lets in, unless a deny rule applies too.
+    Allow,
+    /// Keeps out, whatever else applies.
+    Deny,
+}
+
+/// Whom a rule applies to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The user of this id.
+    User(UserId),
+    /// Every member of this group.
+    Group(GroupId),
+    /// Every principal of the instance.
+    Everyone,
+}
+
+/// One line of a rule list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What it does.
+    pub effect: Effect,
+    /// To whom.
+    pub subject: Subject,
+}
+
+/// At most 100 rules, in the order of their writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules(Vec<Rule>);
+
+/// A list with more than 100 rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a rule list has at most {MAX_RULES} rules")]
+pub struct TooManyRules {
+    /// How many there were.
+    pub actual: usize,
+}
+
+/// What a rule list says of a principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The outcome.
+    pub allowed: bool,
+    /// The rule that decided, by its index: the first deny that applies, else the first allow, else none.
+    pub rule: Option<usize>,
+}
+
+impl Rules {
+    /// Checks the length. Errors: `TooManyRules` above 100.
+    pub fn new(rules: Vec<Rule>) -> Result<Self, TooManyRules> {
+        if rules.len() > MAX_RULES {
+            return Err(TooManyRules { actual: rules.len() });
+        }
+        Ok(Self(rules))
+    }
+
+    /// The one rule that stands where a list was left out: everyone is allowed.
+    pub fn everyone() -> Self {
+        Self(vec![Rule { effect: Effect::Allow, subject: Subject::Everyone }])
+    }
+
+    /// The rules in order.
+    pub fn as_slice(&self) -> &[Rule] {
+        &self.0
+    }
+
+    /// Deny wins; no matching allow = denied.
+    pub fn decide(&self, principal: &Principal) -> Decision {
+        let first = |effect| self.0.iter().position(|rule| rule.effect == effect && rule.subject.includes(principal));
+        match first(Effect::Deny) {
+            Some(rule) => Decision { allowed: false, rule: Some(rule) },
+            None => {
+                let rule = first(Effect::Allow);
+                Decision { allowed: rule.is_some(), rule }
+            }
+        }
+    }
+}
+
+impl Subject {
+    fn includes(&self, principal: &Principal) -> bool {
+        match self {
+            Self::User(user) => principal.user == *user,
+            Self::Group(group) => principal.groups.contains(group),
+            Self::Everyone => true,
+        }
+    }
+}

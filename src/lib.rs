@@ -1,0 +1,3 @@
+//! Herald: realtime as a service.
+
+pub mod domain;
