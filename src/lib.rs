@@ -1,3 +1,5 @@
 //! Herald: realtime as a service.
 
+pub mod api;
+pub mod catalog;
 pub mod domain;

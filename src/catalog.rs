@@ -1,0 +1,102 @@
+//! The in-memory picture of instances and channels that the hot path reads, and the task that keeps it fresh.
+
+use crate::domain::audience::{Address, Audience, Narrowing, audiences_of};
+use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::instance::{Instance, InstanceId};
+use crate::domain::principal::Principal;
+use arc_swap::ArcSwap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// One instance with its channels, as they were at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The instance.
+    pub instance: Instance,
+    /// Its channels by name.
+    pub channels: BTreeMap<ChannelName, Channel>,
+}
+
+/// Every instance at one moment. An unchanged tenant keeps its `Arc` from one snapshot to the next, so that
+/// `Arc::ptr_eq` tells whom a change concerns.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By id; disabled instances included.
+    pub tenants: HashMap<InstanceId, Arc<Tenant>>,
+}
+
+/// Why an address reaches no audience.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// `channel:NAME` without such a channel.
+    #[error("there is no channel {0}")]
+    Unknown(ChannelName),
+    /// The channel is there and disabled.
+    #[error("the channel {0} is disabled")]
+    Disabled(ChannelName),
+}
+
+impl Tenant {
+    /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.
+    /// Errors: `ResolveError`; a bare word that names a disabled channel never falls back to the user of that id.
+    pub fn resolve(&self, address: &Address) -> Result<(Vec<Audience>, Option<&Channel>), ResolveError> {
+        let named = address.channel_name();
+        match (address, named.as_ref().and_then(|name| self.channels.get(name))) {
+            (_, Some(channel)) if !channel.enabled => Err(ResolveError::Disabled(channel.name.clone())),
+            (_, Some(channel)) => Ok((vec![Audience::Channel(channel.name.clone())], Some(channel))),
+            (Address::Channel(name), None) => Err(ResolveError::Unknown(name.clone())),
+            (_, None) => Ok((address.audiences(), None)),
+        }
+    }
+
+    /// What `principal` hears here, narrowed to `only` where given; see [`audiences_of`].
+    pub fn audiences_of(&self, principal: &Principal, only: Option<&Narrowing>) -> Vec<Audience> {
+        audiences_of(principal, self.channels.values(), only)
+    }
+}
+
+/// The handle that everyone shares: the newest snapshot, and word of the next one.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    /// What is current; read without a lock on every request.
+    current: Arc<ArcSwap<Snapshot>>,
+    /// Tells each shard that there is a newer snapshot; only the newest is kept.
+    changed: Arc<watch::Sender<Arc<Snapshot>>>,
+}
+
+impl Catalog {
+    /// A catalog that begins with `snapshot`.
+    pub fn new(snapshot: Snapshot) -> Self {
+        let snapshot = Arc::new(snapshot);
+        Self { current: Arc::new(ArcSwap::new(snapshot.clone())), changed: Arc::new(watch::Sender::new(snapshot)) }
+    }
+
+    /// The newest snapshot.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The newest picture of one instance.
+    pub fn tenant(&self, id: &InstanceId) -> Option<Arc<Tenant>> {
+        self.current.load().tenants.get(id).cloned()
+    }
+
+    /// Resolves whenever there is a newer snapshot.
+    pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.changed.subscribe()
+    }
+
+    /// Puts `next` in place and wakes whoever waits for changes. Unchanged tenants keep their old `Arc`.
+    pub fn replace(&self, mut next: Snapshot) {
+        let current = self.current.load();
+        for (id, tenant) in &mut next.tenants {
+            if let Some(old) = current.tenants.get(id).filter(|old| *old == tenant) {
+                *tenant = old.clone();
+            }
+        }
+        let next = Arc::new(next);
+        self.current.store(next.clone());
+        self.changed.send_replace(next);
+    }
+}
