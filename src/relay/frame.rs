@@ -1,0 +1,248 @@
+//! What a socket is sent; a message is encoded here, once, whatever the number of receivers.
+
+use crate::domain::audience::Audience;
+use crate::domain::cursor::Cursor;
+use crate::domain::message::Message;
+use bytes::{BufMut, Bytes, BytesMut};
+use chrono::SecondsFormat;
+use serde::Serialize;
+
+/// Most bytes of a close frame's reason (RFC 6455 section 5.5: a control frame has at most 125, two are the code).
+const MAX_REASON_BYTES: usize = 123;
+
+/// Bytes of a message frame that are neither payload nor id nor channel.
+const MESSAGE_OVERHEAD: usize = 4 + 71 + Cursor::TEXT_BYTES + 24;
+
+/// One whole WebSocket frame as it goes over the wire. Server frames are unmasked (RFC 6455 section 5.1), hence the
+/// same bytes serve every receiver, and a clone costs a reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// `MESSAGE`: what every receiver of `message` gets.
+    pub fn message(message: &Message, cursor: Cursor) -> Self {
+        let mut json = Vec::with_capacity(
+            message.payload.as_str().len() + message.address.len() + message.id.len() + MESSAGE_OVERHEAD,
+        );
+        json.extend_from_slice(b"{\"type\":\"MESSAGE\",\"id\":");
+        put_string(&mut json, &message.id);
+        json.extend_from_slice(b",\"channel\":");
+        put_string(&mut json, &message.address);
+        json.extend_from_slice(b",\"cursor\":");
+        put_string(&mut json, &cursor.to_text());
+        json.extend_from_slice(b",\"time\":");
+        put_string(&mut json, &message.time.to_rfc3339_opts(SecondsFormat::Millis, true));
+        json.extend_from_slice(b",\"data\":");
+        json.extend_from_slice(message.payload.as_str().as_bytes());
+        json.push(b'}');
+        Self::text(&json)
+    }
+
+    /// How long that frame is, in bytes; exact but for characters that JSON escapes in `id` and `channel`.
+    pub fn message_bytes(message: &Message) -> usize {
+        message.payload.as_str().len() + message.address.len() + message.id.len() + MESSAGE_OVERHEAD
+    }
+
+    /// Any other frame of the contract's table.
+    pub fn of(notice: &Notice<'_>) -> Self {
+        Self::text(&serde_json::to_vec(notice).unwrap_or_default())
+    }
+
+    /// A WebSocket pong that answers a ping of this payload (at most 125 bytes).
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::new(0xA, payload)
+    }
+
+    /// The close frame; a reason over 123 bytes is cut at a character's border.
+    pub fn close(close: &Close) -> Self {
+        let mut end = close.reason.len().min(MAX_REASON_BYTES);
+        while !close.reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut payload = Vec::with_capacity(2 + end);
+        payload.put_u16(close.code);
+        payload.extend_from_slice(&close.reason.as_bytes()[..end]);
+        Self::new(0x8, &payload)
+    }
+
+    /// Length on the wire, in bytes.
+    pub fn wire_bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The bytes on the wire.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    fn text(json: &[u8]) -> Self {
+        Self::new(0x1, json)
+    }
+
+    /// A final frame (RFC 6455 section 5.2) with the shortest form of its length.
+    fn new(opcode: u8, payload: &[u8]) -> Self {
+        let mut frame = BytesMut::with_capacity(payload.len() + 10);
+        frame.put_u8(0x80 | opcode);
+        match payload.len() {
+            length @ 0..=125 => frame.put_u8(length as u8),
+            length @ 126..=0xFFFF => {
+                frame.put_u8(126);
+                frame.put_u16(length as u16);
+            }
+            length => {
+                frame.put_u8(127);
+                frame.put_u64(length as u64);
+            }
+        }
+        frame.extend_from_slice(payload);
+        Self(frame.freeze())
+    }
+}
+
+fn put_string(json: &mut Vec<u8>, text: &str) {
+    // Writing a string into a vector cannot fail; nothing of it is lost if it did, since the frame stays valid JSON.
+    if serde_json::to_writer(&mut *json, text).is_err() {
+        json.extend_from_slice(b"\"\"");
+    }
+}
+
+/// A frame about the connection itself (contract, "Receiving").
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "UPPERCASE", rename_all_fields = "camelCase")]
+pub enum Notice<'a> {
+    /// Always first.
+    Connected {
+        /// This connection's id.
+        connection_id: &'a str,
+        /// The instance.
+        instance: &'a str,
+        /// The token's user.
+        user_id: &'a str,
+        /// Canonical names of all it will hear.
+        channels: Vec<String>,
+        /// Everything after this position is delivered.
+        cursor: String,
+        /// Send a keep-alive at least this often.
+        keep_alive_seconds: u64,
+    },
+    /// Answers `PING`.
+    Pong {},
+    /// What it hears from now on.
+    Channels {
+        /// Canonical names.
+        channels: Vec<String>,
+    },
+    /// This node is going away.
+    Reconnect {
+        /// When to connect again, in milliseconds from now.
+        after_ms: u64,
+    },
+    /// A frame of the client's was refused.
+    Error {
+        /// A stable code.
+        code: &'static str,
+        /// One sentence.
+        detail: &'static str,
+    },
+}
+
+/// The canonical names of `audiences`.
+pub fn names(audiences: &[Audience]) -> Vec<String> {
+    audiences.iter().map(ToString::to_string).collect()
+}
+
+/// Why a connection ends: a close code (RFC 6455 section 7.4, or 44xx of the contract) and `CODE: short sentence`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// 1000 to 4999.
+    pub code: u16,
+    /// At most 123 bytes reach the client.
+    pub reason: String,
+}
+
+impl Close {
+    /// A close with its code, its word and its sentence.
+    pub fn new(code: u16, word: &str, sentence: &str) -> Self {
+        Self { code, reason: format!("{word}: {sentence}") }
+    }
+
+    /// 4408.
+    pub fn keep_alive_missed() -> Self {
+        Self::new(4408, "KEEP_ALIVE_MISSED", "send PING at least once a minute")
+    }
+
+    /// 4401.
+    pub fn token_expired() -> Self {
+        Self::new(4401, "TOKEN_EXPIRED", "fetch a new token and reconnect")
+    }
+
+    /// 4420.
+    pub fn too_slow() -> Self {
+        Self::new(4420, "TOO_SLOW", "messages were not read fast enough; reconnect")
+    }
+
+    /// 1012.
+    pub fn restarting() -> Self {
+        Self::new(1012, "RESTARTING", "this node is going away; reconnect")
+    }
+
+    /// 4403: the instance was disabled while the connection was open.
+    pub fn instance_disabled() -> Self {
+        Self::new(4403, "INSTANCE_DISABLED", "the instance was disabled")
+    }
+
+    /// The instance was deleted: 4404 for a token valid everywhere, 4403 for others, who are not told what exists.
+    pub fn instance_gone(valid_everywhere: bool) -> Self {
+        if valid_everywhere {
+            Self::new(4404, "INSTANCE_NOT_FOUND", "the instance was deleted")
+        } else {
+            Self::new(4403, "INSTANCE_FORBIDDEN", "the token is not valid in this instance")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::{Exclusion, Payload};
+
+    #[test]
+    fn a_message_frame_carries_the_publishers_bytes_and_the_shortest_length() {
+        for (payload, header) in [(10, 4), (60_000, 4), (70_000, 10)] {
+            let json = format!("\"{}\"", "x".repeat(payload));
+            let message = Message {
+                id: "m\"1".into(),
+                address: "group:\"a\"".into(),
+                audiences: vec![Audience::All],
+                exclude: Exclusion::default(),
+                time: chrono::DateTime::UNIX_EPOCH,
+                payload: Payload::new(&json, 100_000).unwrap(),
+            };
+            let bytes = Frame::message(&message, Cursor { epoch: 1, position: 2 }).into_bytes();
+            assert_eq!(bytes[0], 0x81);
+            let value: serde_json::Value = serde_json::from_slice(&bytes[header..]).unwrap();
+            assert_eq!(value["data"].to_string(), json);
+            assert_eq!((&value["id"], &value["channel"]), (&"m\"1".into(), &"group:\"a\"".into()));
+            assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+        }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_characters_border() {
+        let close = Close { code: 4403, reason: format!("{}é", "a".repeat(122)) };
+        let bytes = Frame::close(&close).into_bytes();
+        assert_eq!((bytes[0], bytes[1]), (0x88, 124));
+        assert_eq!(&bytes[2..4], &4403u16.to_be_bytes());
+    }
+
+    #[test]
+    fn notices_have_the_contracts_names() {
+        let text = |notice: Notice<'_>| String::from_utf8(Frame::of(&notice).into_bytes()[2..].to_vec()).unwrap();
+        assert_eq!(text(Notice::Pong {}), r#"{"type":"PONG"}"#);
+        assert_eq!(text(Notice::Reconnect { after_ms: 5 }), r#"{"type":"RECONNECT","afterMs":5}"#);
+        assert_eq!(
+            text(Notice::Channels { channels: vec!["ALL".into()] }),
+            r#"{"type":"CHANNELS","channels":["ALL"]}"#
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! Who is connected, and the way to their sockets.
+
+pub mod connection;
+pub mod frame;
+mod inbound;
+pub mod outbox;
+pub mod queue;
+pub mod realm;
+mod registration;
+pub mod shard;
+mod worker;
+
+#[cfg(test)]
+mod model_test;
+
+pub use registration::{ConnectError, Joining, Registration};
+pub use worker::Worker;
+
+use crate::catalog::{Catalog, Snapshot};
+use crate::domain::cursor::Cursor;
+use crate::domain::instance::InstanceId;
+use crate::domain::message::Message;
+use arc_swap::ArcSwap;
+use frame::Frame;
+use queue::{Parcel, QueueBounds, Sender, Tally};
+use realm::Realm;
+use shard::{Bounds, Counts, Delivery, Shard};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// How long a publish waits for the workers' counts (contract, "Sending").
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Reconnects a second that a drained node asks its clients to spread over.
+const RECONNECTS_A_SECOND: u64 = 500;
+/// Time over which a drain spreads its closes.
+const DRAIN_WAVES: Duration = Duration::from_secs(3);
+
+/// What the relay is built with.
+#[derive(Clone, Copy, Debug)]
+pub struct RelaySettings {
+    /// Of each worker's queue.
+    pub queue: QueueBounds,
+    /// Of each connection.
+    pub bounds: Bounds,
+    /// What `CONNECTED` tells clients.
+    pub keep_alive_seconds: u64,
+    /// Connections of the whole process.
+    pub connections: usize,
+}
+
+/// The handle everyone else holds.
+#[derive(Clone, Debug)]
+pub struct Relay(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    catalog: Catalog,
+    settings: RelaySettings,
+    /// One queue a worker; grows while the workers start, then stays.
+    queues: ArcSwap<Vec<Sender>>,
+    /// Bytes that waited in the outboxes of each worker at its last tick.
+    waiting: RwLock<Vec<usize>>,
+    /// By instance; only instances of the catalog.
+    realms: RwLock<HashMap<InstanceId, Arc<Realm>>>,
+    /// Connections of the process.
+    open: Arc<AtomicUsize>,
+    /// True once the node is going away.
+    draining: watch::Sender<bool>,
+}
+
+/// A message found its place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its place.
+    pub cursor: Cursor,
+    /// What happened to it, in connections.
+    pub counts: Counts,
+    /// Whether every worker has counted; false when one took more than a second.
+    pub complete: bool,
+}
+
+/// A worker's queue is full: the message has no place in the order and went to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a worker's queue is full")]
+pub struct Overloaded;
+
+/// Whether a message is sent, or only counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Intent {
+    Send,
+    Count,
+}
+
+/// How a drain goes about it.
+#[derive(Clone, Copy, Debug)]
+struct DrainPlan {
+    /// The longest `afterMs`.
+    spread_ms: u64,
+    /// Time over which the closes are spread.
+    waves: Duration,
+}
+
+impl Relay {
+    /// A relay without workers yet.
+    pub fn new(catalog: Catalog, settings: RelaySettings) -> Self {
+        Self(Arc::new(Inner {
+            catalog,
+            settings,
+            queues: ArcSwap::from_pointee(Vec::new()),
+            waiting: RwLock::default(),
+            realms: RwLock::default(),
+            open: Arc::default(),
+            draining: watch::Sender::new(false),
+        }))
+    }
+
+    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`, as actix workers do.
+    pub fn add_worker(&self) -> Worker {
+        let (sender, receiver) = queue::bounded(self.0.settings.queue);
+        let mut waiting = self.0.waiting.write().unwrap_or_else(PoisonError::into_inner);
+        let index = waiting.len();
+        waiting.push(0);
+        self.0.queues.rcu(|queues| queues.iter().cloned().chain([sender.clone()]).collect::<Vec<_>>());
+        drop(waiting);
+        let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds)));
+        let worker = Worker { relay: self.clone(), shard, index };
+        tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver)));
+        worker
+    }
+
+    /// Gives `message` its place in the instance's order and hands it to every worker that has someone of the
+    /// instance. Waits for their counts, one second at most, and for no socket. Errors: `Overloaded`, before the
+    /// message has a place.
+    pub async fn publish(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
+        let realm = self.realm(instance);
+        let (cursor, parcel) = self.hand_over(&realm, message, Intent::Send)?;
+        let (counts, complete) = parcel.tally.wait(PATIENCE).await;
+        realm.count(counts);
+        Ok(Published { cursor, counts, complete })
+    }
+
+    /// Everything but the sending: the counts that `publish` would come back with now, and the newest cursor.
+    pub async fn rehearse(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
+        let realm = self.realm(instance);
+        let (_, parcel) = self.hand_over(&realm, message, Intent::Count)?;
+        let (counts, complete) = parcel.tally.wait(PATIENCE).await;
+        Ok(Published { cursor: realm.cursor(), counts, complete })
+    }
+
+    /// Open connections of an instance.
+    pub fn connections(&self, instance: &InstanceId) -> u64 {
+        self.realms().get(instance).map_or(0, |realm| realm.connections())
+    }
+
+    /// Open connections of the process.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Relaxed)
+    }
+
+    /// Whether the node is going away.
+    pub fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
+    }
+
+    /// Tells every connection to come back later, closes them in waves, and waits until they are gone or `deadline`
+    /// has passed. Returns how many were still open.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.0.draining.send_replace(true);
+        let end = tokio::time::Instant::now() + deadline;
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        while self.open() > 0 && tokio::time::Instant::now() < end {
+            look.tick().await;
+        }
+        self.open()
+    }
+
+    /// Every instance that was in use, for the metrics.
+    pub fn all_realms(&self) -> Vec<Arc<Realm>> {
+        self.realms().values().cloned().collect()
+    }
+
+    /// Bytes that waited in all outboxes at the last tick.
+    pub fn waiting_bytes(&self) -> usize {
+        self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
+    }
+
+    fn hand_over(&self, realm: &Realm, message: &Message, intent: Intent) -> Result<(Cursor, Arc<Parcel>), Overloaded> {
+        let queues = self.0.queues.load();
+        let bytes = Frame::message_bytes(message);
+        let mut order = realm.order();
+        let present = queues.iter().enumerate().filter(|(shard, _)| order.has_someone_on(*shard));
+        let places = present.map(|(_, queue)| queue.reserve(bytes)).collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
+        let cursor = order.next();
+        let delivery = Delivery {
+            instance: realm.instance.clone(),
+            audiences: message.audiences.clone(),
+            exclude: message.exclude.clone(),
+            position: cursor.position,
+            frame: match intent {
+                Intent::Send => Ok(Frame::message(message, cursor)),
+                Intent::Count => Err(bytes),
+            },
+        };
+        if intent == Intent::Send {
+            order.advance();
+        }
+        let parcel = Arc::new(Parcel { delivery, bytes, tally: Tally::of(places.len()) });
+        places.into_iter().for_each(|place| place.send(parcel.clone()));
+        Ok((cursor, parcel))
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.0.catalog
+    }
+
+    fn phase(&self) -> watch::Receiver<bool> {
+        self.0.draining.subscribe()
+    }
+
+    fn realm(&self, instance: &InstanceId) -> Arc<Realm> {
+        if let Some(realm) = self.realms().get(instance) {
+            return realm.clone();
+        }
+        let mut realms = self.0.realms.write().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Arc::new(Realm::new(instance.clone(), Uuid::new_v4().as_u64_pair().0));
+        realms.entry(instance.clone()).or_insert_with(fresh).clone()
+    }
+
+    fn realms(&self) -> RwLockReadGuard<'_, HashMap<InstanceId, Arc<Realm>>> {
+        self.0.realms.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_instances_outside(&self, snapshot: &Snapshot) {
+        let mut realms = self.0.realms.write().unwrap_or_else(PoisonError::into_inner);
+        realms.retain(|instance, _| snapshot.tenants.contains_key(instance));
+    }
+
+    fn note_waiting(&self, worker: usize, bytes: usize) {
+        if let Some(waiting) = self.0.waiting.write().unwrap_or_else(PoisonError::into_inner).get_mut(worker) {
+            *waiting = bytes;
+        }
+    }
+
+    fn drain_plan(&self) -> DrainPlan {
+        let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
+        DrainPlan { spread_ms, waves: DRAIN_WAVES }
+    }
+}

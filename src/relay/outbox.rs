@@ -1,0 +1,217 @@
+//! One connection's bounded queue, and what happens when it is full.
+
+use super::frame::{Close, Frame};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Above this many empty places a drained queue gives its memory back.
+const KEPT_PLACES: usize = 8;
+
+/// How much may wait for one socket.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxBounds {
+    /// Bytes of frames that wait.
+    pub bytes: usize,
+    /// How long nothing may have been taken while something waits.
+    pub stall: Duration,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It waits for the socket.
+    Queued,
+    /// There was no room: what waited is given up and the connection ends with 4420.
+    Full,
+    /// The connection is ending anyway; it is no receiver any more.
+    Ending,
+}
+
+/// What the socket is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Write this frame.
+    Frame(Bytes),
+    /// Write a close frame with this reason; there is nothing behind it.
+    Close(Close),
+}
+
+/// Frames on their way to one socket. Used on one thread only.
+#[derive(Debug, Default)]
+pub struct Outbox(RefCell<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Oldest first.
+    frames: VecDeque<Frame>,
+    /// Sum of the frames' lengths on the wire.
+    bytes: usize,
+    /// When something was last taken, or when the queue was last empty; none while it is empty.
+    stalled_since: Option<Instant>,
+    /// The socket's task, while it waits for a frame.
+    waker: Option<Waker>,
+    /// Set once: how the connection ends after the frames. Taken when it is written.
+    close: Option<Close>,
+    /// Whether `close` was ever set.
+    ending: bool,
+}
+
+impl Outbox {
+    /// Queues a frame within `bounds`, or ends the connection with 4420.
+    pub fn push(&self, frame: &Frame, bounds: OutboxBounds, now: Instant) -> Pushed {
+        let mut waiting = self.0.borrow_mut();
+        if waiting.ending {
+            return Pushed::Ending;
+        }
+        if waiting.bytes + frame.wire_bytes() > bounds.bytes {
+            waiting.end(Close::too_slow(), true);
+            return Pushed::Full;
+        }
+        waiting.bytes += frame.wire_bytes();
+        waiting.stalled_since.get_or_insert(now);
+        waiting.frames.push_back(frame.clone());
+        waiting.wake();
+        Pushed::Queued
+    }
+
+    /// What `push` would say now.
+    pub fn rehearse(&self, frame_bytes: usize, bounds: OutboxBounds) -> Pushed {
+        let waiting = self.0.borrow();
+        match waiting.ending {
+            true => Pushed::Ending,
+            false if waiting.bytes + frame_bytes > bounds.bytes => Pushed::Full,
+            false => Pushed::Queued,
+        }
+    }
+
+    /// Ends the connection after what waits was written. Only the first reason counts.
+    pub fn close(&self, close: Close) {
+        self.0.borrow_mut().end(close, false);
+    }
+
+    /// Ends the connection with 4420 if something waits and nothing was taken for `bounds.stall`. True when it did.
+    pub fn close_if_stalled(&self, bounds: OutboxBounds, now: Instant) -> bool {
+        let mut waiting = self.0.borrow_mut();
+        let stalled = waiting.stalled_since.is_some_and(|since| now.duration_since(since) >= bounds.stall);
+        if stalled && !waiting.ending {
+            waiting.end(Close::too_slow(), true);
+            return true;
+        }
+        false
+    }
+
+    /// Whether the connection is ending.
+    pub fn is_ending(&self) -> bool {
+        self.0.borrow().ending
+    }
+
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.0.borrow().bytes
+    }
+
+    /// Wakes the socket's task so that it looks at the clock.
+    pub fn wake(&self) {
+        self.0.borrow_mut().wake();
+    }
+
+    /// The next thing to write; remembers the task otherwise.
+    pub fn poll_next(&self, cx: &mut Context<'_>, now: impl FnOnce() -> Instant) -> Poll<Next> {
+        let mut waiting = self.0.borrow_mut();
+        if let Some(frame) = waiting.frames.pop_front() {
+            waiting.bytes -= frame.wire_bytes();
+            waiting.stalled_since = if waiting.frames.is_empty() { None } else { Some(now()) };
+            return Poll::Ready(Next::Frame(frame.into_bytes()));
+        }
+        if waiting.frames.capacity() > KEPT_PLACES {
+            waiting.frames = VecDeque::new();
+        }
+        match waiting.close.take() {
+            Some(close) => Poll::Ready(Next::Close(close)),
+            None => {
+                if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    waiting.waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn end(&mut self, close: Close, give_up: bool) {
+        if self.ending {
+            return;
+        }
+        if give_up {
+            self.frames = VecDeque::new();
+            (self.bytes, self.stalled_since) = (0, None);
+        }
+        self.ending = true;
+        self.close = Some(close);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::frame::Notice;
+
+    const BOUNDS: OutboxBounds = OutboxBounds { bytes: 34, stall: Duration::from_secs(10) };
+
+    fn poll(outbox: &Outbox) -> Poll<Next> {
+        outbox.poll_next(&mut Context::from_waker(Waker::noop()), Instant::now)
+    }
+
+    #[test]
+    fn frames_leave_in_order_and_the_close_comes_last() {
+        let (outbox, now) = (Outbox::default(), Instant::now());
+        let frame = Frame::of(&Notice::Pong {});
+        assert_eq!(frame.wire_bytes(), 17);
+        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Queued);
+        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Queued);
+        outbox.close(Close::restarting());
+        outbox.close(Close::token_expired());
+        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Ending);
+        assert!(matches!(poll(&outbox), Poll::Ready(Next::Frame(_))));
+        assert!(matches!(poll(&outbox), Poll::Ready(Next::Frame(_))));
+        assert_eq!(poll(&outbox), Poll::Ready(Next::Close(Close::restarting())));
+        assert_eq!(poll(&outbox), Poll::Pending);
+    }
+
+    #[test]
+    fn a_frame_over_the_bound_gives_up_what_waits_and_ends_with_4420() {
+        let (outbox, now) = (Outbox::default(), Instant::now());
+        let frame = Frame::of(&Notice::Pong {});
+        assert_eq!([outbox.push(&frame, BOUNDS, now), outbox.push(&frame, BOUNDS, now)], [Pushed::Queued; 2]);
+        assert_eq!(outbox.rehearse(1, BOUNDS), Pushed::Full);
+        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Full);
+        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Ending);
+        assert_eq!(outbox.waiting_bytes(), 0);
+        assert_eq!(poll(&outbox), Poll::Ready(Next::Close(Close::too_slow())));
+    }
+
+    #[test]
+    fn a_stall_counts_from_the_last_frame_that_was_taken() {
+        let (outbox, start) = (Outbox::default(), Instant::now());
+        let frame = Frame::of(&Notice::Pong {});
+        assert!(!outbox.close_if_stalled(BOUNDS, start + Duration::from_secs(100)));
+        outbox.push(&frame, BOUNDS, start);
+        outbox.push(&frame, BOUNDS, start);
+        let taken = start + Duration::from_secs(9);
+        assert!(outbox.poll_next(&mut Context::from_waker(Waker::noop()), || taken).is_ready());
+        assert!(!outbox.close_if_stalled(BOUNDS, taken + Duration::from_millis(9_999)));
+        assert!(outbox.close_if_stalled(BOUNDS, taken + Duration::from_secs(10)));
+        assert!(!outbox.close_if_stalled(BOUNDS, taken + Duration::from_secs(20)));
+    }
+}

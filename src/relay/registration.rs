@@ -1,0 +1,111 @@
+//! A connection's way in and out: its seats, its place in the shard's index, its first frame.
+
+use super::frame::{Frame, Notice, names};
+use super::realm::{NoSeat, Seat};
+use super::shard::{Key, Link, Member};
+use super::{Relay, Worker};
+use crate::catalog::Tenant;
+use crate::domain::audience::Narrowing;
+use crate::domain::principal::Principal;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+use uuid::Uuid;
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The instance or the user has all it may.
+    #[error(transparent)]
+    NoSeat(#[from] NoSeat),
+    /// The process has all it may.
+    #[error("the process has its {limit} connections")]
+    ProcessFull {
+        /// The setting.
+        limit: usize,
+    },
+    /// The node is going away.
+    #[error("this node is going away")]
+    Draining,
+}
+
+/// Who connects, and what it wants to hear.
+pub struct Joining {
+    /// The verified bearer.
+    pub principal: Arc<Principal>,
+    /// Its instance, as it is now.
+    pub tenant: Arc<Tenant>,
+    /// `channels=`.
+    pub narrowing: Option<Narrowing>,
+}
+
+/// A registered connection; dropping it leaves every index.
+pub struct Registration {
+    worker: Worker,
+    key: Key,
+    /// Shared with the shard.
+    pub link: Rc<Link>,
+    /// Its place among the instance's connections.
+    seat: Seat,
+    /// Its place among the process's.
+    _desk: ProcessSeat,
+}
+
+/// A place among the connections of the process; dropping it gives it back.
+struct ProcessSeat(Arc<AtomicUsize>);
+
+impl Relay {
+    /// Lets a connection in on the calling worker: takes its seat, registers it, and puts `CONNECTED` into its outbox,
+    /// with no gap and no double between that cursor and the first message. Errors: `ConnectError`.
+    pub fn connect(&self, worker: &Worker, joining: Joining) -> Result<Registration, ConnectError> {
+        if self.is_draining() {
+            return Err(ConnectError::Draining);
+        }
+        let Joining { principal, tenant, narrowing } = joining;
+        let desk = ProcessSeat::take(&self.0.open, self.0.settings.connections)?;
+        let realm = self.realm(&tenant.instance.id);
+        let seat = realm.take_seat(&principal.user, &tenant.instance.limits)?;
+        // The newest rules count: whatever comes later reaches this worker as a change.
+        let tenant = self.0.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
+        let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
+        let audiences = tenant.audiences_of(&principal, narrowing.as_ref());
+        let cursor = realm.arrive(worker.index);
+        let connected = Notice::Connected {
+            connection_id: &link.id,
+            instance: tenant.instance.id.as_str(),
+            user_id: principal.user.as_str(),
+            channels: names(&audiences),
+            cursor: cursor.to_text(),
+            keep_alive_seconds: self.0.settings.keep_alive_seconds,
+        };
+        link.outbox.push(&Frame::of(&connected), self.0.settings.bounds.outbox, Instant::now());
+        let position = cursor.position;
+        let member = Member { link: link.clone(), realm, principal, narrowing, audiences, position };
+        let key = worker.shard.borrow_mut().insert(member);
+        Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
+    }
+}
+
+impl ProcessSeat {
+    fn take(open: &Arc<AtomicUsize>, limit: usize) -> Result<Self, ConnectError> {
+        let seat = Self(open.clone());
+        match open.fetch_add(1, Relaxed) < limit {
+            true => Ok(seat),
+            false => Err(ConnectError::ProcessFull { limit }),
+        }
+    }
+}
+
+impl Drop for ProcessSeat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.worker.shard.borrow_mut().remove(self.key);
+        self.seat.realm.leave(self.worker.index);
+    }
+}

@@ -1,0 +1,300 @@
+//! One worker's registry: audience -> outboxes; plain data, no async.
+
+use super::frame::{Close, Frame, Notice, names};
+use super::outbox::{Outbox, OutboxBounds, Pushed};
+use super::realm::Realm;
+use crate::catalog::{Snapshot, Tenant};
+use crate::domain::audience::{Audience, Narrowing};
+use crate::domain::instance::InstanceId;
+use crate::domain::message::Exclusion;
+use crate::domain::principal::Principal;
+use indexmap::IndexSet;
+use slab::Slab;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A connection's place in its shard.
+pub type Key = usize;
+
+/// One connection as its socket and its shard share it.
+#[derive(Debug)]
+pub struct Link {
+    /// The connection's id.
+    pub id: String,
+    /// What waits for the socket.
+    pub outbox: Outbox,
+    /// When the client last sent a frame.
+    pub last_heard: Cell<Instant>,
+}
+
+impl Link {
+    /// A fresh connection that was heard just now.
+    pub fn new(id: String) -> Self {
+        Self { id, outbox: Outbox::default(), last_heard: Cell::new(Instant::now()) }
+    }
+}
+
+/// What a shard knows of one connection.
+#[derive(Debug)]
+pub struct Member {
+    /// Shared with the socket.
+    pub link: Rc<Link>,
+    /// Its instance.
+    pub realm: Arc<Realm>,
+    /// Whose it is; asked again whenever rules change.
+    pub principal: Arc<Principal>,
+    /// What the client wants to hear of what it may hear.
+    pub narrowing: Option<Narrowing>,
+    /// What it hears: the keys under which the index holds it.
+    pub audiences: Vec<Audience>,
+    /// The newest position that it has seen or that is none of its business.
+    pub position: u64,
+}
+
+/// What one message did in one shard, in connections. `matched` = `queued` + `dropped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// For whom the message was.
+    pub matched: u64,
+    /// In whose outbox it is.
+    pub queued: u64,
+    /// Who had no room and is ending with 4420.
+    pub dropped: u64,
+}
+
+/// A message for the connections of one instance.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Where.
+    pub instance: InstanceId,
+    /// Each connection of any of these gets it once.
+    pub audiences: Vec<Audience>,
+    /// Less these.
+    pub exclude: Exclusion,
+    /// Its place in the instance's order.
+    pub position: u64,
+    /// What is written; none only counts what would happen to a frame of so many bytes.
+    pub frame: Result<Frame, usize>,
+}
+
+/// The bounds that every tick and push looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Of each outbox.
+    pub outbox: OutboxBounds,
+    /// Nothing heard for so long: 4408.
+    pub keep_alive: Duration,
+    /// Seconds that a token still counts after its `exp`.
+    pub leeway_seconds: i64,
+}
+
+/// The connections of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    members: Slab<Member>,
+    rooms: HashMap<InstanceId, Room>,
+    bounds: Bounds,
+}
+
+/// The connections of one instance on this worker. An audience without a connection is not in the index.
+#[derive(Debug, Default)]
+struct Room {
+    members: IndexSet<Key>,
+    index: HashMap<Audience, IndexSet<Key>>,
+    /// The tenant under whose rules all were last asked again.
+    judged_by: Option<Arc<Tenant>>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { members: Slab::new(), rooms: HashMap::new(), bounds }
+    }
+
+    /// Registers a connection under its audiences.
+    pub fn insert(&mut self, member: Member) -> Key {
+        let room = self.rooms.entry(member.realm.instance.clone()).or_default();
+        let entry = self.members.vacant_entry();
+        let key = entry.key();
+        room.members.insert(key);
+        for audience in &member.audiences {
+            room.index.entry(audience.clone()).or_default().insert(key);
+        }
+        entry.insert(member);
+        key
+    }
+
+    /// Takes a connection out of every index. Nothing of an empty audience or room stays.
+    pub fn remove(&mut self, key: Key) -> Option<Member> {
+        let member = self.members.try_remove(key)?;
+        if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
+            room.members.swap_remove(&key);
+            for audience in &member.audiences {
+                room.unlist(audience, key);
+            }
+            if room.members.is_empty() {
+                self.rooms.remove(&member.realm.instance);
+            }
+        }
+        if self.members.is_empty() {
+            self.members = Slab::new();
+            self.rooms.shrink_to_fit();
+        }
+        Some(member)
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Queues a message for everyone it is for. Costs a reference a receiver.
+    pub fn deliver(&mut self, delivery: &Delivery, now: Instant) -> Counts {
+        let mut counts = Counts::default();
+        let Some(room) = self.rooms.get(&delivery.instance) else { return counts };
+        // A delivered position stamps its receiver, so that a second audience skips it. Counting leaves no stamp.
+        let mut counted = IndexSet::new();
+        for key in delivery.audiences.iter().filter_map(|audience| room.index.get(audience)).flatten() {
+            let Some(member) = self.members.get_mut(*key) else { continue };
+            if !member.wants(delivery) || (delivery.frame.is_err() && !counted.insert(*key)) {
+                continue;
+            }
+            let pushed = match &delivery.frame {
+                Ok(frame) => {
+                    member.position = delivery.position;
+                    member.link.outbox.push(frame, self.bounds.outbox, now)
+                }
+                Err(bytes) => member.link.outbox.rehearse(*bytes, self.bounds.outbox),
+            };
+            counts.add(pushed);
+        }
+        counts
+    }
+
+    /// Every connection of an instance, for work that is cut into pieces.
+    pub fn keys(&self, instance: &InstanceId) -> Vec<Key> {
+        self.rooms.get(instance).map(|room| room.members.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Every connection.
+    pub fn all_keys(&self) -> Vec<Key> {
+        self.members.iter().map(|(key, _)| key).collect()
+    }
+
+    /// The bounds it was built with.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// The instances with a connection here that `snapshot` shows otherwise than the last one that was asked about.
+    pub fn changed_since_last(&mut self, snapshot: &Snapshot) -> Vec<InstanceId> {
+        let mut changed = Vec::new();
+        for (instance, room) in &mut self.rooms {
+            let tenant = snapshot.tenants.get(instance);
+            let same = matches!((&room.judged_by, tenant), (Some(old), Some(new)) if Arc::ptr_eq(old, new));
+            if !same {
+                room.judged_by = tenant.cloned();
+                changed.push(instance.clone());
+            }
+        }
+        changed
+    }
+
+    /// One connection.
+    pub fn get(&self, key: Key) -> Option<&Member> {
+        self.members.get(key)
+    }
+
+    /// Asks again what a connection may hear, and tells it when that changed.
+    pub fn reassess(&mut self, key: Key, snapshot: &Snapshot, now: Instant) {
+        let Some(member) = self.members.get_mut(key) else { return };
+        let tenant = match snapshot.tenants.get(&member.realm.instance) {
+            Some(tenant) if tenant.instance.enabled => tenant,
+            Some(_) => return member.link.outbox.close(Close::instance_disabled()),
+            None => return member.link.outbox.close(Close::instance_gone(member.principal.is_valid_everywhere())),
+        };
+        let heard = member.hears(tenant);
+        if heard == member.audiences {
+            return;
+        }
+        if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
+            for audience in member.audiences.iter().filter(|audience| !heard.contains(audience)) {
+                room.unlist(audience, key);
+            }
+            for audience in heard.iter().filter(|audience| !member.audiences.contains(audience)) {
+                room.index.entry(audience.clone()).or_default().insert(key);
+            }
+        }
+        member.link.outbox.push(&Frame::of(&Notice::Channels { channels: names(&heard) }), self.bounds.outbox, now);
+        member.audiences = heard;
+    }
+
+    /// Once a second: keep-alives, token expiry, stuck sockets. Returns the bytes that wait in all outboxes.
+    pub fn tick(&self, now: Instant, unix_seconds: i64) -> usize {
+        let mut waiting = 0;
+        for (_, member) in &self.members {
+            let outbox = &member.link.outbox;
+            if outbox.is_ending() {
+                outbox.wake();
+            } else if unix_seconds > member.principal.expires_at.saturating_add(self.bounds.leeway_seconds) {
+                outbox.close(Close::token_expired());
+            } else if now.duration_since(member.link.last_heard.get()) >= self.bounds.keep_alive {
+                outbox.close(Close::keep_alive_missed());
+            } else if outbox.close_if_stalled(self.bounds.outbox, now) {
+                tracing::info!(connection.id = member.link.id, "a socket took nothing for too long; closed with 4420");
+            }
+            waiting += outbox.waiting_bytes();
+        }
+        waiting
+    }
+}
+
+impl Member {
+    /// What it may hear under the rules of `tenant`.
+    pub fn hears(&self, tenant: &Tenant) -> Vec<Audience> {
+        tenant.audiences_of(&self.principal, self.narrowing.as_ref())
+    }
+
+    /// Whether a message is news for this connection and does not leave it out.
+    fn wants(&self, delivery: &Delivery) -> bool {
+        let Exclusion { users, connections } = &delivery.exclude;
+        delivery.position > self.position
+            && !users.contains(&self.principal.user)
+            && !connections.iter().any(|id| *id == self.link.id)
+    }
+}
+
+impl Room {
+    fn unlist(&mut self, audience: &Audience, key: Key) {
+        if let Some(keys) = self.index.get_mut(audience) {
+            keys.swap_remove(&key);
+            if keys.is_empty() {
+                self.index.remove(audience);
+            }
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, pushed: Pushed) {
+        match pushed {
+            Pushed::Queued => {
+                self.matched += 1;
+                self.queued += 1;
+            }
+            Pushed::Full => {
+                self.matched += 1;
+                self.dropped += 1;
+            }
+            Pushed::Ending => {}
+        }
+    }
+}
