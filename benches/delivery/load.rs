@@ -57,7 +57,7 @@ impl Load {
     pub async fn open(target: &Target) -> Outcome<Self> {
         let progress = Arc::new(Progress::default());
         let opening = target.tokens.iter().enumerate().map(|(index, token)| async move {
-            let opened = timeout(LONGEST_OPENING, Listener::open(target, token)).await;
+            let opened = timeout(LONGEST_OPENING, Listener::open(target, index, token)).await;
             opened.map_err(Failure::from).flatten().map_err(|error| format!("connection {index}: {error}"))
         });
         let mut listeners = JoinSet::new();
@@ -143,16 +143,17 @@ impl Progress {
 
 /// One connection.
 struct Listener {
+    index: usize,
     socket: TlsStream<TcpStream>,
     received: BytesMut,
 }
 
 impl Listener {
-    async fn open(target: &Target, token: &str) -> Outcome<Self> {
+    async fn open(target: &Target, index: usize, token: &str) -> Outcome<Self> {
         let stream = TcpStream::connect(target.address).await?;
         stream.set_nodelay(true)?;
         let socket = target.connector.connect(ServerName::try_from(SERVER_NAME)?, stream).await?;
-        let mut listener = Self { socket, received: BytesMut::with_capacity(4_096) };
+        let mut listener = Self { index, socket, received: BytesMut::with_capacity(4_096) };
         listener.upgrade(&target.path, token).await?;
         let frame = listener.first_frame().await?;
         match frame_type(&frame.payload) {
@@ -205,7 +206,7 @@ impl Listener {
                 _ = keep_alive.tick() => self.ping().await,
             };
             if let Err(failure) = step {
-                return progress.fail(format!("after message {last} a connection failed: {failure}"));
+                return progress.fail(format!("connection {} after message {last}: {failure}", self.index));
             }
         }
     }

@@ -46,7 +46,7 @@ struct Options {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rate: u32,
     /// Seconds to leave the connections idle before their memory is read
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=60))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     idle: u32,
     /// Threads of the floor; as many as Herald has: one a CPU
     #[arg(long, default_value_t = cpus())]
