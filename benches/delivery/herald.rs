@@ -1,0 +1,205 @@
+//! Herald itself: the built binary in a process and a data directory of its own, spoken to over https like any other.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::{Certificate as Authority, Client, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::certificate::{Certificate, SERVER_NAME};
+use crate::process::{Process, free_address};
+use crate::{Failure, Outcome};
+
+/// The instance that the benchmark makes for itself.
+pub const INSTANCE: &str = "bench";
+
+/// How long Herald may take to be ready; the first start makes its database.
+const LONGEST_START: Duration = Duration::from_secs(90);
+/// How long a change may take to be in force.
+const LONGEST_CHANGE: Duration = Duration::from_secs(10);
+const LONGEST_REQUEST: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long tokens are valid, in seconds.
+const TOKEN_SECONDS: u64 = 24 * 3_600;
+
+/// What stays the same for every start of Herald in one run.
+pub struct Setup {
+    /// Where the data directory and the log lie.
+    pub directory: PathBuf,
+    secret: String,
+    client: Client,
+}
+
+impl Setup {
+    /// A new secret, and a client that trusts `certificate`'s authority only.
+    pub fn new(directory: &Path, certificate: &Certificate) -> Outcome<Self> {
+        let mut secret = [0; 48];
+        rand::fill(&mut secret).map_err(|_| "the system gave no random bytes")?;
+        let client = Client::builder()
+            .tls_certs_only([Authority::from_pem(certificate.authority.as_bytes())?])
+            .https_only(true)
+            .no_proxy()
+            .timeout(LONGEST_REQUEST)
+            .tcp_nodelay(true)
+            .build()?;
+        Ok(Self { directory: directory.to_owned(), secret: URL_SAFE_NO_PAD.encode(secret), client })
+    }
+
+    /// A token for each of `count` users who may listen.
+    pub fn listener_tokens(&self, count: usize) -> Outcome<Vec<String>> {
+        (0..count)
+            .map(|index| self.token(json!({"sub": format!("listener-{index}"), "roles": ["REALTIME_CONNECT"]})))
+            .collect()
+    }
+
+    fn token(&self, mut claims: Value) -> Outcome<String> {
+        claims["instances"] = json!(["*"]);
+        claims["exp"] = json!(get_current_timestamp() + TOKEN_SECONDS);
+        let key = EncodingKey::from_secret(self.secret.as_bytes());
+        Ok(encode(&Header::new(Algorithm::HS256), &claims, &key)?)
+    }
+
+    fn command(&self, address: SocketAddr, certificate: &Certificate, connections: usize) -> Outcome<Command> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name == "DATABASE_URL" || (name.starts_with("HERALD_") && name != "HERALD_PG_BIN") {
+                command.env_remove(name);
+            }
+        }
+        let most = (connections + 100).to_string();
+        command
+            .arg("serve")
+            .env("HERALD_LISTEN", address.to_string())
+            .env("HERALD_METRICS_LISTEN", free_address()?.to_string())
+            .env("HERALD_DATA_DIR", self.directory.join("data"))
+            .env("HERALD_TLS_CERT", &certificate.chain)
+            .env("HERALD_TLS_KEY", &certificate.key)
+            .env("HERALD_JWT_SECRET", &self.secret)
+            .env("HERALD_CONNECTIONS_PER_ADDRESS", &most)
+            .env("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", &most);
+        Ok(command)
+    }
+}
+
+/// A running Herald with the benchmark's instance in force.
+pub struct HeraldServer {
+    /// The server.
+    pub process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+    client: Client,
+    publisher: String,
+    connections: usize,
+}
+
+impl HeraldServer {
+    /// Starts Herald, waits until it is ready and makes the instance if this is the first start.
+    pub async fn start(setup: &Setup, certificate: &Certificate, connections: usize) -> Outcome<Self> {
+        let address = free_address()?;
+        let command = setup.command(address, certificate, connections)?;
+        let mut process = Process::start("herald", command, &setup.directory)?;
+        drop(process.take_stdin());
+        let publisher = setup.token(json!({"sub": "bench", "component": "bench", "roles": ["REALTIME_CONNECT"]}))?;
+        let mut server = Self { process, address, client: setup.client.clone(), publisher, connections };
+        match server.prepare(setup).await {
+            Ok(()) => Ok(server),
+            Err(failure) => Err(server.process.explain(failure)),
+        }
+    }
+
+    /// Publishes to everyone; the answer must count every connection as queued.
+    pub async fn publish(&self, message: &str) -> Outcome<()> {
+        let body = format!(r#"{{"channel":"ALL","message":{message}}}"#);
+        let request = self.client.post(self.url("/v1/messages")).header(CONTENT_TYPE, "application/json").body(body);
+        let (status, text) = send(request.header("instance", INSTANCE), &self.publisher).await?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+        let all = json!(self.connections);
+        let complete = status == StatusCode::ACCEPTED && answer["matched"] == all && answer["queued"] == all;
+        if complete {
+            Ok(())
+        } else {
+            Err(format!("publishing to {all} connections was answered {status}: {text}").into())
+        }
+    }
+
+    async fn prepare(&mut self, setup: &Setup) -> Outcome<()> {
+        self.wait_until_ready().await?;
+        let operator = setup.token(json!({"sub": "operator", "roles": ["REALTIME_OPERATOR"]}))?;
+        self.make_instance(&operator).await?;
+        let administrator = setup.token(json!({"sub": "administrator", "roles": ["REALTIME_ADMIN"]}))?;
+        self.wait_for_instance(&administrator).await
+    }
+
+    async fn wait_until_ready(&mut self) -> Outcome<()> {
+        let deadline = Instant::now() + LONGEST_START;
+        loop {
+            self.process.check_running()?;
+            let last = match self.client.get(self.url("/readyz")).send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => answer.status().to_string(),
+                Err(error) => chain(&error),
+            };
+            if Instant::now() > deadline {
+                return Err(format!("Herald was not ready within {LONGEST_START:?}: {last}").into());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn make_instance(&self, operator: &str) -> Outcome<()> {
+        let instance = json!({"id": INSTANCE, "name": "Benchmark", "limits": {
+            "payloadBytes": 65_536, "componentPayloadBytes": 65_536,
+            "messagesPerSecond": 100_000, "messageBurst": 100_000,
+            "userMessagesPerSecond": 100_000, "userMessageBurst": 100_000,
+            "connections": 100_000, "connectionsPerUser": 1_000, "connectsPerSecond": 100_000,
+        }});
+        let request = self.client.post(self.url("/v1/instances")).header(CONTENT_TYPE, "application/json");
+        match send(request.body(instance.to_string()), operator).await? {
+            (StatusCode::CREATED, _) => Ok(()),
+            (StatusCode::CONFLICT, text) if text.contains("INSTANCE_EXISTS") => Ok(()),
+            (status, text) => Err(format!("making the instance was answered {status}: {text}").into()),
+        }
+    }
+
+    async fn wait_for_instance(&self, administrator: &str) -> Outcome<()> {
+        let deadline = Instant::now() + LONGEST_CHANGE;
+        loop {
+            let request = self.client.get(self.url("/v1/quotas")).header("instance", INSTANCE);
+            match send(request, administrator).await? {
+                (StatusCode::OK, _) => return Ok(()),
+                (status, text) if Instant::now() > deadline => {
+                    return Err(
+                        format!("after {LONGEST_CHANGE:?} the new instance is answered {status}: {text}").into()
+                    );
+                }
+                _ => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{SERVER_NAME}:{}{path}", self.address.port())
+    }
+}
+
+async fn send(request: RequestBuilder, token: &str) -> Outcome<(StatusCode, String)> {
+    let answer =
+        request.header(AUTHORIZATION, format!("Bearer {token}")).send().await.map_err(|error| chain(&error))?;
+    let status = answer.status();
+    Ok((status, answer.text().await.map_err(|error| Failure::from(chain(&error)))?))
+}
+
+/// An error and everything that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    format!("{error}{}", causes.collect::<String>())
+}
