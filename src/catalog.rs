@@ -1,12 +1,18 @@
 //! The in-memory picture of instances and channels that the hot path reads, and the task that keeps it fresh.
 
+mod follow;
+
+pub use follow::{follow, load};
+
 use crate::domain::audience::{Address, Audience, Narrowing, audiences_of};
 use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::Principal;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// One instance with its channels, as they were at one moment.
@@ -63,13 +69,31 @@ pub struct Catalog {
     current: Arc<ArcSwap<Snapshot>>,
     /// Tells each shard that there is a newer snapshot; only the newest is kept.
     changed: Arc<watch::Sender<Arc<Snapshot>>>,
+    /// The store's version that is current; none before the first load.
+    version: Arc<watch::Sender<Option<i64>>>,
+    /// How sure we are of it.
+    freshness: Arc<Freshness>,
+}
+
+#[derive(Debug)]
+struct Freshness {
+    /// When the store last said that the version is still current.
+    confirmed: Mutex<Instant>,
+    /// Whether the store answered when last asked.
+    store_is_up: AtomicBool,
 }
 
 impl Catalog {
     /// A catalog that begins with `snapshot`.
     pub fn new(snapshot: Snapshot) -> Self {
         let snapshot = Arc::new(snapshot);
-        Self { current: Arc::new(ArcSwap::new(snapshot.clone())), changed: Arc::new(watch::Sender::new(snapshot)) }
+        let freshness = Freshness { confirmed: Mutex::new(Instant::now()), store_is_up: AtomicBool::new(true) };
+        Self {
+            current: Arc::new(ArcSwap::new(snapshot.clone())),
+            changed: Arc::new(watch::Sender::new(snapshot)),
+            version: Arc::new(watch::Sender::new(None)),
+            freshness: Arc::new(freshness),
+        }
     }
 
     /// The newest snapshot.
@@ -85,6 +109,37 @@ impl Catalog {
     /// Resolves whenever there is a newer snapshot.
     pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.changed.subscribe()
+    }
+
+    /// How long ago the store last confirmed what is current.
+    pub fn age(&self) -> Duration {
+        self.freshness.confirmed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether the store answered when last asked.
+    pub fn store_is_up(&self) -> bool {
+        self.freshness.store_is_up.load(Relaxed)
+    }
+
+    /// Waits until a version of the store has arrived here, `patience` at most: whoever made a change then sees it.
+    pub async fn wait_for(&self, version: i64, patience: Duration) {
+        let mut arrived = self.version.subscribe();
+        let wait = arrived.wait_for(|current| current.is_some_and(|current| current >= version));
+        drop(tokio::time::timeout(patience, wait).await);
+    }
+
+    fn version(&self) -> Option<i64> {
+        *self.version.borrow()
+    }
+
+    /// `version` of the store is what is current here.
+    fn confirm(&self, version: i64) {
+        *self.freshness.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.version.send_if_modified(|current| current.replace(version) != Some(version));
+    }
+
+    fn note_store(&self, is_up: bool) {
+        self.freshness.store_is_up.store(is_up, Relaxed);
     }
 
     /// Puts `next` in place and wakes whoever waits for changes. Unchanged tenants keep their old `Arc`.

@@ -133,6 +133,11 @@ impl Problem {
         self
     }
 
+    /// The answer that tells of it.
+    pub fn into_response(self) -> HttpResponse {
+        HttpResponse::from_error(self)
+    }
+
     /// The problem document as JSON; also what a batch's entries are made of.
     pub fn body(&self) -> serde_json::Value {
         serde_json::json!(ProblemBody {

@@ -27,6 +27,9 @@ const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
 /// How long a close waits for the client's answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What a socket holds as long as it is open, such as its place among the sockets of its address.
+pub type Held = Box<dyn std::any::Any>;
+
 /// Answers the handshake with a socket that lives as long as `registration`. Errors: the handshake's own, when the
 /// request is no WebSocket handshake (RFC 6455 section 4.2.1).
 pub async fn accept(
@@ -34,17 +37,23 @@ pub async fn accept(
     payload: dev::Payload,
     registration: Registration,
     bounds: OutboxBounds,
+    held: Held,
 ) -> Result<HttpResponse, Error> {
     let (response, stream) = upgrade(request, payload).await?;
     let link = registration.link.clone();
     let inbound = Inbound { link, bounds, refused_at: None, close_received: false };
     Ok(response.map_body(|_, handshake| {
-        Socket { stream, inbound, _handshake: handshake, _registration: Some(registration), closed_at: None }.boxed()
+        Socket { stream, inbound, _handshake: handshake, _registration: Some(registration), _held: held, closed_at: None }.boxed()
     }))
 }
 
 /// Answers the handshake with a socket that is closed at once, so that a browser can read the reason.
-pub async fn refuse(request: &HttpRequest, payload: dev::Payload, close: Close) -> Result<HttpResponse, Error> {
+pub async fn refuse(
+    request: &HttpRequest,
+    payload: dev::Payload,
+    close: Close,
+    held: Held,
+) -> Result<HttpResponse, Error> {
     let (response, stream) = upgrade(request, payload).await?;
     let link = Rc::new(Link::new(String::new()));
     link.outbox.close(close);
@@ -56,7 +65,7 @@ pub async fn refuse(request: &HttpRequest, payload: dev::Payload, close: Close) 
         link.outbox.wake();
     });
     Ok(response.map_body(|_, handshake| {
-        Socket { stream, inbound, _handshake: handshake, _registration: None, closed_at: None }.boxed()
+        Socket { stream, inbound, _handshake: handshake, _registration: None, _held: held, closed_at: None }.boxed()
     }))
 }
 
@@ -80,6 +89,7 @@ struct Socket {
     _handshake: BoxBody,
     /// None for a socket that was refused.
     _registration: Option<Registration>,
+    _held: Held,
     /// When the close frame was handed to the dispatcher.
     closed_at: Option<Instant>,
 }

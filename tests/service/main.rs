@@ -1,2 +1,10 @@
-//! t
-fn main() {}
+//! The tests of the whole service, from outside: a real server, a real Postgres, real TLS sockets.
+
+mod support;
+
+mod architecture;
+mod documents;
+mod permissions;
+mod publishing;
+mod receiving;
+mod signing_in;

@@ -1,0 +1,208 @@
+//! What a request says: its JSON body and its query, read strictly and within limits.
+
+use super::credentials::SIGN_IN_PARAMETERS;
+use super::error::{Code, Outcome, Problem};
+use super::ApiSettings;
+use actix_web::dev::Payload;
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::web::BytesMut;
+use actix_web::{FromRequest, HttpRequest};
+use futures_util::StreamExt;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::error::Category;
+use serde_path_to_error::{Path, Segment};
+use std::future::{Ready, ready};
+use std::ops::Deref;
+use url::form_urlencoded;
+
+/// Longest text of the client's own that an error repeats; a token is longer, and never shown.
+const MOST_REPEATED: usize = 64;
+
+/// A JSON body, and how large it may be.
+pub trait RequestBody: DeserializeOwned + 'static {
+    /// In bytes.
+    fn limit(settings: &ApiSettings) -> usize {
+        settings.body_bytes
+    }
+}
+
+/// Reads a JSON body of at most `limit` bytes; more is refused from `Content-Length`, and while it streams.
+/// Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`, and those of [`parse_json`].
+pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, mut payload: Payload, limit: usize) -> Outcome<T> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let kind = header(CONTENT_TYPE).unwrap_or("").split(';').next().unwrap_or("").trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::new(Code::JsonRequired, "send the body with the content type application/json"));
+    }
+    let too_large = |actual: usize| {
+        let detail = format!("the body has {actual} bytes or more; at most {limit} are allowed");
+        Problem::new(Code::BodyTooLarge, detail).with_limit(limit as u64, actual as u64)
+    };
+    let announced = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    if announced > limit {
+        return Err(too_large(announced));
+    }
+    let mut body = BytesMut::with_capacity(announced);
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|_| Problem::new(Code::MalformedJson, "the body did not come whole"))?;
+        if body.len() + piece.len() > limit {
+            return Err(too_large(body.len() + piece.len()));
+        }
+        body.extend_from_slice(&piece);
+    }
+    match std::str::from_utf8(&body) {
+        Ok(text) => parse_json(text),
+        Err(error) => {
+            let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
+            Err(Problem::new(Code::MalformedJson, detail))
+        }
+    }
+}
+
+/// Reads a JSON text. Errors: 400 `MALFORMED_JSON` with line and column; 422 `INVALID_REQUEST` with a pointer.
+pub fn parse_json<T: DeserializeOwned>(text: &str) -> Outcome<T> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().clone();
+        match (error.inner().classify(), serde_json::from_str::<IgnoredAny>(text)) {
+            (Category::Data, Ok(_)) => Problem::invalid(pointer(&path), plain(&error.inner().to_string())),
+            (_, Err(whole)) => malformed(&whole),
+            _ => malformed(error.inner()),
+        }
+    })?;
+    reader.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    let detail = format!("the body is not JSON at line {}, column {}", error.line(), error.column());
+    Problem::new(Code::MalformedJson, detail)
+}
+
+/// RFC 6901.
+fn pointer(path: &Path) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => text += &format!("/{index}"),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                text += &format!("/{}", shown(key).replace('~', "~0").replace('/', "~1"));
+            }
+            Segment::Unknown => {}
+        }
+    }
+    text
+}
+
+/// serde's sentence without the client's own values and without its place in the text.
+fn plain(message: &str) -> String {
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    if let Some(rest) = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `")) {
+        let known = rest.rsplit_once("`, ").map_or("", |(_, known)| known);
+        let known = rest.split_once("`, expected ").map_or(known, |(_, known)| known);
+        return format!("unknown; expected {known}");
+    }
+    for what in ["invalid type: ", "invalid value: ", "invalid length "] {
+        if let (true, Some((found, expected))) = (message.starts_with(what), message.rsplit_once(", expected ")) {
+            let found = found[what.len()..].split(['"', '`']).next().unwrap_or("").trim_end();
+            return format!("expected {expected}, found {found}");
+        }
+    }
+    message.to_owned()
+}
+
+fn shown(text: &str) -> &str {
+    if text.len() <= MOST_REPEATED { text } else { "…" }
+}
+
+/// The query of a request: unknown parameters are refused, and so is one that is given twice with different values.
+pub struct StrictQuery<T>(T);
+
+impl<T: DeserializeOwned> StrictQuery<T> {
+    /// Reads it. Errors: 422 `INVALID_REQUEST`, 400 `CONFLICTING_PARAMETER`.
+    pub fn read(request: &HttpRequest) -> Outcome<Self> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(request.query_string().as_bytes()).into_owned() {
+            match pairs.iter().find(|(known, _)| *known == name) {
+                _ if SIGN_IN_PARAMETERS.contains(&name.as_str()) => {}
+                None => pairs.push((name, value)),
+                Some((_, known)) if *known == value => {}
+                Some(_) => {
+                    let detail = format!("{} is given twice with different values", shown(&name));
+                    return Err(Problem::new(Code::ConflictingParameter, detail));
+                }
+            }
+        }
+        let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        let reader = serde_urlencoded::Deserializer::new(form_urlencoded::parse(text.as_bytes()));
+        serde_path_to_error::deserialize(reader).map(Self).map_err(|error| {
+            let name = pointer(error.path());
+            Problem::invalid(name.trim_start_matches('/'), plain(&error.inner().to_string()))
+        })
+    }
+
+    /// The parameters.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Deref for StrictQuery<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest for StrictQuery<T> {
+    type Error = Problem;
+    type Future = Ready<Outcome<Self>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::read(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use serde_json::value::RawValue;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[allow(dead_code, reason = "only read")]
+        list: Vec<u8>,
+        raw: Box<RawValue>,
+    }
+
+    fn refusal(text: &str) -> (Code, String) {
+        let problem = parse_json::<Sample>(text).unwrap_err();
+        (problem.code, problem.errors.first().map_or(problem.detail, |error| format!("{} {}", error.pointer, error.detail)))
+    }
+
+    #[test]
+    fn raw_parts_keep_their_bytes() {
+        assert_eq!(parse_json::<Sample>("{\"list\":[1],\"raw\": [1.0, 2] }").unwrap().raw.get(), "[1.0, 2]");
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_by_pointer_and_never_repeated() {
+        let secret = "eyJhbGciOiJIUzI1NiJ9.".repeat(4);
+        let (code, text) = refusal(&format!("{{\"list\":[1,\"{secret}\"],\"raw\":1}}"));
+        assert_eq!((code, text.as_str()), (Code::InvalidRequest, "/list/1 expected u8, found string"));
+        let (_, text) = refusal(&format!("{{\"list\":[],\"raw\":1,\"{secret}\":1}}"));
+        assert_eq!(text, "/… unknown; expected `list` or `raw`");
+        assert_eq!(refusal("{\"list\":[]}").1, " missing field `raw`");
+        assert_eq!(refusal("{\"list\":[300],\"raw\":1}").1, "/list/0 expected u8, found integer");
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_by_line_and_column() {
+        for text in ["", "{", "{\"list\":[300],\"raw\":1", "{\"list\":[],\"raw\":1}}", "nul"] {
+            assert_eq!(refusal(text).0, Code::MalformedJson, "{text}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Receiving: the WebSocket handshake at `/` and `/v1/connect`.
+
+use super::Api;
+use super::admission::Subscriber;
+use super::body::StrictQuery;
+use super::error::{Code, Outcome, Problem};
+use super::{pages, transport};
+use crate::domain::audience::Narrowing;
+use crate::relay::connection;
+use crate::relay::frame::Close;
+use crate::relay::realm::NoSeat;
+use crate::relay::{ConnectError, Joining, Registration, Worker};
+use actix_web::dev::Payload;
+use actix_web::http::header::UPGRADE;
+use actix_web::web::Data;
+use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, get, web};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+/// The documented routes of this file; `/` is beside them, see [`connect_or_greet`].
+pub fn routes(config: &mut ServiceConfig<'_>) {
+    config.service(connect);
+}
+
+/// What a client wants to hear.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConnectParameters {
+    /// Narrows what is heard: canonical or bare names, comma-separated, or a JSON array of strings if it begins with
+    /// `[`. Unknown and forbidden names are left out.
+    #[param(example = "ALL,group:eng")]
+    #[serde(default)]
+    channels: Option<String>,
+}
+
+/// Connect a WebSocket.
+///
+/// The documented path of the socket is `/`; this one is the same. Give the token and the instance as headers, as query
+/// parameters, or the token as the subprotocols `herald.v1, bearer.<JWT>`. What is wrong with the request or its sender
+/// is told by the close code of a socket that is opened for that purpose, since browsers cannot read the status of a
+/// refused handshake. The frames are described in `/asyncapi.json`.
+#[utoipa::path(
+    tag = "Receiving",
+    params(ConnectParameters),
+    responses(
+        (status = 101, description = "The socket is open; the first frame is `CONNECTED`."),
+        super::responses::Connecting,
+    )
+)]
+#[get("/v1/connect")]
+pub async fn connect(request: HttpRequest, payload: web::Payload, api: Data<Api>) -> Result<HttpResponse, Error> {
+    if !asks_for_websocket(&request) {
+        return Err(Problem::new(Code::UpgradeRequired, "connect with a WebSocket client").into());
+    }
+    open(request, payload.into_inner(), api).await
+}
+
+/// `/`: a WebSocket for clients, a page for browsers.
+pub async fn connect_or_greet(
+    request: HttpRequest,
+    payload: web::Payload,
+    api: Data<Api>,
+) -> Result<HttpResponse, Error> {
+    if !asks_for_websocket(&request) {
+        return Ok(pages::home());
+    }
+    open(request, payload.into_inner(), api).await
+}
+
+fn asks_for_websocket(request: &HttpRequest) -> bool {
+    request.headers().get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Floods are answered in HTTP; what is wrong with the request or its sender by a close code.
+async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<HttpResponse, Error> {
+    let address = transport::client_address(&request, &api.settings.trusted_proxies)?;
+    let pass = api.gate.pass(address)?;
+    if api.relay.open() >= api.settings.connections {
+        return Err(ConnectError::ProcessFull { limit: api.settings.connections }.problem().into());
+    }
+    match register(&request, &api).await {
+        Ok(registration) => {
+            connection::accept(&request, payload, registration, api.settings.outbox, Box::new(pass)).await
+        }
+        Err(problem) if stays_http(problem.code) => Err(problem.into()),
+        Err(problem) => {
+            api.metrics.refused(problem.code);
+            connection::refuse(&request, payload, close_for(&problem), Box::new(pass)).await
+        }
+    }
+}
+
+async fn register(request: &HttpRequest, api: &Api) -> Outcome<Registration> {
+    let subscriber = Subscriber::admit(request, api).await?;
+    let parameters = StrictQuery::<ConnectParameters>::read(request)?.into_inner();
+    let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
+    let narrowing = narrowing.map_err(|error| Problem::invalid("channels", error.to_string()))?;
+    super::rates::spend_connect(api, &subscriber.tenant)?;
+    let Some(worker) = request.app_data::<Worker>() else {
+        return Err(Problem::new(Code::Internal, "this listener has no relay"));
+    };
+    let joining = Joining { principal: subscriber.principal, tenant: subscriber.tenant, narrowing };
+    api.relay.connect(worker, joining).map_err(|error| error.problem())
+}
+
+fn stays_http(code: Code) -> bool {
+    matches!(code, Code::OriginForbidden | Code::TlsRequired)
+}
+
+impl ConnectError {
+    fn problem(&self) -> Problem {
+        match self {
+            Self::NoSeat(NoSeat::Instance { limit } | NoSeat::User { limit }) => {
+                let limit = u64::from(*limit);
+                Problem::new(Code::TooManyConnections, self.to_string()).with_limit(limit, limit + 1)
+            }
+            Self::ProcessFull { .. } | Self::Draining => Problem::new(Code::Overloaded, self.to_string()),
+        }
+    }
+}
+
+/// The close code that says what the HTTP status would have said (contract, "Receiving").
+fn close_for(problem: &Problem) -> Close {
+    let code = match problem.code.status().as_u16() {
+        401 => 4401,
+        403 => 4403,
+        404 => 4404,
+        429 => 4429,
+        500.. => 1013,
+        _ => 4400,
+    };
+    Close::new(code, problem.code.as_str(), &problem.detail)
+}

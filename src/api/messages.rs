@@ -1,0 +1,311 @@
+//! Publishing: `POST /v1/messages` and `POST /v1/messages/batch`.
+
+use super::admission::{Publisher, WithBody};
+use super::body::{RequestBody, StrictQuery, parse_json};
+use super::{Api, ApiSettings};
+use super::error::{Code, FieldError, Outcome, Problem};
+use super::rates::{self, Spent};
+use crate::catalog::{ResolveError, Tenant};
+use crate::domain::audience::Address;
+use crate::domain::channel::Channel;
+use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, Payload, PayloadError};
+use crate::domain::principal::{Principal, UserId};
+use crate::relay::Published;
+use actix_web::http::StatusCode;
+use actix_web::web::Data;
+use actix_web::{HttpResponse, post};
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::time::Instant;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_actix_web::service_config::ServiceConfig;
+use uuid::Uuid;
+
+/// Most entries of a batch (contract, "Sending").
+const MAX_BATCH: usize = 100;
+
+/// The routes of this file.
+pub fn routes(config: &mut ServiceConfig<'_>) {
+    config.service(publish_message).service(publish_batch);
+}
+
+/// A message to publish.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"channel": "ALL", "message": {"hello": "world!"}}))]
+pub struct PublishRequest {
+    /// Whom it is for: `ALL`; `channel:NAME`, `group:ID` or `user:ID`; or a bare word: the configured channel of that
+    /// name if there is one, otherwise the group and the user of that id. Prefer the prefixes.
+    #[schema(example = "ALL", min_length = 1, max_length = 136)]
+    channel: String,
+    /// Any JSON, `null` included. Delivered byte for byte as written, less white space outside strings. At most 1,024
+    /// bytes (4,096 for component tokens) unless the instance's or the channel's limits say otherwise; nested at most
+    /// 64 deep.
+    #[schema(value_type = serde_json::Value)]
+    message: Box<RawValue>,
+    /// Who does not get it although it is for them.
+    #[serde(default)]
+    exclude: Option<ExcludeRequest>,
+}
+
+/// Receivers to leave out.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExcludeRequest {
+    /// User ids, at most 100.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    users: Vec<String>,
+    /// Connection ids (`connectionId` of the `CONNECTED` frame), at most 100.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    connections: Vec<String>,
+}
+
+/// What became of a message. Counted are connections; `matched` = `queued` + `dropped`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// The message's id.
+    id: String,
+    /// Its place in the instance's order.
+    cursor: String,
+    /// Canonical names of whom it was for.
+    #[schema(example = json!(["group:eng", "user:eng"]))]
+    audience: Vec<String>,
+    /// Connections it was for.
+    matched: u64,
+    /// Connections it is on its way to.
+    queued: u64,
+    /// Connections that were too slow to have room for it; they are closed with 4420.
+    dropped: u64,
+    /// Whether this answer repeats that of an earlier request.
+    duplicate: bool,
+    /// Only present, and true, when a part of the server took more than a second to count: the counts are then too low.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
+}
+
+/// A list of messages; each stands alone.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchRequest {
+    /// 1 to 100 messages, published in this order.
+    #[schema(value_type = Vec<PublishRequest>, min_items = 1, max_items = 100)]
+    messages: Vec<Box<RawValue>>,
+}
+
+impl RequestBody for PublishRequest {}
+
+impl RequestBody for BatchRequest {
+    fn limit(settings: &ApiSettings) -> usize {
+        settings.batch_body_bytes
+    }
+}
+
+/// One answer for each message, in order.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchResponse {
+    /// Each is a receipt with `status` 202, or a problem with its `status`, `code` and `detail`.
+    #[schema(value_type = Vec<Object>)]
+    results: Vec<serde_json::Value>,
+}
+
+/// How to publish.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PublishParameters {
+    /// Do everything but the sending: checks, counts, and the rate limit.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Publish a message.
+///
+/// Everyone who is connected and whom the message is for gets it. The answer tells how many connections that are.
+#[utoipa::path(
+    tag = "Messages",
+    params(PublishParameters),
+    request_body = PublishRequest,
+    responses(
+        (status = 202, description = "Sent, or counted where `dryRun` was given.", body = Receipt,
+            headers(("RateLimit-Policy" = String, description = "The limits that hold."),
+                    ("RateLimit" = String, description = "What is left of the tighter one."))),
+        super::responses::Publishing,
+    )
+)]
+#[post("/v1/messages")]
+pub async fn publish_message(
+    admitted: WithBody<Publisher, PublishRequest>,
+    parameters: StrictQuery<PublishParameters>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
+    let WithBody { admission, body } = admitted;
+    let mode = Mode::of(&parameters, &admission.principal)?;
+    let Spent { remaining, outcome } = rates::spend(&api, &admission);
+    let receipt = match outcome {
+        Ok(()) => publish(&api, &admission, body, mode).await,
+        Err(problem) => Err(problem),
+    };
+    Ok(rates::with_headers(receipt.map_or_else(Problem::into_response, Receipt::into_response), &remaining))
+}
+
+/// Publish up to 100 messages.
+///
+/// The entries are published in order, and each spends one of the rate limit; a bad entry fails alone.
+#[utoipa::path(
+    tag = "Messages",
+    params(PublishParameters),
+    request_body = BatchRequest,
+    responses((status = 200, description = "One result for each entry.", body = BatchResponse), super::responses::Publishing)
+)]
+#[post("/v1/messages/batch")]
+pub async fn publish_batch(
+    admitted: WithBody<Publisher, BatchRequest>,
+    parameters: StrictQuery<PublishParameters>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
+    let WithBody { admission, body } = admitted;
+    let mode = Mode::of(&parameters, &admission.principal)?;
+    if !(1..=MAX_BATCH).contains(&body.messages.len()) {
+        let problem = Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
+        return Err(problem.with_limit(MAX_BATCH as u64, body.messages.len() as u64));
+    }
+    let mut results = Vec::with_capacity(body.messages.len());
+    let mut left = None;
+    for entry in &body.messages {
+        let Spent { remaining, outcome } = rates::spend(&api, &admission);
+        let result = match outcome {
+            Ok(()) => publish_entry(&api, &admission, entry, mode).await,
+            Err(problem) => Err(problem),
+        };
+        results.push(result.unwrap_or_else(|problem| problem.body()));
+        left = Some(remaining);
+    }
+    let response = HttpResponse::Ok().json(BatchResponse { results });
+    Ok(match left {
+        Some(left) => rates::with_headers(response, &left),
+        None => response,
+    })
+}
+
+async fn publish_entry(api: &Api, admission: &Publisher, entry: &RawValue, mode: Mode) -> Outcome<serde_json::Value> {
+    let receipt = publish(api, admission, parse_json(entry.get())?, mode).await?;
+    let mut result = serde_json::json!(receipt);
+    result["status"] = StatusCode::ACCEPTED.as_u16().into();
+    Ok(result)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Send,
+    DryRun,
+}
+
+impl Mode {
+    fn of(parameters: &PublishParameters, principal: &Principal) -> Outcome<Self> {
+        match parameters.dry_run {
+            false => Ok(Self::Send),
+            true if principal.may_see_others() => Ok(Self::DryRun),
+            true => Err(Problem::new(Code::RoleRequired, "dryRun needs a component token or REALTIME_ADMIN")),
+        }
+    }
+}
+
+async fn publish(api: &Api, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
+    let started = Instant::now();
+    let draft = request.into_draft()?;
+    let message = address(&admission.tenant, &admission.principal, draft)?;
+    let instance = &admission.tenant.instance.id;
+    let published = match mode {
+        Mode::Send => api.relay.publish(instance, &message).await,
+        Mode::DryRun => api.relay.rehearse(instance, &message).await,
+    };
+    let published = published.map_err(|error| {
+        Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(std::time::Duration::ZERO)
+    })?;
+    api.metrics.published(started.elapsed());
+    Ok(Receipt::new(message, published))
+}
+
+impl PublishRequest {
+    fn into_draft(self) -> Outcome<Draft> {
+        let address = Address::parse(&self.channel).map_err(|error| Problem::invalid("/channel", error.to_string()))?;
+        let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
+        for (list, length) in [("users", users.len()), ("connections", connections.len())] {
+            if length > MAX_EXCLUDED {
+                let problem = Problem::invalid(format!("/exclude/{list}"), format!("at most {MAX_EXCLUDED} entries"));
+                return Err(problem.with_limit(MAX_EXCLUDED as u64, length as u64));
+            }
+        }
+        let users = users.iter().enumerate().map(|(index, user)| {
+            UserId::new(user).map_err(|error| Problem::invalid(format!("/exclude/users/{index}"), error.to_string()))
+        });
+        let exclude = Exclusion { users: users.collect::<Outcome<_>>()?, connections };
+        Ok(Draft { written: self.channel.into(), address, json: self.message.get().into(), exclude })
+    }
+}
+
+/// Resolves whom a draft is for and holds it to their limits.
+fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Message> {
+    let (audiences, channel) = tenant.resolve(&draft.address).map_err(|error| {
+        let code = match error {
+            ResolveError::Unknown(_) => Code::ChannelNotFound,
+            ResolveError::Disabled(_) => Code::ChannelDisabled,
+        };
+        Problem::new(code, error.to_string())
+    })?;
+    if let Some(channel) = channel.filter(|channel| !channel.publish_rules.decide(principal).allowed) {
+        let detail = format!("the publishRules of the channel {} do not allow it", channel.name);
+        return Err(Problem::new(Code::PublishDenied, detail));
+    }
+    let payload = Payload::new(&draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
+    Ok(Message {
+        id: Uuid::now_v7().to_string(),
+        address: draft.written,
+        audiences,
+        exclude: draft.exclude,
+        time: Utc::now(),
+        payload,
+    })
+}
+
+/// Bytes that a message may have: by the kind of token, and lowered by the channel.
+fn quota(tenant: &Tenant, principal: &Principal, channel: Option<&Channel>) -> usize {
+    let limits = &tenant.instance.limits;
+    let own = if principal.component.is_some() { limits.component_payload_bytes } else { limits.payload_bytes };
+    channel.and_then(|channel| channel.payload_limit).map_or(own, |limit| limit.min(own)) as usize
+}
+
+fn too_much(error: PayloadError) -> Problem {
+    match error {
+        PayloadError::TooLarge { limit, actual } => {
+            Problem::new(Code::PayloadTooLarge, error.to_string()).with_limit(limit as u64, actual as u64)
+        }
+        PayloadError::TooDeep { .. } => Problem {
+            errors: vec![FieldError { pointer: "/message".into(), detail: error.to_string() }],
+            ..Problem::new(Code::InvalidRequest, format!("/message: {error}"))
+        },
+    }
+}
+
+impl Receipt {
+    fn new(message: Message, published: Published) -> Self {
+        Self {
+            id: message.id,
+            cursor: published.cursor.to_text(),
+            audience: message.audiences.iter().map(ToString::to_string).collect(),
+            matched: published.counts.matched,
+            queued: published.counts.queued,
+            dropped: published.counts.dropped,
+            duplicate: false,
+            incomplete: !published.complete,
+        }
+    }
+
+    fn into_response(self) -> HttpResponse {
+        HttpResponse::Accepted().json(self)
+    }
+}

@@ -1,0 +1,131 @@
+//! What every answer gets: a request id, a log line by route pattern, security headers, CORS, and a count.
+
+use super::error::{Code, Problem};
+use super::{Api, transport};
+use crate::domain::instance::InstanceId;
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage, HttpResponse, ResponseError};
+use std::time::Instant;
+use uuid::Uuid;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const EXPOSED: &str = "ETag, Location, Retry-After, RateLimit, RateLimit-Policy, X-Request-Id";
+
+/// The instance that the admission of a request found; left in the request's extensions for CORS and the log.
+#[derive(Clone, Debug)]
+pub struct RequestedInstance(pub InstanceId);
+
+/// Wraps every route of the client listeners.
+pub async fn finish<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    let (started, id) = (Instant::now(), Uuid::now_v7().to_string());
+    let Some(api) = request.app_data::<Data<Api>>().cloned() else {
+        return Ok(next.call(request).await?.map_into_left_body());
+    };
+    let answer = match early_answer(&request, &api) {
+        Some(response) => Ok(request.into_response(response).map_into_right_body()),
+        None => {
+            let kept = request.request().clone();
+            next.call(request).await.map(ServiceResponse::map_into_left_body).or_else(|error| {
+                let response = error.as_response_error().error_response();
+                Ok::<_, Error>(ServiceResponse::new(kept, response).map_into_right_body())
+            })
+        }
+    };
+    answer.map(|mut answer| {
+        decorate(&mut answer, &api, &id);
+        record(&answer, &api, &id, started);
+        answer
+    })
+}
+
+/// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS preflight").
+fn early_answer(request: &ServiceRequest, api: &Api) -> Option<HttpResponse> {
+    if let Err(problem) = transport::client_address(request.request(), &api.settings.trusted_proxies) {
+        return Some(problem.error_response());
+    }
+    let is_preflight = request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ORIGIN)
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    is_preflight.then(|| {
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        HttpResponse::NoContent()
+            .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.unwrap_or(HeaderValue::from_static("*"))))
+            .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE"))
+            .insert_header((
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "authorization, instance, content-type, if-match, idempotency-key, last-event-id",
+            ))
+            .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
+            .insert_header((header::VARY, "Origin"))
+            .finish()
+    })
+}
+
+fn decorate<B>(answer: &mut ServiceResponse<B>, api: &Api, id: &str) {
+    let allowed = allowed_origin(answer, api);
+    let headers = answer.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    for (name, value) in [
+        (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if let Some(origin) = allowed {
+        allow(headers, origin);
+    }
+}
+
+fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+}
+
+/// The request's origin, if its instance allows it. Without an instance (operators' routes, errors before one was
+/// known) any origin but `null` may read the answer: nothing in it depends on cookies.
+fn allowed_origin<B>(answer: &ServiceResponse<B>, api: &Api) -> Option<HeaderValue> {
+    let request = answer.request();
+    let origin = request.headers().get(header::ORIGIN)?;
+    let text = origin.to_str().ok()?;
+    let instance = request.extensions().get::<RequestedInstance>().cloned();
+    let tenant = instance.and_then(|RequestedInstance(id)| api.catalog.tenant(&id));
+    let allowed = tenant.map_or(text != "null", |tenant| tenant.instance.allows_origin(Some(text)));
+    allowed.then(|| origin.clone())
+}
+
+fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &str, started: Instant) {
+    let (request, status) = (answer.request(), answer.status());
+    let route = request.match_pattern().unwrap_or_else(|| "unmatched".into());
+    api.metrics.answered(&route, status.as_u16());
+    let code = answer.response().error().and_then(|error| error.as_error::<Problem>()).map(|problem| problem.code);
+    if let Some(code) = code {
+        api.metrics.refused(code);
+    }
+    tracing::info!(
+        request.id = id,
+        http.method = %request.method(),
+        http.route = route,
+        http.status = status.as_u16(),
+        error.code = code.map_or("", Code::as_str),
+        duration.us = started.elapsed().as_micros() as u64,
+        "answered"
+    );
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(request.id = id, http.route = route, "a request failed on our side");
+    }
+}

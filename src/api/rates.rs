@@ -1,0 +1,65 @@
+//! Rate limits as HTTP shows them: `RateLimit-Policy`, `RateLimit` and `Retry-After`.
+
+use super::Api;
+use super::admission::Publisher;
+use super::error::{Code, Outcome, Problem};
+use crate::catalog::Tenant;
+use crate::limits::{Exceeded, Holder, Rate, Remaining};
+use actix_web::HttpResponse;
+use actix_web::http::header::{HeaderName, HeaderValue};
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit");
+
+/// Whether one more message may be sent, and what is left either way.
+pub struct Spent {
+    /// What is left of the tighter rate.
+    pub remaining: Remaining,
+    /// 429 `RATE_LIMITED` where nothing was.
+    pub outcome: Outcome<()>,
+}
+
+/// Spends one message of the user's and the instance's rate.
+pub fn spend(api: &Api, admission: &Publisher) -> Spent {
+    let instance = &admission.tenant.instance;
+    match api.limits.check_publish(instance, &admission.principal.user) {
+        Ok(remaining) => Spent { remaining, outcome: Ok(()) },
+        Err(exceeded) => {
+            let remaining = Remaining::nothing(&instance.limits, exceeded.rate);
+            Spent { remaining, outcome: Err(limited(exceeded, "messages")) }
+        }
+    }
+}
+
+/// Spends one connect of the instance's rate. Errors: 429 `RATE_LIMITED`.
+pub fn spend_connect(api: &Api, tenant: &Tenant) -> Outcome<()> {
+    api.limits.check_connect(&tenant.instance).map_err(|exceeded| limited(exceeded, "connects"))
+}
+
+/// The same response with `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers).
+pub fn with_headers(mut response: HttpResponse, remaining: &Remaining) -> HttpResponse {
+    let [instance, user] = remaining.rates.map(|rate| {
+        format!("\"{}\";q={};w={}", name(&rate), rate.burst, rate.window_seconds())
+    });
+    let left = format!("\"{}\";r={};t={}", name(&remaining.tighter), remaining.left, remaining.reset_seconds());
+    for (header, value) in [(POLICY, format!("{instance}, {user}")), (REMAINING, left)] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(header, value);
+        }
+    }
+    response
+}
+
+fn name(rate: &Rate) -> &'static str {
+    match rate.holder {
+        Holder::User => "user",
+        Holder::Instance => "instance",
+    }
+}
+
+fn limited(Exceeded { rate, wait }: Exceeded, what: &str) -> Problem {
+    let detail = format!("the {} may have {} {what} a second, {} at once", name(&rate), rate.per_second, rate.burst);
+    Problem::new(Code::RateLimited, detail)
+        .with_limit(rate.burst.into(), u64::from(rate.burst) + 1)
+        .with_retry_after(wait)
+}

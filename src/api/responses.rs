@@ -1,0 +1,99 @@
+//! The problems that groups of operations may answer with, as the OpenAPI document lists them.
+
+use super::error::Code;
+use std::collections::BTreeMap;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+/// An error (RFC 9457), sent as `application/problem+json`.
+#[derive(ToSchema)]
+#[schema(as = Problem, example = json!({
+    "type": "/errors/PAYLOAD_TOO_LARGE",
+    "title": "The message is over its quota",
+    "status": 413,
+    "detail": "the message has 1025 bytes without white space; at most 1024 are allowed",
+    "code": "PAYLOAD_TOO_LARGE",
+    "limit": 1024,
+    "actual": 1025
+}))]
+#[allow(dead_code, reason = "describes what api::error writes; a test holds the two together")]
+pub struct ProblemDocument {
+    /// Where this code is explained, on this server.
+    r#type: String,
+    /// The same for every occurrence of the code.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// This occurrence, in one sentence.
+    detail: String,
+    /// Stable; decide by this.
+    code: String,
+    /// The limit that was reached.
+    limit: Option<u64>,
+    /// What was asked for, in the limit's unit.
+    actual: Option<u64>,
+    /// When it is worth trying again; also in `Retry-After`.
+    #[schema(rename = "retryAfterSeconds")]
+    retry_after_seconds: Option<u64>,
+    /// What is wrong with which field.
+    errors: Option<Vec<FieldProblem>>,
+}
+
+/// One field's part of a problem.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what api::error writes; a test holds the two together")]
+pub struct FieldProblem {
+    /// A JSON pointer into the body (RFC 6901), or a parameter's name.
+    pointer: String,
+    /// What is wrong there.
+    detail: String,
+}
+
+/// Makes a response set out of codes.
+macro_rules! problem_sets {
+    ($($(#[$doc:meta])* $name:ident: $($code:ident)*;)*) => {$(
+        $(#[$doc])*
+        pub struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                responses_for(&[$(Code::$code),*])
+            }
+        }
+    )*};
+}
+
+problem_sets! {
+    /// Of the publishing routes.
+    Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden PublishDenied ChannelNotFound InstanceNotFound ChannelDisabled
+        PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
+    /// Of the WebSocket handshake; most are told by a close code instead.
+    Connecting: OriginForbidden UpgradeRequired RateLimited TooManyConnections Overloaded;
+    /// Of routes that read, for an instance's administrators.
+    Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired InstanceForbidden
+        InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest StoreUnavailable;
+    /// Of routes that change, for an instance's administrators.
+    Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
+        InvalidRequest IfMatchRequired StoreUnavailable;
+    /// Of operators' routes.
+    Operating: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
+        BodyTooLarge JsonRequired InvalidRequest StoreUnavailable;
+}
+
+fn responses_for(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<String, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status().as_str().to_owned()).or_default().push(*code);
+    }
+    let response = |codes: Vec<Code>| {
+        let lines = codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.title()));
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        ResponseBuilder::new()
+            .description(lines.collect::<Vec<_>>().join(" "))
+            .content("application/problem+json", content)
+            .build()
+    };
+    by_status.into_iter().map(|(status, codes)| (status, response(codes).into())).collect()
+}

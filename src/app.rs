@@ -1,0 +1,135 @@
+//! Builds everything from the configuration, in order; runs until shut-down; drains.
+
+mod build;
+mod listen;
+
+use crate::api::Api;
+use crate::config::Config;
+use crate::postgres::PrivatePostgres;
+use crate::store::Store;
+use actix_web::dev::ServerHandle;
+use listen::Servers;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The part of the shut-down that is kept for the listeners and Postgres.
+const AFTER_THE_SOCKETS: Duration = Duration::from_secs(2);
+
+/// Where the listeners are; of interest when a port was 0.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// https and wss.
+    pub client: SocketAddr,
+    /// Plain HTTP for proxies, if configured.
+    pub proxy: Option<SocketAddr>,
+    /// The metrics page.
+    pub metrics: SocketAddr,
+}
+
+/// Why the service does not start, or does not end well; one sentence for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+impl StartError {
+    /// What failed, and the whole chain of why.
+    fn because<E: Error>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| {
+            let mut text = format!("{what}: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text += &format!(": {cause}");
+                source = cause.source();
+            }
+            Self(text)
+        }
+    }
+}
+
+/// Runs the service until `shutdown` resolves and everything is drained. Calls `ready` once it takes traffic. Must run
+/// inside an actix system. Errors: `StartError`, when a part cannot be built.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(&Addresses),
+) -> Result<(), StartError> {
+    let (store, postgres) = build::open_store(&config).await?;
+    let outcome = serve(&config, store.clone(), shutdown, ready).await;
+    store.close().await;
+    stop_postgres(postgres).await;
+    outcome
+}
+
+/// Applies the migrations and ends. Errors: `StartError`.
+pub async fn migrate(config: &Config) -> Result<(), StartError> {
+    let (store, postgres) = build::open_store(config).await?;
+    let outcome = store.migrate().await.map_err(StartError::because("the migrations cannot be applied"));
+    store.close().await;
+    stop_postgres(postgres).await;
+    outcome
+}
+
+/// Checks what can be checked without starting anything: keys, certificates, the log filter. Errors: `StartError`.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    build::check(config)
+}
+
+async fn stop_postgres(postgres: Option<PrivatePostgres>) {
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
+}
+
+async fn serve(
+    config: &Config,
+    store: Store,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(&Addresses),
+) -> Result<(), StartError> {
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let api = build::build(config, store, &mut tasks, &stopped).await?;
+    let Servers { client, metrics, addresses } = listen::listen(config, &api, &mut tasks, &stopped)?;
+    let (client, metrics) = (run_all(client, &mut tasks), run_all(metrics, &mut tasks));
+    tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
+    ready(&addresses);
+    shutdown.await;
+    drain(config, &api, client).await;
+    stop.send_replace(true);
+    for handle in metrics {
+        handle.stop(true).await;
+    }
+    while tasks.join_next().await.is_some() {}
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn run_all(servers: Vec<actix_web::dev::Server>, tasks: &mut JoinSet<()>) -> Vec<ServerHandle> {
+    let handles = servers.iter().map(actix_web::dev::Server::handle).collect();
+    for server in servers {
+        tasks.spawn_local(async {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "a listener ended");
+            }
+        });
+    }
+    handles
+}
+
+/// Not ready, nothing new, everyone told when to come back and closed in waves; then the listeners end.
+async fn drain(config: &Config, api: &Api, handles: Vec<ServerHandle>) {
+    tracing::info!(connections = api.relay.open(), "going away");
+    for handle in &handles {
+        handle.pause().await;
+    }
+    let left = api.relay.drain(config.shutdown.saturating_sub(AFTER_THE_SOCKETS)).await;
+    if left > 0 {
+        tracing::warn!(connections = left, "some connections did not close in time and are cut");
+    }
+    for handle in handles {
+        handle.stop(true).await;
+    }
+}

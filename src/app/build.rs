@@ -1,0 +1,239 @@
+//! Makes the parts of the service out of the configuration, and starts the tasks that keep them fresh.
+
+use super::StartError;
+use crate::api::gate::Gate;
+use crate::api::metrics::Metrics;
+use crate::api::{Api, ApiSettings};
+use crate::auth::development::DevelopmentKey;
+use crate::auth::{AuthSettings, Authenticator, ClaimNames, PublicKey};
+use crate::catalog::{self, Catalog, Snapshot};
+use crate::config::{Config, SigningIn, SigningKeys};
+use crate::domain::instance::{Instance, InstanceId, Limits};
+use crate::domain::principal::UserId;
+use crate::limits::RateLimits;
+use crate::postgres::{PostgresSettings, PrivatePostgres};
+use crate::relay::outbox::OutboxBounds;
+use crate::relay::queue::QueueBounds;
+use crate::relay::shard::Bounds;
+use crate::relay::{Relay, RelaySettings};
+use crate::store::{InsertError, Store, StoreError};
+use crate::{telemetry, tls};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep};
+
+/// How often what is counted by user and address is swept.
+const SWEEP: Duration = Duration::from_secs(60);
+/// How long the start waits for a Postgres that starts at the same time.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// Files that are kept for everything but sockets: listeners, Postgres, REST requests.
+const RESERVED_FILES: u64 = 256;
+
+/// Opens the configured Postgres, or starts the private one. Errors: `StartError`.
+pub(super) async fn open_store(config: &Config) -> Result<(Store, Option<PrivatePostgres>), StartError> {
+    let (options, postgres) = match &config.database_url {
+        Some(url) => {
+            let options = url.reveal().parse::<PgConnectOptions>();
+            // The parser's own words might repeat the password.
+            (options.map_err(|_| StartError("DATABASE_URL is not a Postgres URL".into()))?, None)
+        }
+        None => {
+            let settings = PostgresSettings { data_dir: config.data_dir.clone(), bin_dir: config.pg_bin.clone() };
+            let postgres = PrivatePostgres::start(&settings).await;
+            let postgres = postgres.map_err(StartError::because("the private Postgres does not start"))?;
+            (postgres.options(), Some(postgres))
+        }
+    };
+    Ok((Store::new(options.application_name("herald").disable_statement_logging()), postgres))
+}
+
+/// Builds the service's state and starts its tasks, which end when `stopped` turns true. Errors: `StartError`.
+pub(super) async fn build(
+    config: &Config,
+    store: Store,
+    tasks: &mut JoinSet<()>,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Api, StartError> {
+    let authenticator = authenticator(config)?;
+    migrate(&store).await?;
+    if config.is_development() {
+        make_demo(&store).await.map_err(StartError::because("the instance demo cannot be made"))?;
+    }
+    let catalog = Catalog::new(Snapshot::default());
+    catalog::load(&catalog, &store).await.map_err(StartError::because("the configuration cannot be read"))?;
+    tasks.spawn_local(catalog::follow(catalog.clone(), store.clone(), config.catalog_poll, stopped.clone()));
+    let connections = most_connections(config.bounds.connections);
+    let bounds = &config.bounds;
+    let rate = NonZeroU32::new(bounds.connects_per_address).unwrap_or(NonZeroU32::MIN);
+    let api = Api {
+        relay: Relay::new(catalog.clone(), relay_settings(config, connections)),
+        catalog,
+        store,
+        authenticator,
+        limits: RateLimits::default(),
+        gate: Gate::new(bounds.connections_per_address, rate),
+        metrics: Metrics::default(),
+        settings: Arc::new(ApiSettings {
+            trusted_proxies: config.trusted_proxies.clone(),
+            connections,
+            outbox: outbox_bounds(config),
+            body_bytes: bounds.body_bytes,
+            batch_body_bytes: bounds.batch_body_bytes,
+        }),
+    };
+    tasks.spawn_local(sweep(api.clone(), stopped.clone()));
+    Ok(api)
+}
+
+/// Reads what the configuration names. Errors: `StartError`.
+pub(super) fn check(config: &Config) -> Result<(), StartError> {
+    telemetry::filter(&config.log).map_err(StartError::because("HERALD_LOG cannot be used"))?;
+    if !config.is_development() {
+        authenticator(config)?;
+    }
+    if let Some((certificate, key)) = config.tls.clone() {
+        let opened = tls::Certificates::open(tls::CertificateFiles { certificate, key });
+        opened.map_err(StartError::because("the certificate cannot be used"))?;
+    }
+    Ok(())
+}
+
+fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
+    let settings = auth_settings(&config.signing_in, &config.data_dir)?;
+    Authenticator::new(settings).map_err(StartError::because("signing in cannot be set up"))
+}
+
+fn auth_settings(signing_in: &SigningIn, data_dir: &Path) -> Result<AuthSettings, StartError> {
+    let claims = &signing_in.claims;
+    let mut settings = AuthSettings {
+        jwks_allow_private: signing_in.jwks_allow_private,
+        issuer: signing_in.issuer.clone(),
+        audience: signing_in.audience.clone(),
+        leeway: signing_in.leeway,
+        claims: ClaimNames {
+            user: claims.user.clone(),
+            groups: claims.groups.clone(),
+            roles: claims.roles.clone(),
+            instances: claims.instances.clone(),
+            instance: claims.instance.clone(),
+            component: claims.component.clone(),
+        },
+        cache_entries: signing_in.cache_entries,
+        ..AuthSettings::default()
+    };
+    match &signing_in.keys {
+        SigningKeys::Development => {
+            let key = DevelopmentKey::open(data_dir);
+            let key = key.map_err(StartError::because("the development key cannot be read or made"))?;
+            settings.secret = Some(key.secret().to_vec());
+        }
+        SigningKeys::Configured { secret, public_keys, jwks_urls } => {
+            settings.secret = secret.as_ref().map(|secret| secret.reveal().as_bytes().to_vec());
+            if settings.secret.as_deref().is_some_and(|secret| DevelopmentKey::is_stored_as(data_dir, secret)) {
+                let sentence = "HERALD_JWT_SECRET is the development key of the data directory: make a key of your own";
+                return Err(StartError(sentence.into()));
+            }
+            settings.jwks_urls = jwks_urls.clone();
+            for path in public_keys {
+                let pem = std::fs::read(path);
+                let pem = pem.map_err(|error| StartError(format!("{} cannot be read: {error}", path.display())))?;
+                settings.public_keys.push(PublicKey { name: path.display().to_string(), pem });
+            }
+        }
+    }
+    Ok(settings)
+}
+
+/// Applies the migrations, and waits for a Postgres that is still starting.
+async fn migrate(store: &Store) -> Result<(), StartError> {
+    let end = Instant::now() + STORE_PATIENCE;
+    loop {
+        match store.migrate().await {
+            Err(error @ StoreError::Unavailable(_)) if Instant::now() < end => {
+                tracing::info!(%error, "waiting for Postgres");
+                sleep(Duration::from_millis(500)).await;
+            }
+            outcome => return outcome.map_err(StartError::because("Postgres cannot be used")),
+        }
+    }
+}
+
+/// A first look needs an instance.
+async fn make_demo(store: &Store) -> Result<(), InsertError> {
+    if store.has_instances().await.map_err(InsertError::Store)? {
+        return Ok(());
+    }
+    let (Ok(id), Ok(actor)) = (InstanceId::new("demo"), UserId::new("herald")) else { return Ok(()) };
+    let demo = Instance {
+        id,
+        name: "Demo".into(),
+        enabled: true,
+        publish_roles: Vec::new(),
+        origins: Vec::new(),
+        limits: Limits::default(),
+        version: 1,
+    };
+    match store.insert_instance(&actor, &demo).await {
+        Ok(_) | Err(InsertError::Exists) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
+    let bounds = &config.bounds;
+    RelaySettings {
+        queue: QueueBounds { messages: bounds.queue_messages, bytes: bounds.queue_bytes },
+        bounds: Bounds {
+            outbox: outbox_bounds(config),
+            // "At least once a minute" leaves a hidden tab's throttled timer a quarter more (contract, "Receiving").
+            keep_alive: bounds.keep_alive.mul_f64(1.25),
+            leeway_seconds: config.signing_in.leeway.as_secs() as i64,
+        },
+        keep_alive_seconds: bounds.keep_alive.as_secs(),
+        connections,
+    }
+}
+
+fn outbox_bounds(config: &Config) -> OutboxBounds {
+    OutboxBounds { bytes: config.bounds.outbox_bytes, stall: config.bounds.outbox_age }
+}
+
+/// As many connections as were asked for or as the limit on open files leaves room for, whichever is less. Raises the
+/// soft limit to the hard one first.
+fn most_connections(asked: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    let room = usize::try_from(files.saturating_sub(RESERVED_FILES).max(1)).unwrap_or(usize::MAX);
+    match asked {
+        0 => room,
+        asked if asked > room => {
+            tracing::warn!(limit.files = files, "HERALD_MAX_CONNECTIONS is beyond the limit on open files");
+            room
+        }
+        asked => asked,
+    }
+}
+
+/// Forgets users, addresses and instances that nobody needs any more.
+async fn sweep(api: Api, mut stopped: watch::Receiver<bool>) {
+    let mut tick = interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = tick.tick() => {}
+        }
+        let snapshot = api.catalog.load();
+        api.limits.prune(|instance| snapshot.tenants.contains_key(instance));
+        api.gate.prune();
+    }
+}

@@ -1,0 +1,156 @@
+//! Token in, `Principal` out: verifies signed tokens (RFC 7519) and reads who they say their bearer is.
+
+mod address;
+mod cache;
+mod claims;
+pub mod development;
+mod fetch;
+mod jwks;
+mod keys;
+mod settings;
+#[cfg(test)]
+mod testing;
+mod token;
+
+pub use settings::{AuthSettings, AuthSettingsError, ClaimNames, PublicKey};
+
+use crate::domain::principal::Principal;
+use cache::VerifiedTokens;
+use claims::ClaimRules;
+use jwks::Source;
+use keys::Key;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use token::Token;
+
+/// Longest token that is looked at, in bytes (contract, "Signing in").
+pub const MAX_TOKEN_BYTES: usize = 8_192;
+
+/// Shortest HS256 secret, in bytes (contract, "Signing in"; RFC 7518, section 3.2).
+pub const MIN_SECRET_BYTES: usize = 32;
+
+/// Why a token was not accepted. Holds nothing of the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// The form, the signature or a claim is wrong; the text says which, in half a sentence.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// All is well but `exp`, which is more than the leeway ago.
+    #[error("the token has expired")]
+    Expired,
+    /// No known key verifies it, and a key set that may hold its key cannot be fetched.
+    #[error("the signing keys cannot be fetched")]
+    KeysUnavailable,
+}
+
+/// Verifies tokens. A cheap handle: clones share the keys and the cache.
+#[derive(Clone)]
+pub struct Authenticator(Arc<Inner>);
+
+struct Inner {
+    /// The secret and the public key files; they never change.
+    fixed: Vec<Key>,
+    /// One for each JWKS URL; each changes its own keys.
+    sources: Vec<Arc<Source>>,
+    /// What the claims must say.
+    rules: ClaimRules,
+    /// Tokens that were verified with the keys of the present generation.
+    cache: VerifiedTokens,
+    /// Grows whenever a source's keys change, which makes every cached token unknown again.
+    generation: Arc<AtomicU64>,
+}
+
+impl Authenticator {
+    /// Reads the keys; fetches nothing yet. Errors: `AuthSettingsError`, naming the setting that is wrong.
+    pub fn new(settings: AuthSettings) -> Result<Self, AuthSettingsError> {
+        let fixed = settings.fixed_keys()?;
+        let generation = Arc::new(AtomicU64::new(0));
+        let sources = jwks::sources(&settings, &generation)?;
+        if fixed.is_empty() && sources.is_empty() {
+            return Err(AuthSettingsError::NoKeys);
+        }
+        let cache = VerifiedTokens::new(settings.cache_entries)?;
+        let rules = ClaimRules::new(settings);
+        Ok(Self(Arc::new(Inner { fixed, sources, rules, cache, generation })))
+    }
+
+    /// Who the bearer of `token` is. A `Bearer ` prefix is taken off. Waits only for the key fetch (3 s at most
+    /// for each URL) that a token signed with an unknown key may cause. Errors: `AuthError`.
+    pub async fn verify(&self, token: &str) -> Result<Arc<Principal>, AuthError> {
+        let token = strip_bearer(token);
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(AuthError::Invalid("the token is longer than 8 KiB"));
+        }
+        let inner = &*self.0;
+        inner.sources.iter().for_each(jwks::refresh_if_stale);
+        let now = unix_now();
+        let generation = inner.generation.load(Ordering::Acquire);
+        let fingerprint = inner.cache.fingerprint(token);
+        if let Some(principal) = inner.cache.get(&fingerprint, generation, now) {
+            return Ok(principal);
+        }
+        let parsed = Token::parse(token)?;
+        inner.check_signature(&parsed).await?;
+        let principal = Arc::new(inner.rules.principal(parsed.claims()?, now)?);
+        let ends_at = inner.rules.ends_at(&principal);
+        inner.cache.insert(fingerprint, cache::Entry::new(&principal, token, generation, ends_at));
+        Ok(principal)
+    }
+}
+
+impl Inner {
+    /// Tries the keys at hand, then those of every source that may have gained the token's key meanwhile.
+    async fn check_signature(&self, token: &Token<'_>) -> Result<(), AuthError> {
+        if self.fixed.iter().any(|key| key.verifies(token)) {
+            return Ok(());
+        }
+        if self.sources.iter().any(|source| source.verifies(token)) {
+            return Ok(());
+        }
+        let mut unavailable = false;
+        for source in self.sources.iter().filter(|_| token.algorithm.is_asymmetric()) {
+            if !source.may_gain(token) {
+                continue;
+            }
+            source.refetch().await;
+            if source.verifies(token) {
+                return Ok(());
+            }
+            unavailable |= source.is_unavailable_for(token);
+        }
+        Err(if unavailable {
+            AuthError::KeysUnavailable
+        } else {
+            AuthError::Invalid("the signature does not verify with any key of this server")
+        })
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("fixed_keys", &self.0.fixed.len())
+            .field("sources", &self.0.sources.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token without white space around it and without a `Bearer ` prefix in any case (RFC 6750, section 2.1).
+pub fn strip_bearer(value: &str) -> &str {
+    let value = value.trim();
+    match value.split_at_checked(6) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") && (rest.is_empty() || rest.starts_with(' ')) => {
+            rest.trim_start()
+        }
+        _ => value,
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Keeps the catalog as Postgres has it: by notification, by polling a version, and again after every loss.
+
+use super::{Catalog, Snapshot, Tenant};
+use crate::domain::channel::Channel;
+use crate::domain::instance::Instance;
+use crate::store::{Store, StoreError};
+use sqlx::postgres::PgListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Reads everything once. Errors: `StoreError`.
+pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
+    let (version, rows) = store.load_catalog().await?;
+    if catalog.version() != Some(version) {
+        catalog.replace(snapshot(rows));
+        tracing::debug!(catalog.version = version, "catalog loaded");
+    }
+    catalog.confirm(version);
+    Ok(())
+}
+
+/// Follows until `stop` turns true. A lost notification costs at most `poll`, a lost Postgres nothing but freshness.
+pub async fn follow(catalog: Catalog, store: Store, poll: Duration, mut stop: watch::Receiver<bool>) {
+    let mut follower = Follower { catalog, store, listener: None, was_up: true };
+    let mut tick = interval(poll);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = tick.tick() => {}
+            () = notified(&mut follower.listener) => {}
+        }
+        follower.catch_up().await;
+    }
+}
+
+struct Follower {
+    catalog: Catalog,
+    store: Store,
+    /// None after every error: what was sent meanwhile is lost, hence everything is looked at anew.
+    listener: Option<PgListener>,
+    was_up: bool,
+}
+
+impl Follower {
+    async fn catch_up(&mut self) {
+        let outcome = self.try_catch_up().await;
+        self.catalog.note_store(outcome.is_ok());
+        match (&outcome, self.was_up) {
+            (Err(error), true) => {
+                let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(%error, error.cause = cause, "the catalog cannot be refreshed; what runs goes on");
+            }
+            (Ok(()), false) => tracing::info!("the catalog is fresh again"),
+            _ => {}
+        }
+        self.was_up = outcome.is_ok();
+        if outcome.is_err() {
+            self.listener = None;
+        }
+    }
+
+    async fn try_catch_up(&mut self) -> Result<(), StoreError> {
+        if self.listener.is_none() {
+            self.listener = Some(self.store.listen().await?);
+        }
+        let version = self.store.find_catalog_version().await?;
+        match self.catalog.version() == Some(version) {
+            true => self.catalog.confirm(version),
+            false => load(&self.catalog, &self.store).await?,
+        }
+        Ok(())
+    }
+}
+
+/// Resolves at a notification, and when the listener's connection is lost, which may have swallowed some.
+async fn notified(listener: &mut Option<PgListener>) {
+    let Some(open) = listener else { return std::future::pending().await };
+    if !matches!(open.try_recv().await, Ok(Some(_))) {
+        *listener = None;
+    }
+}
+
+fn snapshot(rows: Vec<(Instance, Vec<Channel>)>) -> Snapshot {
+    let tenant = |(instance, channels): (Instance, Vec<Channel>)| {
+        let channels = channels.into_iter().map(|channel| (channel.name.clone(), channel)).collect();
+        (instance.id.clone(), Arc::new(Tenant { instance, channels }))
+    };
+    Snapshot { tenants: rows.into_iter().map(tenant).collect() }
+}

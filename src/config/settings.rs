@@ -1,0 +1,83 @@
+//! Every setting: its variable, its default and what it is for. Flags, messages and the README's table come from here.
+
+/// Who may see a setting's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// A variable and a flag; the value may be shown.
+    Open,
+    /// A variable only; the value is never shown.
+    Secret,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What holds where nothing is set; empty for nothing.
+    pub default: &'static str,
+    /// What it is for, with its unit.
+    pub help: &'static str,
+    /// Who may see it.
+    pub visibility: Visibility,
+}
+
+impl Setting {
+    /// The flag without its dashes: `HERALD_LISTEN` is `listen`.
+    pub fn flag(&self) -> String {
+        self.name.trim_start_matches("HERALD_").to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+const fn open(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, default, help, visibility: Visibility::Open }
+}
+
+const fn secret(name: &'static str, help: &'static str) -> Setting {
+    Setting { name, default: "", help, visibility: Visibility::Secret }
+}
+
+/// All of them, grouped as the README shows them.
+pub const SETTINGS: &[Setting] = &[
+    open("HERALD_LISTEN", "127.0.0.1:8443", "Address and port of https and wss"),
+    open("HERALD_DATA_DIR", "./data", "Folder of the private Postgres, the local certificate and the development key"),
+    secret("DATABASE_URL", "A Postgres of your own, instead of the private one"),
+    open("HERALD_PG_BIN", "", "Folder with initdb and postgres, for the private one"),
+    open("HERALD_TLS_CERT", "", "Certificate chain in PEM; followed when it changes"),
+    open("HERALD_TLS_KEY", "", "Its private key in PEM"),
+    secret("HERALD_JWT_SECRET", "HS256 secret, 32 bytes at least"),
+    open("HERALD_JWT_PUBLIC_KEYS", "", "Public key files in PEM, comma-separated"),
+    secret("HERALD_JWKS_URLS", "Key sets to fetch, comma-separated"),
+    open("HERALD_JWKS_ALLOW_PRIVATE", "false", "Whether key sets may be at private addresses and over plain http"),
+    open("HERALD_JWT_ISSUER", "", "What iss must be"),
+    open("HERALD_JWT_AUDIENCE", "", "What aud must be or contain"),
+    open("HERALD_JWT_LEEWAY_SECONDS", "30", "How far clocks may differ, 0 to 300 s"),
+    open("HERALD_JWT_CLAIM_USER", "sub", "Claim with the user id"),
+    open("HERALD_JWT_CLAIM_GROUPS", "groups", "Claim with the group ids"),
+    open("HERALD_JWT_CLAIM_ROLES", "roles", "Claim with the roles"),
+    open("HERALD_JWT_CLAIM_INSTANCES", "instances", "Claim with the instances"),
+    open("HERALD_JWT_CLAIM_INSTANCE", "instance", "Claim with the one instance"),
+    open("HERALD_JWT_CLAIM_COMPONENT", "component", "Claim that makes a component token"),
+    open("HERALD_JWT_CACHE_ENTRIES", "10000", "Verified tokens that are remembered, 1 to 1,000,000"),
+    open("HERALD_PROXY_LISTEN", "", "Address and port of plain HTTP for proxies that end TLS"),
+    open("HERALD_TRUSTED_PROXIES", "", "Their addresses or networks, comma-separated"),
+    open("HERALD_METRICS_LISTEN", "127.0.0.1:9464", "Address and port of the Prometheus metrics"),
+    open("HERALD_LOG", "info", "What is logged, such as debug or herald::relay=debug"),
+    open("HERALD_LOG_FORMAT", "text", "text or json"),
+    open("HERALD_WORKERS", "0", "Worker threads; 0 = one a CPU, at most 64"),
+    open("HERALD_KEEP_ALIVE_SECONDS", "60", "How often clients must send something; closed after 1.25 times that, 1 to 3,600 s"),
+    open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 65,536 to 16,777,216"),
+    open("HERALD_OUTBOX_SECONDS", "10", "How long the oldest byte may wait for one connection, 1 to 60 s"),
+    open("HERALD_SHARD_QUEUE_MESSAGES", "1024", "Messages that may wait for one worker, 1 to 65,536"),
+    open("HERALD_SHARD_QUEUE_BYTES", "16777216", "Bytes that may wait for one worker, 131,072 to 1,073,741,824"),
+    open("HERALD_MAX_CONNECTIONS", "0", "Connections of the process; 0 = from the limit on open files"),
+    open("HERALD_CONNECTIONS_PER_ADDRESS", "1000", "Open sockets of one address, 1 to 1,000,000"),
+    open("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100", "New sockets of one address a second, 1 to 100,000"),
+    open("HERALD_HANDSHAKES", "256", "TLS handshakes under way in one worker, 1 to 65,536"),
+    open("HERALD_BODY_BYTES", "65536", "Most bytes of a request body, 1,024 to 16,777,216"),
+    open("HERALD_BATCH_BODY_BYTES", "1048576", "Most bytes of a batch, 1,024 to 67,108,864"),
+    open("HERALD_CATALOG_POLL_SECONDS", "1", "How often the configuration's version is looked at, beside notifications, 1 to 60 s"),
+    open("HERALD_SHUTDOWN_SECONDS", "10", "Longest shut-down, 3 to 300 s"),
+    open("HERALD_SOCKET_USER_TIMEOUT_SECONDS", "10", "After how long a peer that takes nothing is cut, 1 to 300 s"),
+    open("HERALD_SEND_BUFFER_BYTES", "0", "SO_SNDBUF of each socket; 0 = the system's own tuning"),
+];

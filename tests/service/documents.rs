@@ -1,0 +1,118 @@
+//! The documents: OpenAPI and AsyncAPI as committed, as served, and as the service behaves; the pages of the error codes.
+
+use crate::support::{App, token};
+use herald::api::error::Code;
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn committed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi").join(name);
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[test]
+fn the_committed_openapi_files_are_those_of_the_code() {
+    let command = "cargo run -- openapi > openapi/openapi.json && cargo run -- openapi --operations > openapi/operations.txt";
+    let text = herald::api::openapi::text().expect("the document can be written");
+    assert!(committed("openapi.json") == text, "openapi/openapi.json is stale: {command}");
+    let list = herald::api::openapi::operations_list();
+    assert!(committed("operations.txt") == list, "openapi/operations.txt is stale: {command}");
+}
+
+#[test]
+fn every_operation_has_an_id_a_summary_and_its_problems() {
+    let document: Value = serde_json::from_str(&herald::api::openapi::text().unwrap()).unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let name = format!("{method} {path}");
+            assert!(operation["operationId"].is_string(), "{name} has no id");
+            assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{name} has no summary");
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                assert!(parameter["description"].is_string(), "{name}: {} is not described", parameter["name"]);
+            }
+            if path.starts_with("/v1/") && operation["operationId"] != "connect" {
+                for status in ["401", "403"] {
+                    assert!(operation["responses"][status].is_object(), "{name} does not describe {status}");
+                }
+            }
+        }
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        for (field, value) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(value["description"].is_string() || value["$ref"].is_string() || value["oneOf"].is_array(),
+                "{name}.{field} is not described");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn documents_and_pages_are_served_without_a_token() {
+    let app = App::start().await;
+    let openapi = app.send(app.request("GET", "/openapi.json"), 200).await;
+    assert_eq!(openapi.body["info"]["title"], "Herald");
+    let asyncapi = app.send(app.request("GET", "/asyncapi.json"), 200).await;
+    assert!(asyncapi.body["asyncapi"].as_str().unwrap().starts_with("3."));
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/docs/", "text/html"),
+        ("/docs/swagger-ui-bundle.js", "text/javascript"),
+        ("/docs/swagger-ui.css", "text/css"),
+        ("/pages/home.js", "text/javascript"),
+    ] {
+        let page = app.send(app.request("GET", path), 200).await;
+        assert!(page.header("content-type").starts_with(kind), "{path}: {}", page.header("content-type"));
+        for (name, value) in [("referrer-policy", "no-referrer"), ("cache-control", "no-store")] {
+            assert_eq!(page.header(name), value, "{path}");
+        }
+        assert!(page.header("strict-transport-security").starts_with("max-age="), "{path}");
+        assert!(kind != "text/html" || page.header("content-security-policy").contains("default-src 'none'"));
+    }
+    app.send(app.request("GET", "/docs/nothing.js"), 404).await;
+    app.send(app.request("GET", "/nothing"), 404).await;
+}
+
+#[actix_web::test]
+async fn every_code_has_its_page_and_every_problem_leads_to_it() {
+    let app = App::start().await;
+    let problem = app.send(app.request("GET", "/v1/nothing"), 404).await;
+    assert_eq!(problem.header("content-type"), "application/problem+json");
+    assert_eq!(problem.body["type"], "/errors/NOT_FOUND");
+    for code in Code::ALL {
+        let request = app.request("GET", &format!("/errors/{}", code.as_str()));
+        let page = request.send().await.unwrap();
+        assert_eq!(page.status(), 200);
+        let text = page.text().await.unwrap();
+        assert!(text.contains(code.help()) && text.contains(code.title()), "{}", code.as_str());
+    }
+    app.send(app.request("GET", "/errors/NOTHING"), 404).await;
+}
+
+#[actix_web::test]
+async fn frames_have_the_shape_that_asyncapi_describes() {
+    let document: Value = serde_json::from_str(&committed("asyncapi.json")).expect("asyncapi.json is JSON");
+    let app = App::start().await;
+    let mut socket = app.connect(&token("alice")).await;
+    let mut frames = vec![socket.connected.clone()];
+    app.publish("ALL", json!({"a": [1]})).await;
+    frames.push(socket.frame().await);
+    for text in ["PING", "nonsense"] {
+        socket.send(text).await;
+        frames.push(socket.frame().await);
+    }
+    let channel = json!({"name": "news"});
+    app.call("POST", "/v1/channels", Some(&crate::support::Token::admin("root")), Some(channel), 201).await;
+    frames.push(socket.frame().await);
+    let mut app = app;
+    app.begin_stop();
+    frames.push(socket.frame().await);
+    let mut types: Vec<&str> = frames.iter().map(|frame| frame["type"].as_str().unwrap()).collect();
+    for frame in &frames {
+        let kind = frame["type"].as_str().unwrap();
+        let schema = &document["components"]["messages"][kind]["payload"];
+        assert!(schema.is_object(), "{kind} is not described");
+        let valid = jsonschema::validator_for(schema).expect("a schema").validate(frame).map_err(|error| error.to_string());
+        assert_eq!(valid, Ok(()), "{frame}");
+    }
+    types.sort_unstable();
+    assert_eq!(types, ["CHANNELS", "CONNECTED", "ERROR", "MESSAGE", "PONG", "RECONNECT"]);
+}
