@@ -7,7 +7,7 @@ use crate::api::Api;
 use crate::config::Config;
 use crate::postgres::PrivatePostgres;
 use crate::store::Store;
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use listen::Servers;
 use std::error::Error;
 use std::net::SocketAddr;
@@ -93,43 +93,35 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let api = build::build(config, store, &mut tasks, &stopped).await?;
     let Servers { client, metrics, addresses } = listen::listen(config, &api, &mut tasks, &stopped)?;
-    let (client, metrics) = (run_all(client, &mut tasks), run_all(metrics, &mut tasks));
+    let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
     ready(&addresses);
     shutdown.await;
     drain(config, &api, client).await;
     stop.send_replace(true);
-    for handle in metrics {
-        handle.stop(true).await;
-    }
+    metrics.stop(true).await;
     while tasks.join_next().await.is_some() {}
     tracing::info!("stopped");
     Ok(())
 }
 
-fn run_all(servers: Vec<actix_web::dev::Server>, tasks: &mut JoinSet<()>) -> Vec<ServerHandle> {
-    let handles = servers.iter().map(actix_web::dev::Server::handle).collect();
-    for server in servers {
-        tasks.spawn_local(async {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "a listener ended");
-            }
-        });
-    }
-    handles
+fn run_server(server: Server, tasks: &mut JoinSet<()>) -> ServerHandle {
+    let handle = server.handle();
+    tasks.spawn_local(async {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "a listener ended");
+        }
+    });
+    handle
 }
 
 /// Not ready, nothing new, everyone told when to come back and closed in waves; then the listeners end.
-async fn drain(config: &Config, api: &Api, handles: Vec<ServerHandle>) {
+async fn drain(config: &Config, api: &Api, server: ServerHandle) {
     tracing::info!(connections = api.relay.open(), "going away");
-    for handle in &handles {
-        handle.pause().await;
-    }
+    server.pause().await;
     let left = api.relay.drain(config.shutdown.saturating_sub(AFTER_THE_SOCKETS)).await;
     if left > 0 {
         tracing::warn!(connections = left, "some connections did not close in time and are cut");
     }
-    for handle in handles {
-        handle.stop(true).await;
-    }
+    server.stop(true).await;
 }

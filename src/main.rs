@@ -1,1 +1,7 @@
-fn main() {}
+//! Parses the command line, runs, and exits with its code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    herald::cli::main()
+}

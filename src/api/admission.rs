@@ -1,7 +1,7 @@
 //! Token, principal, instance, role: who may call, as extractors that a handler names in its signature.
 
 use super::Api;
-use super::body::{RequestBody, read_json};
+use super::body::{RequestBody, has_body, read_json};
 use super::credentials::Credentials;
 use super::error::{Code, Outcome, Problem};
 use super::middleware::RequestedInstance;
@@ -50,6 +50,13 @@ pub struct Operator {
 pub struct Overseer {
     /// The instance; none means all.
     pub tenant: Option<Arc<Tenant>>,
+}
+
+impl Overseer {
+    /// The instance to look at; none means all.
+    pub fn instance(&self) -> Option<&InstanceId> {
+        self.tenant.as_ref().map(|tenant| &tenant.instance.id)
+    }
 }
 
 /// May publish in the named instance. The handler spends the rate limit.
@@ -161,7 +168,10 @@ impl<A: Admission, T: RequestBody> FromRequest for WithBody<A, T> {
         Box::pin(async move {
             let api = state(&request)?;
             let admission = A::admit(&request, api).await?;
-            let body = read_json(&request, payload, T::limit(&api.settings)).await?;
+            let body = match T::absent().filter(|_| !has_body(&request)) {
+                Some(body) => body,
+                None => read_json(&request, payload, T::limit(&api.settings)).await?,
+            };
             Ok(Self { admission, body })
         })
     }

@@ -4,7 +4,7 @@ use super::credentials::SIGN_IN_PARAMETERS;
 use super::error::{Code, Outcome, Problem};
 use super::ApiSettings;
 use actix_web::dev::Payload;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::web::BytesMut;
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
@@ -24,6 +24,18 @@ pub trait RequestBody: DeserializeOwned + 'static {
     fn limit(settings: &ApiSettings) -> usize {
         settings.body_bytes
     }
+
+    /// What a request without any body means; `None` where a body is required.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// Whether a request announces a body (RFC 9112, section 6.3).
+pub fn has_body(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    length || headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(CONTENT_TYPE)
 }
 
 /// Reads a JSON body of at most `limit` bytes; more is refused from `Content-Length`, and while it streams.

@@ -1,7 +1,7 @@
 //! Receiving: the WebSocket handshake at `/` and `/v1/connect`.
 
 use super::Api;
-use super::admission::Subscriber;
+use super::admission::{Admission, Subscriber};
 use super::body::StrictQuery;
 use super::error::{Code, Outcome, Problem};
 use super::{pages, transport};
@@ -13,7 +13,7 @@ use crate::relay::{ConnectError, Joining, Registration, Worker};
 use actix_web::dev::Payload;
 use actix_web::http::header::UPGRADE;
 use actix_web::web::Data;
-use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, get, web};
+use actix_web::{Error, HttpRequest, HttpResponse, get, web};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;

@@ -14,10 +14,10 @@ pub mod messages;
 pub mod metrics;
 pub mod middleware;
 pub mod openapi;
-pub mod page;
 pub mod pages;
 pub mod quotas;
 pub mod rates;
+pub mod resource;
 pub mod responses;
 pub mod transport;
 

@@ -52,7 +52,7 @@ async fn explain_error(code: Path<String>) -> Outcome<HttpResponse> {
         .collect();
     let status = code.status();
     Ok(page(format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>{name}</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <link rel=\"stylesheet\" href=\"/pages/style.css\"></head><body><main><p><a href=\"/\">Herald</a></p>\
          <h1>{name}</h1><p class=\"lead\">{title}.</p><p>HTTP status {status}.</p><p>{help}</p>\

@@ -73,6 +73,10 @@ problem_sets! {
     /// Of routes that read, for an instance's administrators.
     Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired InstanceForbidden
         InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest StoreUnavailable;
+    /// Of routes that make something, for an instance's administrators.
+    Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest
+        StoreUnavailable;
     /// Of routes that change, for an instance's administrators.
     Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
@@ -80,6 +84,9 @@ problem_sets! {
     /// Of operators' routes.
     Operating: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
         BodyTooLarge JsonRequired InvalidRequest StoreUnavailable;
+    /// Of operators' routes that change something they must have read.
+    OperatingOnVersions: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
+        VersionStale BodyTooLarge JsonRequired InvalidRequest IfMatchRequired StoreUnavailable;
 }
 
 fn responses_for(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {

@@ -3,8 +3,7 @@
 use super::{Catalog, Snapshot, Tenant};
 use crate::domain::channel::Channel;
 use crate::domain::instance::Instance;
-use crate::store::{Store, StoreError};
-use sqlx::postgres::PgListener;
+use crate::store::{Changes, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -23,14 +22,14 @@ pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
 
 /// Follows until `stop` turns true. A lost notification costs at most `poll`, a lost Postgres nothing but freshness.
 pub async fn follow(catalog: Catalog, store: Store, poll: Duration, mut stop: watch::Receiver<bool>) {
-    let mut follower = Follower { catalog, store, listener: None, was_up: true };
+    let mut follower = Follower { catalog, store, changes: None, was_up: true };
     let mut tick = interval(poll);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
             _ = tick.tick() => {}
-            () = notified(&mut follower.listener) => {}
+            () = notified(&mut follower.changes) => {}
         }
         follower.catch_up().await;
     }
@@ -40,7 +39,7 @@ struct Follower {
     catalog: Catalog,
     store: Store,
     /// None after every error: what was sent meanwhile is lost, hence everything is looked at anew.
-    listener: Option<PgListener>,
+    changes: Option<Changes>,
     was_up: bool,
 }
 
@@ -58,13 +57,13 @@ impl Follower {
         }
         self.was_up = outcome.is_ok();
         if outcome.is_err() {
-            self.listener = None;
+            self.changes = None;
         }
     }
 
     async fn try_catch_up(&mut self) -> Result<(), StoreError> {
-        if self.listener.is_none() {
-            self.listener = Some(self.store.listen().await?);
+        if self.changes.is_none() {
+            self.changes = Some(self.store.listen().await?);
         }
         let version = self.store.find_catalog_version().await?;
         match self.catalog.version() == Some(version) {
@@ -76,10 +75,11 @@ impl Follower {
 }
 
 /// Resolves at a notification, and when the listener's connection is lost, which may have swallowed some.
-async fn notified(listener: &mut Option<PgListener>) {
-    let Some(open) = listener else { return std::future::pending().await };
-    if !matches!(open.try_recv().await, Ok(Some(_))) {
-        *listener = None;
+async fn notified(changes: &mut Option<Changes>) {
+    let Some(open) = changes else { return std::future::pending().await };
+    if let Err(error) = open.next().await {
+        tracing::debug!(%error, "no longer notified");
+        *changes = None;
     }
 }
 

@@ -3,7 +3,10 @@
 mod support;
 
 mod architecture;
+mod channels;
 mod documents;
+mod instances;
+mod outages;
 mod permissions;
 mod publishing;
 mod receiving;

@@ -1,0 +1,369 @@
+//! Channels and their rules: `/v1/channels` and `/v1/channels/{name}`.
+
+use super::Api;
+use super::admission::{Admin, WithBody};
+use super::body::{RequestBody, StrictQuery};
+use super::error::{Code, Outcome, Problem};
+use super::resource::{IfMatch, Page, PageParameters, created, settle, stale, text, versioned};
+use super::responses::{Changing, Creating, Reading};
+use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS};
+use crate::domain::instance::InstanceId;
+use crate::domain::principal::{GroupId, UserId};
+use crate::domain::rule::{Effect, MAX_RULES, Rule, Rules, Subject};
+use crate::store::{InsertError, UpdateError};
+use actix_web::web::{Data, Json, Path};
+use actix_web::{HttpResponse, delete, get, post, put};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+/// Longest description, in bytes.
+const MAX_DESCRIPTION: usize = 1_000;
+/// Largest `payloadLimit`, in bytes (contract, "Managing": each limit of a payload is at most 65,536).
+const MAX_PAYLOAD_LIMIT: u32 = 65_536;
+
+/// The routes of this file.
+pub fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(create_channel)
+        .service(list_channels)
+        .service(get_channel)
+        .service(replace_channel)
+        .service(delete_channel);
+}
+
+/// A channel as it shall be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "engineering",
+    "description": "For engineers",
+    "rules": [{"effect": "allow", "group": "eng"}, {"effect": "deny", "user": "mallory"}]
+}))]
+pub struct ChannelRequest {
+    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, begins with a letter or a digit, and is not `ALL` in any case.
+    /// Required when creating; when replacing it may be left out, and never changes.
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", example = "engineering")]
+    #[serde(default)]
+    name: Option<String>,
+    /// For people, at most 1,000 bytes.
+    #[serde(default)]
+    #[schema(max_length = 1000)]
+    description: String,
+    /// While false, nobody hears the channel and publishing to it is answered with 409.
+    #[serde(default = "enabled")]
+    #[schema(default = true)]
+    enabled: bool,
+    /// Who hears it, at most 100 rules. Deny wins; without an allow that applies, nobody does. Left out: everyone hears
+    /// it. Empty: nobody.
+    #[serde(default = "everyone")]
+    #[schema(max_items = 100)]
+    rules: Vec<RuleBody>,
+    /// Who, of those who may publish at all, may publish to it; the same form and the same defaults.
+    #[serde(default = "everyone")]
+    #[schema(max_items = 100)]
+    publish_rules: Vec<RuleBody>,
+    /// Largest message in bytes, 1 to 65,536; only lowers the instance's limit. `null`: no limit of its own.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 65536)]
+    payload_limit: Option<u32>,
+    /// As read, when replacing: a copy of what `GET` answered is a good body. `If-Match` decides.
+    #[serde(default)]
+    version: Option<i64>,
+}
+
+/// One rule: an effect, and exactly one of `user`, `group` and `everyone`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"effect": "allow", "group": "eng"}))]
+pub struct RuleBody {
+    /// What the rule does where it applies.
+    effect: EffectBody,
+    /// Applies to the user of this id, 1 to 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    user: Option<String>,
+    /// Applies to the members of this group, 1 to 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    group: Option<String>,
+    /// `true`: applies to everyone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    everyone: Option<bool>,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EffectBody {
+    /// Lets in, unless a deny rule applies too.
+    Allow,
+    /// Keeps out, whatever else applies.
+    Deny,
+}
+
+/// A channel as it is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelBody {
+    /// Its name; `channel:NAME` is its canonical name as an audience.
+    name: String,
+    /// For people.
+    description: String,
+    /// While false, nobody hears it.
+    enabled: bool,
+    /// Who hears it.
+    rules: Vec<RuleBody>,
+    /// Who, of those who may publish at all, may publish to it.
+    publish_rules: Vec<RuleBody>,
+    /// Largest message in bytes; `null` without a limit of its own.
+    payload_limit: Option<u32>,
+    /// Grows by one with every change; also in `ETag`.
+    version: i64,
+}
+
+impl RequestBody for ChannelRequest {}
+
+/// Create a channel.
+///
+/// It is in force on every node within a second; open connections that may hear it are told with a `CHANNELS` frame.
+#[utoipa::path(
+    tag = "Channels",
+    request_body = ChannelRequest,
+    responses(
+        (status = 201, description = "Created.", body = ChannelBody,
+            headers(("Location" = String, description = "Where it is."), ("ETag" = String, description = "Its version."))),
+        (status = 409, description = "`CHANNEL_EXISTS`: A channel of this name exists.",
+            body = inline(super::responses::ProblemDocument), content_type = "application/problem+json"),
+        Creating,
+    )
+)]
+#[post("/v1/channels")]
+pub async fn create_channel(admitted: WithBody<Admin, ChannelRequest>, api: Data<Api>) -> Outcome<HttpResponse> {
+    let WithBody { admission: Admin { principal, tenant }, body } = admitted;
+    if body.version.is_some() {
+        return Err(Problem::invalid("/version", "the server counts the versions; leave it out"));
+    }
+    let name = body.name.clone().ok_or_else(|| Problem::invalid("/name", "a channel needs a name"))?;
+    let name = ChannelName::new(name).map_err(|error| Problem::invalid("/name", error.to_string()))?;
+    let channel = body.into_channel(name, 1)?;
+    let inserted = api.store.insert_channel(&principal.user, &tenant.instance.id, &channel).await;
+    let channel = settle(&api, inserted.map_err(not_inserted)?).await;
+    Ok(created(&format!("/v1/channels/{}", channel.name), channel.version, ChannelBody::from(channel)))
+}
+
+/// List the channels.
+///
+/// By name, in pages.
+#[utoipa::path(
+    tag = "Channels",
+    params(PageParameters),
+    responses((status = 200, description = "A page of channels.", body = Page<ChannelBody>), Reading)
+)]
+#[get("/v1/channels")]
+pub async fn list_channels(
+    admin: Admin,
+    page: StrictQuery<PageParameters>,
+    api: Data<Api>,
+) -> Outcome<Json<Page<ChannelBody>>> {
+    let (limit, after) = (page.limit()?, page.after::<ChannelName>()?);
+    let channels = api.store.list_channels(&admin.tenant.instance.id, after.as_ref(), limit + 1).await?;
+    Ok(Json(Page::new(channels, limit, |channel| channel.name.to_string(), ChannelBody::from)))
+}
+
+/// Read a channel.
+///
+/// With its rules and its version.
+#[utoipa::path(
+    tag = "Channels",
+    params(("name" = String, Path, description = "The channel's name.")),
+    responses(
+        (status = 200, description = "The channel.", body = ChannelBody,
+            headers(("ETag" = String, description = "Its version, for `If-Match`."))),
+        Reading,
+    )
+)]
+#[get("/v1/channels/{name}")]
+pub async fn get_channel(admin: Admin, name: Path<String>, api: Data<Api>) -> Outcome<HttpResponse> {
+    let channel = find(&api, &admin.tenant.instance.id, &name).await?;
+    Ok(versioned(channel.version, ChannelBody::from(channel)))
+}
+
+/// Replace a channel.
+///
+/// The whole channel: a field that is left out gets its default, `rules` and `publishRules` too. Within a second every
+/// open connection hears what the new rules allow, and is told with a `CHANNELS` frame if that changed.
+#[utoipa::path(
+    tag = "Channels",
+    params(
+        ("name" = String, Path, description = "The channel's name."),
+        ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
+    ),
+    request_body = ChannelRequest,
+    responses(
+        (status = 200, description = "Replaced.", body = ChannelBody,
+            headers(("ETag" = String, description = "Its new version."))),
+        Changing,
+    )
+)]
+#[put("/v1/channels/{name}")]
+pub async fn replace_channel(
+    admitted: WithBody<Admin, ChannelRequest>,
+    if_match: IfMatch,
+    name: Path<String>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
+    let WithBody { admission: Admin { principal, tenant }, body } = admitted;
+    if body.name.as_ref().is_some_and(|written| *written != *name) {
+        return Err(Problem::invalid("/name", "a channel keeps its name: create another one instead"));
+    }
+    let instance = &tenant.instance.id;
+    let old = find(&api, instance, &name).await?;
+    let channel = body.into_channel(old.name, if_match.check(old.version)?)?;
+    let updated = api.store.update_channel(&principal.user, instance, &channel).await;
+    let channel = settle(&api, updated.map_err(not_updated)?).await;
+    Ok(versioned(channel.version, ChannelBody::from(channel)))
+}
+
+/// Delete a channel.
+///
+/// Open connections stop hearing it within a second.
+#[utoipa::path(
+    tag = "Channels",
+    params(
+        ("name" = String, Path, description = "The channel's name."),
+        ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
+    ),
+    responses((status = 204, description = "Deleted."), Changing)
+)]
+#[delete("/v1/channels/{name}")]
+pub async fn delete_channel(
+    admin: Admin,
+    if_match: IfMatch,
+    name: Path<String>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
+    let instance = &admin.tenant.instance.id;
+    let old = find(&api, instance, &name).await?;
+    let version = if_match.check(old.version)?;
+    let deleted = api.store.delete_channel(&admin.principal.user, instance, &old.name, version).await;
+    settle(&api, deleted.map_err(not_updated)?).await;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn find(api: &Api, instance: &InstanceId, name: &str) -> Outcome<Channel> {
+    let Ok(name) = ChannelName::new(name) else { return Err(missing()) };
+    api.store.find_channel(instance, &name).await?.ok_or_else(missing)
+}
+
+fn missing() -> Problem {
+    Problem::new(Code::ChannelNotFound, "the instance has no channel of this name")
+}
+
+fn not_inserted(error: InsertError) -> Problem {
+    match error {
+        InsertError::Exists => Problem::new(Code::ChannelExists, "the instance has a channel of this name"),
+        InsertError::Full => {
+            let most = MAX_CHANNELS as u64;
+            let detail = format!("an instance has at most {most} channels");
+            Problem::new(Code::InvalidRequest, detail).with_limit(most, most + 1)
+        }
+        InsertError::InstanceMissing => Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile"),
+        InsertError::Store(error) => error.into(),
+    }
+}
+
+fn not_updated(error: UpdateError) -> Problem {
+    match error {
+        UpdateError::Missing => missing(),
+        UpdateError::Stale { current } => stale(current),
+        UpdateError::Store(error) => error.into(),
+    }
+}
+
+fn enabled() -> bool {
+    true
+}
+
+fn everyone() -> Vec<RuleBody> {
+    Rules::everyone().as_slice().iter().map(RuleBody::from).collect()
+}
+
+impl ChannelRequest {
+    fn into_channel(self, name: ChannelName, version: i64) -> Outcome<Channel> {
+        if let Some(limit) = self.payload_limit.filter(|limit| !(1..=MAX_PAYLOAD_LIMIT).contains(limit)) {
+            let problem = Problem::invalid("/payloadLimit", format!("it lies between 1 and {MAX_PAYLOAD_LIMIT} bytes"));
+            return Err(problem.with_limit(MAX_PAYLOAD_LIMIT.into(), limit.into()));
+        }
+        Ok(Channel {
+            name,
+            description: text("/description", self.description, MAX_DESCRIPTION)?,
+            enabled: self.enabled,
+            rules: rules("/rules", self.rules)?,
+            publish_rules: rules("/publishRules", self.publish_rules)?,
+            payload_limit: self.payload_limit,
+            version,
+        })
+    }
+}
+
+fn rules(pointer: &str, bodies: Vec<RuleBody>) -> Outcome<Rules> {
+    let each = bodies.into_iter().take(MAX_RULES + 1).enumerate();
+    let rules = each.map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"))).collect::<Outcome<Vec<_>>>()?;
+    Rules::new(rules).map_err(|error| {
+        Problem::invalid(pointer, error.to_string()).with_limit(MAX_RULES as u64, error.actual as u64)
+    })
+}
+
+impl RuleBody {
+    fn into_rule(self, pointer: &str) -> Outcome<Rule> {
+        let at = |field: &str, detail: String| Problem::invalid(format!("{pointer}/{field}"), detail);
+        let subject = match (self.user, self.group, self.everyone) {
+            (Some(user), None, None) => {
+                Subject::User(UserId::new(user).map_err(|error| at("user", error.to_string()))?)
+            }
+            (None, Some(group), None) => {
+                Subject::Group(GroupId::new(group).map_err(|error| at("group", error.to_string()))?)
+            }
+            (None, None, Some(true)) => Subject::Everyone,
+            (None, None, Some(false)) => return Err(at("everyone", "it is true or left out".into())),
+            _ => return Err(Problem::invalid(pointer, "a rule has exactly one of user, group and everyone")),
+        };
+        let effect = match self.effect {
+            EffectBody::Allow => Effect::Allow,
+            EffectBody::Deny => Effect::Deny,
+        };
+        Ok(Rule { effect, subject })
+    }
+}
+
+impl From<&Rule> for RuleBody {
+    fn from(rule: &Rule) -> Self {
+        let effect = match rule.effect {
+            Effect::Allow => EffectBody::Allow,
+            Effect::Deny => EffectBody::Deny,
+        };
+        let (user, group, everyone) = match &rule.subject {
+            Subject::User(user) => (Some(user.to_string()), None, None),
+            Subject::Group(group) => (None, Some(group.to_string()), None),
+            Subject::Everyone => (None, None, Some(true)),
+        };
+        Self { effect, user, group, everyone }
+    }
+}
+
+impl From<Channel> for ChannelBody {
+    fn from(channel: Channel) -> Self {
+        let show = |rules: &Rules| rules.as_slice().iter().map(RuleBody::from).collect();
+        Self {
+            name: channel.name.to_string(),
+            description: channel.description,
+            enabled: channel.enabled,
+            rules: show(&channel.rules),
+            publish_rules: show(&channel.publish_rules),
+            payload_limit: channel.payload_limit,
+            version: channel.version,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The command line: `serve`, `token`, `migrate`, `openapi`, `check`.
+
+mod token;
+
+use crate::api::openapi;
+use crate::app::{self, Addresses, StartError};
+use crate::config::{Config, LogFormat, SETTINGS, Setting, Visibility};
+use crate::telemetry::{self, TelemetrySettings};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The exit code for a wrong setting or argument; 1 is for everything that fails later.
+const USAGE: u8 = 2;
+
+/// Does what the command line says; the exit code of the process.
+pub fn main() -> ExitCode {
+    let matches = command().get_matches();
+    match matches.subcommand() {
+        Some(("openapi", arguments)) => print_openapi(arguments),
+        Some(("token", arguments)) => with_config(arguments, token::print),
+        Some(("check", arguments)) => with_config(arguments, |config, _| check(&config)),
+        Some(("migrate", arguments)) => with_config(arguments, |config, _| migrate(&config)),
+        Some((_, arguments)) => with_config(arguments, |config, _| serve(config)),
+        None => with_config(&matches, |config, _| serve(config)),
+    }
+}
+
+fn command() -> Command {
+    let about = "Realtime as a service: publish JSON over REST, receive it over wss in the same instant";
+    Command::new("herald")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .after_help("Without a command: serve. Every setting is an environment variable too; those of secrets are only that.")
+        .args(settings())
+        .args_conflicts_with_subcommands(true)
+        .subcommand(Command::new("serve").about("Run the service (the default)").args(settings()))
+        .subcommand(token::command().args(settings()))
+        .subcommand(Command::new("migrate").about("Apply the migrations and end").args(settings()))
+        .subcommand(
+            Command::new("openapi").about("Print the OpenAPI document").arg(
+                Arg::new("operations").long("operations").action(ArgAction::SetTrue).help("Print one line an operation"),
+            ),
+        )
+        .subcommand(Command::new("check").about("Validate the configuration and end").args(settings()))
+}
+
+/// A flag for every setting that is no secret.
+fn settings() -> impl Iterator<Item = Arg> {
+    SETTINGS.iter().filter(|setting| setting.visibility == Visibility::Open).map(|setting| {
+        let default = if setting.default.is_empty() { "" } else { &format!("; default {}", setting.default) };
+        Arg::new(setting.name)
+            .long(setting.flag())
+            .value_name("VALUE")
+            .help_heading("Settings")
+            .help(format!("{} [{}{default}]", setting.help, setting.name))
+    })
+}
+
+fn with_config(arguments: &ArgMatches, then: impl FnOnce(Config, &ArgMatches) -> Result<(), String>) -> ExitCode {
+    let given = |setting: &Setting| {
+        let value = arguments.try_get_one::<String>(setting.name).ok().flatten()?;
+        Some((setting.name.to_owned(), value.clone()))
+    };
+    let flags: BTreeMap<String, String> = SETTINGS.iter().filter_map(given).collect();
+    let config = match Config::from_environment(flags) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("herald: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match then(config, arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("herald: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_openapi(arguments: &ArgMatches) -> ExitCode {
+    if arguments.get_flag("operations") {
+        print!("{}", openapi::operations_list());
+        return ExitCode::SUCCESS;
+    }
+    match openapi::text() {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("herald: the document cannot be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(config: &Config) -> Result<(), String> {
+    app::check(config).map_err(|error| error.to_string())?;
+    println!("The configuration is good.");
+    Ok(())
+}
+
+fn migrate(config: &Config) -> Result<(), String> {
+    start_logging(config)?;
+    actix_web::rt::System::new().block_on(app::migrate(config)).map_err(|error| error.to_string())?;
+    println!("The migrations are applied.");
+    Ok(())
+}
+
+fn serve(config: Config) -> Result<(), String> {
+    start_logging(&config)?;
+    let shown = config.clone();
+    let run = async {
+        let shutdown = shutdown().map_err(|error| format!("signals cannot be received: {error}"))?;
+        let run = app::run(config, shutdown, |addresses| greet(&shown, addresses));
+        run.await.map_err(|error: StartError| error.to_string())
+    };
+    actix_web::rt::System::new().block_on(run)
+}
+
+fn start_logging(config: &Config) -> Result<(), String> {
+    let format = match config.log_format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    let settings = TelemetrySettings { filter: config.log.clone(), format };
+    telemetry::init(&settings).map_err(|error| format!("HERALD_LOG cannot be used: {error}"))
+}
+
+/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
+}
+
+/// What to open, and a line to paste.
+fn greet(config: &Config, addresses: &Addresses) {
+    let host = match addresses.client.ip() {
+        ip if ip.is_loopback() || ip.is_unspecified() => "localhost".into(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        ip => ip.to_string(),
+    };
+    let url = format!("https://{host}:{}", addresses.client.port());
+    println!("\nHerald is ready.\n");
+    println!("  Try it     {url}/");
+    println!("  API        {url}/docs");
+    println!("  Metrics    http://{}/metrics", addresses.metrics);
+    if let Some(proxy) = addresses.proxy {
+        println!("  Proxies    http://{proxy}");
+    }
+    if config.tls.is_none() {
+        let ca = config.data_dir.join("tls/ca.pem");
+        println!("  CA         {}  (trust it, or accept your browser's warning)", ca.display());
+    }
+    if config.is_development() {
+        println!("\nPublish a message to everyone who is connected to the instance demo:\n\n{}\n", pasteable(config, &url));
+    }
+}
+
+fn pasteable(config: &Config, url: &str) -> String {
+    let herald = std::env::args_os().next().unwrap_or_else(|| "herald".into());
+    let mut mint = format!("{} token --user me --component shell", quoted(Path::new(&herald)));
+    if config.data_dir != Path::new("./data") {
+        mint += &format!(" --data-dir {}", quoted(&config.data_dir));
+    }
+    let ca = match config.tls {
+        None => format!(" --cacert {}", quoted(&config.data_dir.join("tls/ca.pem"))),
+        Some(_) => String::new(),
+    };
+    format!(
+        "curl{ca} {url}/v1/messages -H 'instance: demo' -H \"authorization: Bearer $({mint})\" \
+         -H 'content-type: application/json' -d '{{\"channel\": \"ALL\", \"message\": {{\"hello\": \"world!\"}}}}'"
+    )
+}
+
+/// A path as a POSIX shell takes it; the quotes are left out where nothing needs them.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_takes_flags_with_and_without_serve() {
+        command().debug_assert();
+        for line in [vec!["herald", "--listen", "x"], vec!["herald", "serve", "--listen", "x"]] {
+            assert!(command().try_get_matches_from(line).is_ok());
+        }
+        assert!(command().try_get_matches_from(["herald", "serve", "--jwt-secret", "x"]).is_err());
+    }
+
+    #[test]
+    fn paths_survive_the_shell() {
+        assert_eq!(quoted(Path::new("./data")), "./data");
+        assert_eq!(quoted(Path::new("my data's")), "'my data'\\''s'");
+    }
+}

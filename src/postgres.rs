@@ -1,0 +1,211 @@
+//! A private Postgres in the data directory: found, made, started and stopped together with Herald.
+
+mod account;
+mod binaries;
+mod cluster;
+mod error;
+mod pid_file;
+mod process;
+
+pub use error::{LogEnd, PostgresError};
+
+use binaries::{Binaries, find_binaries, find_setpriv};
+use cluster::{Cluster, NAME, PORT};
+use pid_file::{PidFile, end_remains};
+use process::{Launcher, Process};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long the lock may be held on by a Herald that was just killed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long Postgres has to be ready, its recovery included.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a start is tried again because the remains of a killed Postgres are in the way.
+const REMAINS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long Postgres has to stop in order.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
+/// How long Postgres has to stop out of order.
+const QUIT_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a condition is looked at that nothing announces.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Fit for a small server of one service. Connections come over the socket alone.
+const SERVER_SETTINGS: [&str; 13] = [
+    "listen_addresses=",
+    "unix_socket_permissions=0700",
+    "max_connections=32",
+    "shared_buffers=32MB",
+    "max_wal_size=256MB",
+    "fsync=on",
+    "full_page_writes=on",
+    "jit=off",
+    "logging_collector=off",
+    "log_destination=stderr",
+    "log_checkpoints=off",
+    "timezone=UTC",
+    "log_timezone=UTC",
+];
+
+/// Where the private Postgres lies.
+#[derive(Clone, Debug)]
+pub struct PostgresSettings {
+    /// Holds the cluster, the log and the lock; made, for this user alone, if it is missing.
+    pub data_dir: PathBuf,
+    /// Holds `initdb` and `postgres`; without it PATH and the usual places are searched.
+    pub bin_dir: Option<PathBuf>,
+}
+
+/// The running private Postgres. Dropping it ends Postgres at once; `stop` ends it in order.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    /// Dropped before the locks, which say that nobody serves the cluster.
+    server: Process,
+    /// The directory of its socket.
+    socket: PathBuf,
+    /// On the data directory and on the cluster, for as long as it is served.
+    _locks: [File; 2],
+}
+
+impl PrivatePostgres {
+    /// Starts it, on a new cluster if there is none yet, and returns once the database takes connections.
+    /// Errors: see `PostgresError`; nothing is left running.
+    pub async fn start(settings: &PostgresSettings) -> Result<Self, PostgresError> {
+        let data_dir = open_data_dir(&settings.data_dir)?;
+        let lock = lock_file(&data_dir.join("lock"))?;
+        let data_lock = hold(lock, &data_dir).await?;
+        let cluster = Cluster::locate(&data_dir)?;
+        let made_by = cluster.made_by()?;
+        let binaries = find_binaries(settings.bin_dir.as_deref(), made_by).await?;
+        let launcher = Launcher::new(find_setpriv().await, cluster.account(), data_dir.join("postgres.log"))?;
+        if made_by.is_none() {
+            tracing::info!(cluster.path = %cluster.directory().display(), "making a Postgres cluster");
+            cluster.make(&binaries, &launcher).await?;
+        }
+        // A copied data directory may link to the same cluster.
+        let directory = File::open(cluster.directory()).map_err(PostgresError::io("open", cluster.directory()))?;
+        let cluster_lock = hold(directory, &data_dir).await?;
+        cluster.make_socket_dir()?;
+        let server = start_server(&cluster, &binaries, &launcher).await?;
+        let socket = cluster.socket().to_owned();
+        let postgres = Self { server, socket, _locks: [data_lock, cluster_lock] };
+        postgres.make_database().await.map_err(PostgresError::Database)?;
+        tracing::info!(process.id = postgres.process_id(), "the private Postgres is ready");
+        Ok(postgres)
+    }
+
+    /// How to connect to its database, as its superuser.
+    pub fn options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass().socket(&self.socket).port(PORT);
+        options.username(NAME).database(NAME).ssl_mode(PgSslMode::Disable)
+    }
+
+    /// The process id of its postmaster.
+    pub fn process_id(&self) -> u32 {
+        self.server.id().as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Stops it: in order within 8 seconds, else by force. Open connections are closed.
+    pub async fn stop(mut self) {
+        for (signal, patience) in [(Signal::INT, STOP_PATIENCE), (Signal::QUIT, QUIT_PATIENCE)] {
+            self.server.signal(signal);
+            if timeout(patience, self.server.ended()).await.is_ok() {
+                return;
+            }
+            tracing::warn!(process.id = self.process_id(), "the private Postgres does not stop");
+        }
+        self.server.signal(Signal::KILL);
+        self.server.ended().await;
+    }
+
+    async fn make_database(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.options().database("postgres").disable_statement_logging().connect().await?;
+        let found = sqlx::query("SELECT FROM pg_database WHERE datname = $1").bind(NAME);
+        if found.fetch_optional(&mut connection).await?.is_none() {
+            sqlx::query("CREATE DATABASE herald").execute(&mut connection).await?;
+        }
+        connection.close().await
+    }
+}
+
+/// Makes the data directory if it is missing, and resolves its path.
+fn open_data_dir(data_dir: &Path) -> Result<PathBuf, PostgresError> {
+    let absolute = std::path::absolute(data_dir).map_err(PostgresError::io("resolve", data_dir))?;
+    if let Some(parent) = absolute.parent() {
+        fs::create_dir_all(parent).map_err(PostgresError::io("make the directory", parent))?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(&absolute) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(PostgresError::io("make the directory", absolute)(error))
+        }
+        _ => absolute.canonicalize().map_err(PostgresError::io("resolve", &absolute)),
+    }
+}
+
+fn lock_file(path: &Path) -> Result<File, PostgresError> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    file.map_err(PostgresError::io("open", path))
+}
+
+/// Locks the file until it is closed. Errors: another process holds it.
+async fn hold(file: File, data_dir: &Path) -> Result<File, PostgresError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(LOOK).await,
+            Err(Errno::WOULDBLOCK) => return Err(PostgresError::Locked(data_dir.to_owned())),
+            Err(error) => return Err(PostgresError::io("lock", data_dir)(error.into())),
+        }
+    }
+}
+
+/// Starts the server until it is ready, again if the remains of a killed one are in the way.
+async fn start_server(cluster: &Cluster, binaries: &Binaries, launcher: &Launcher) -> Result<Process, PostgresError> {
+    let deadline = Instant::now() + REMAINS_PATIENCE;
+    loop {
+        end_remains(cluster).await?;
+        let mut command = launcher.command(&binaries.postgres)?;
+        command.arg("-D").arg(cluster.directory()).arg("-p").arg(PORT.to_string());
+        for setting in SERVER_SETTINGS {
+            command.args(["-c", setting]);
+        }
+        let mut sockets = OsString::from("unix_socket_directories=");
+        sockets.push(cluster.socket());
+        command.arg("-c").arg(sockets);
+        let server = Process::spawn(command).await.map_err(PostgresError::io("run", &binaries.postgres))?;
+        match await_ready(server, cluster, launcher).await {
+            // A server that took the lock file deletes it when it ends: this one found another's.
+            Err(PostgresError::Ended(_))
+                if PidFile::read(cluster.directory()).is_some() && Instant::now() < deadline =>
+            {
+                sleep(LOOK).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Waits until the server takes connections. Errors: it ended, or is not ready in time.
+async fn await_ready(mut server: Process, cluster: &Cluster, launcher: &Launcher) -> Result<Process, PostgresError> {
+    let deadline = Instant::now() + START_PATIENCE;
+    while Instant::now() < deadline {
+        let file = PidFile::read(cluster.directory());
+        if file.is_some_and(|file| file.process_id == server.id() && file.is_ready) {
+            return Ok(server);
+        }
+        if timeout(LOOK, server.ended()).await.is_ok() {
+            return Err(PostgresError::Ended(launcher.log_end()));
+        }
+    }
+    Err(PostgresError::Slow(launcher.log_end()))
+}

@@ -1,0 +1,248 @@
+//! Channels: listed and found, and changed with their audit entries.
+
+use super::change::{Change, Committed, Entry};
+use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
+use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS};
+use crate::domain::instance::InstanceId;
+use crate::domain::principal::UserId;
+use serde_json::{Value, json};
+use sqlx::PgExecutor;
+
+impl Store {
+    /// At most `limit` channels of an instance behind `after`, by name in byte order; none if there is no instance.
+    /// Errors: `StoreError`.
+    pub async fn list_channels(
+        &self,
+        instance: &InstanceId,
+        after: Option<&ChannelName>,
+        limit: u32,
+    ) -> Result<Vec<Channel>, StoreError> {
+        let rows = sqlx::query_as!(
+            ChannelRow,
+            "select name, description, enabled, rules, publish_rules, payload_limit, version from channels
+             where instance = $1 and ($2::text is null or name > $2) order by name limit $3",
+            instance.as_str(),
+            after.map(ChannelName::as_str),
+            i64::from(limit),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(Channel::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// One channel. Errors: `StoreError`.
+    pub async fn find_channel(&self, instance: &InstanceId, name: &ChannelName) -> Result<Option<Channel>, StoreError> {
+        find_channel(&self.pool, instance, name).await
+    }
+
+    /// Makes a channel, with version 1 whatever it says.
+    /// Errors: `Exists`, `InstanceMissing`, `Full` at 1,000 channels of the instance, `Store`.
+    pub async fn insert_channel(
+        &self,
+        actor: &UserId,
+        instance: &InstanceId,
+        channel: &Channel,
+    ) -> Result<Committed<Channel>, InsertError> {
+        let channel = Channel { version: 1, ..channel.clone() };
+        let mut change = self.begin_change(actor).await?;
+        insert_channel(&mut change, instance, &channel).await?;
+        if count_channels(&mut change, instance).await? > MAX_CHANNELS as i64 {
+            return Err(InsertError::Full);
+        }
+        change.record(entry("channel.create", instance, &channel.name, None, Some(&channel))).await?;
+        Ok(change.commit(channel).await?)
+    }
+
+    /// Replaces a channel; `channel.version` is the one that the caller saw, and grows by one.
+    /// Errors: `Missing`, `Stale`, `Store`.
+    pub async fn update_channel(
+        &self,
+        actor: &UserId,
+        instance: &InstanceId,
+        channel: &Channel,
+    ) -> Result<Committed<Channel>, UpdateError> {
+        let mut change = self.begin_change(actor).await?;
+        let before = expect_channel(&mut change, instance, &channel.name, channel.version).await?;
+        let channel = Channel { version: before.version + 1, ..channel.clone() };
+        update_channel(&mut change, instance, &channel).await?;
+        change.record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel))).await?;
+        Ok(change.commit(channel).await?)
+    }
+
+    /// Deletes a channel; `expected` is the version that the caller saw. Errors: `Missing`, `Stale`, `Store`.
+    pub async fn delete_channel(
+        &self,
+        actor: &UserId,
+        instance: &InstanceId,
+        name: &ChannelName,
+        expected: i64,
+    ) -> Result<Committed<()>, UpdateError> {
+        let mut change = self.begin_change(actor).await?;
+        let before = expect_channel(&mut change, instance, name, expected).await?;
+        delete_channel(&mut change, instance, name).await?;
+        change.record(entry("channel.delete", instance, name, Some(&before), None)).await?;
+        Ok(change.commit(()).await?)
+    }
+}
+
+/// Every channel of every instance, by instance and name.
+pub(super) async fn list_all_channels(executor: impl PgExecutor<'_>) -> Result<Vec<(InstanceId, Channel)>, StoreError> {
+    let rows = sqlx::query!(
+        "select instance, name, description, enabled, rules, publish_rules, payload_limit, version from channels
+         order by instance, name"
+    )
+    .map(|row| {
+        let channel = ChannelRow {
+            name: row.name,
+            description: row.description,
+            enabled: row.enabled,
+            rules: row.rules,
+            publish_rules: row.publish_rules,
+            payload_limit: row.payload_limit,
+            version: row.version,
+        };
+        (row.instance, channel)
+    })
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter()
+        .map(|(instance, row)| {
+            let instance = InstanceId::new(instance).map_err(CorruptRow::at("channels", "instance"))?;
+            Ok((instance, Channel::try_from(row)?))
+        })
+        .collect()
+}
+
+async fn find_channel(
+    executor: impl PgExecutor<'_>,
+    instance: &InstanceId,
+    name: &ChannelName,
+) -> Result<Option<Channel>, StoreError> {
+    let row = sqlx::query_as!(
+        ChannelRow,
+        "select name, description, enabled, rules, publish_rules, payload_limit, version from channels
+         where instance = $1 and name = $2",
+        instance.as_str(),
+        name.as_str(),
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(row.map(Channel::try_from).transpose()?)
+}
+
+async fn expect_channel(
+    change: &mut Change,
+    instance: &InstanceId,
+    name: &ChannelName,
+    expected: i64,
+) -> Result<Channel, UpdateError> {
+    match find_channel(change.connection(), instance, name).await? {
+        None => Err(UpdateError::Missing),
+        Some(channel) if channel.version != expected => Err(UpdateError::Stale { current: channel.version }),
+        Some(channel) => Ok(channel),
+    }
+}
+
+async fn count_channels(change: &mut Change, instance: &InstanceId) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar!(r#"select count(*) as "count!" from channels where instance = $1"#, instance.as_str())
+        .fetch_one(change.connection())
+        .await?)
+}
+
+async fn insert_channel(change: &mut Change, instance: &InstanceId, channel: &Channel) -> Result<(), InsertError> {
+    let outcome = sqlx::query!(
+        "insert into channels (instance, name, description, enabled, rules, publish_rules, payload_limit, version)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        instance.as_str(),
+        channel.name.as_str(),
+        channel.description,
+        channel.enabled,
+        rules::to_json(&channel.rules),
+        rules::to_json(&channel.publish_rules),
+        channel.payload_limit.map(i64::from),
+        channel.version,
+    )
+    .execute(change.connection())
+    .await;
+    let Err(error) = outcome else { return Ok(()) };
+    Err(match error.as_database_error().and_then(|error| error.constraint()) {
+        Some("channels_pkey") => InsertError::Exists,
+        Some("channels_instance_fkey") => InsertError::InstanceMissing,
+        _ => error.into(),
+    })
+}
+
+async fn update_channel(change: &mut Change, instance: &InstanceId, channel: &Channel) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update channels set description = $3, enabled = $4, rules = $5, publish_rules = $6, payload_limit = $7,
+         version = $8 where instance = $1 and name = $2",
+        instance.as_str(),
+        channel.name.as_str(),
+        channel.description,
+        channel.enabled,
+        rules::to_json(&channel.rules),
+        rules::to_json(&channel.publish_rules),
+        channel.payload_limit.map(i64::from),
+        channel.version,
+    )
+    .execute(change.connection())
+    .await?;
+    Ok(())
+}
+
+async fn delete_channel(change: &mut Change, instance: &InstanceId, name: &ChannelName) -> Result<(), StoreError> {
+    sqlx::query!("delete from channels where instance = $1 and name = $2", instance.as_str(), name.as_str())
+        .execute(change.connection())
+        .await?;
+    Ok(())
+}
+
+fn entry<'a>(
+    action: &'static str,
+    instance: &'a InstanceId,
+    name: &'a ChannelName,
+    before: Option<&Channel>,
+    after: Option<&Channel>,
+) -> Entry<'a> {
+    Entry { instance, action, target: name.as_str(), before: before.map(picture), after: after.map(picture) }
+}
+
+/// A channel as audit entries show it, in the API's words.
+fn picture(channel: &Channel) -> Value {
+    json!({
+        "name": channel.name.as_str(),
+        "description": channel.description,
+        "enabled": channel.enabled,
+        "rules": rules::to_json(&channel.rules),
+        "publishRules": rules::to_json(&channel.publish_rules),
+        "payloadLimit": channel.payload_limit,
+        "version": channel.version,
+    })
+}
+
+struct ChannelRow {
+    name: String,
+    description: String,
+    enabled: bool,
+    rules: Value,
+    publish_rules: Value,
+    payload_limit: Option<i64>,
+    version: i64,
+}
+
+impl TryFrom<ChannelRow> for Channel {
+    type Error = CorruptRow;
+
+    fn try_from(row: ChannelRow) -> Result<Self, CorruptRow> {
+        let payload_limit = row.payload_limit.map(u32::try_from).transpose();
+        Ok(Self {
+            name: ChannelName::new(row.name).map_err(CorruptRow::at("channels", "name"))?,
+            description: row.description,
+            enabled: row.enabled,
+            rules: rules::from_json(row.rules, "rules")?,
+            publish_rules: rules::from_json(row.publish_rules, "publish_rules")?,
+            payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
+            version: row.version,
+        })
+    }
+}

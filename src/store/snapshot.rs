@@ -1,0 +1,77 @@
+//! What the catalog is built from: its version, its content at one moment, and the news that it changed.
+
+use super::channels::list_all_channels;
+use super::instances::list_instances;
+use super::{ACQUIRE_TIMEOUT, Store, StoreError};
+use crate::domain::channel::Channel;
+use crate::domain::instance::{Instance, InstanceId};
+use sqlx::PgExecutor;
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use std::collections::HashMap;
+use std::io;
+
+impl Store {
+    /// The version of the last committed change; 0 before the first. Errors: `StoreError`.
+    pub async fn find_catalog_version(&self) -> Result<i64, StoreError> {
+        find_catalog_version(&self.pool).await
+    }
+
+    /// Every instance with its channels, by id and by name, and the version at which they were so.
+    /// Errors: `StoreError`.
+    pub async fn load_catalog(&self) -> Result<(i64, Vec<(Instance, Vec<Channel>)>), StoreError> {
+        let mut snapshot = self.pool.begin_with("begin isolation level repeatable read read only").await?;
+        let version = find_catalog_version(&mut *snapshot).await?;
+        let instances = list_instances(&mut *snapshot, None, None).await?;
+        let channels = list_all_channels(&mut *snapshot).await?;
+        snapshot.commit().await?;
+        Ok((version, with_channels(instances, channels)))
+    }
+
+    /// Listens for changes from now on, on a connection of its own, which `close` neither ends nor waits for.
+    /// Errors: `StoreError`.
+    pub async fn listen(&self) -> Result<Changes, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(self.options.clone())
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen("herald_catalog").await?;
+        Ok(Changes(listener))
+    }
+}
+
+/// The news of committed changes. Must be dropped inside a tokio runtime.
+#[derive(Debug)]
+pub struct Changes(PgListener);
+
+impl Changes {
+    /// Resolves when something was committed; may be cancelled without missing anything.
+    /// Errors: `StoreError::Unavailable` when the connection was lost and changes may have been missed: listen anew,
+    /// and then look.
+    pub async fn next(&mut self) -> Result<(), StoreError> {
+        match self.0.try_recv().await? {
+            Some(_) => Ok(()),
+            None => Err(StoreError::from(sqlx::Error::Io(io::ErrorKind::ConnectionAborted.into()))),
+        }
+    }
+}
+
+async fn find_catalog_version(executor: impl PgExecutor<'_>) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar!("select version from catalog_version").fetch_one(executor).await?)
+}
+
+fn with_channels(instances: Vec<Instance>, channels: Vec<(InstanceId, Channel)>) -> Vec<(Instance, Vec<Channel>)> {
+    let mut by_instance: HashMap<InstanceId, Vec<Channel>> = HashMap::new();
+    for (instance, channel) in channels {
+        by_instance.entry(instance).or_default().push(channel);
+    }
+    let with_its_own = |instance: Instance| {
+        let channels = by_instance.remove(&instance.id).unwrap_or_default();
+        (instance, channels)
+    };
+    instances.into_iter().map(with_its_own).collect()
+}

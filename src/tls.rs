@@ -1,0 +1,228 @@
+//! The service's certificate: read from files, followed when they change, or made locally for development.
+
+mod local;
+
+pub use local::local_certificate;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{InconsistentKeys, ServerConfig};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+/// Where a certificate chain and its private key are, both in PEM.
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    /// The chain, the service's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key of the first certificate: PKCS #8, SEC 1 or PKCS #1, not encrypted.
+    pub key: PathBuf,
+}
+
+/// Why a certificate cannot be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be opened or read.
+    #[error("the {what} in {path} cannot be read")]
+    Read {
+        /// Certificate or private key.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file holds something else. There is no source because the parser's error quotes the file, key and all.
+    #[error("{path} does not hold a {what} in well-formed PEM")]
+    NotPem {
+        /// Certificate or private key.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file holds PEM that rustls does not accept.
+    #[error("the {what} in {path} cannot be used")]
+    Unusable {
+        /// Certificate or private key.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The two files do not form a pair.
+    #[error("the private key in {key} does not belong to the certificate in {certificate}")]
+    Mismatch {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+    },
+    /// A local certificate, or the directory for it, cannot be written.
+    #[error("{path} cannot be written")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A local certificate cannot be made.
+    #[error("a local certificate for {directory} cannot be made")]
+    Make {
+        /// Where it would be kept.
+        directory: PathBuf,
+        /// Why.
+        source: rcgen::Error,
+    },
+    /// rustls refuses the settings.
+    #[error("the TLS settings cannot be used")]
+    Settings(#[source] rustls::Error),
+}
+
+/// A certificate that new handshakes use and that can change under way; clones share it.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// Read again at every reload.
+    files: CertificateFiles,
+    /// Read by every handshake, replaced by a reload.
+    current: Arc<Current>,
+}
+
+/// The pair that handshakes are answered with.
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Certificates {
+    /// Reads the chain and the key and checks that they belong together.
+    /// Errors: `TlsError`, naming the file that is missing or broken.
+    pub fn open(files: CertificateFiles) -> Result<Self, TlsError> {
+        let pair = read_pair(&files)?;
+        Ok(Self { files, current: Arc::new(Current(ArcSwap::from_pointee(pair))) })
+    }
+
+    /// TLS 1.2 and 1.3 with the current certificate of every moment. Sessions resume from tickets that the client
+    /// keeps, so the server holds nothing for them. ALPN is left to actix, which offers `http/1.1`.
+    /// Errors: `TlsError::Settings`.
+    pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(TlsError::Settings)?
+            .with_no_client_auth()
+            .with_cert_resolver(self.current.clone());
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Settings)?;
+        config.send_tls13_tickets = 1;
+        Ok(config)
+    }
+
+    /// Reads the files again; true if the chain changed. Files that are missing, half-written or not a pair leave the
+    /// old certificate in use. Errors: `TlsError`, as for `open`.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let pair = read_pair(&self.files)?;
+        let changed = pair.cert != self.current.0.load().cert;
+        if changed {
+            self.current.0.store(Arc::new(pair));
+        }
+        Ok(changed)
+    }
+
+    /// Reloads at every interval until `stop` turns true or its sender is gone. Logs each change, and each new failure
+    /// once.
+    pub async fn watch(self, every: Duration, mut stop: watch::Receiver<bool>) {
+        let mut failure = None;
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stopped| *stopped) => return,
+                () = sleep(every) => {}
+            }
+            let certificates = self.clone();
+            let Ok(outcome) = spawn_blocking(move || certificates.reload()).await else { return };
+            failure = self.report(outcome, failure);
+        }
+    }
+
+    /// Logs what is new since the last failure, and returns the present one.
+    fn report(&self, outcome: Result<bool, TlsError>, last: Option<String>) -> Option<String> {
+        let file = self.files.certificate.display();
+        match outcome {
+            Ok(changed) => {
+                if changed || last.is_some() {
+                    tracing::info!(tls.certificate = %file, tls.changed = changed, "the TLS certificate was read again");
+                }
+                None
+            }
+            Err(error) => {
+                let failure = chain(&error);
+                if last.as_ref() != Some(&failure) {
+                    tracing::warn!(
+                        tls.certificate = %file, error = failure,
+                        "the TLS certificate cannot be read again; the old one stays in use"
+                    );
+                }
+                Some(failure)
+            }
+        }
+    }
+}
+
+fn read_pair(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
+    let CertificateFiles { certificate, key } = files;
+    let read = |what, path: &Path| {
+        let path = path.to_owned();
+        move |error| match error {
+            pem::Error::Io(source) => TlsError::Read { what, path, source },
+            _ => TlsError::NotPem { what, path },
+        }
+    };
+    let unusable = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| TlsError::Unusable { what, path, source }
+    };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .and_then(|chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+        .map_err(read("certificate", certificate))?;
+    let der = PrivateKeyDer::from_pem_file(key).map_err(read("private key", key))?;
+    let signing = provider().key_provider.load_private_key(der).map_err(unusable("private key", key))?;
+    let pair = CertifiedKey::new(chain, signing);
+    match pair.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() })
+        }
+        Err(source) => Err(unusable("certificate", certificate)(source)),
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn chain(error: &TlsError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
