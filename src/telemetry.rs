@@ -11,9 +11,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 /// The crate whose own lines follow the filter down to `trace`.
 const OURS: &str = "herald";
 
-/// Modules of dependencies that log credentials even at `warn`: sqlx prints a malformed line of `.pgpass` and the value
-/// of an unknown parameter of the database URL.
-const SILENT: [&str; 1] = ["sqlx_postgres::options"];
+/// Modules of dependencies that say nothing. Two print credentials even at `warn`: sqlx prints a malformed line of `.pgpass` and the value
+/// of an unknown parameter of the database URL. actix logs every broken request as an error, which strangers could use to
+/// flood the log; Herald counts and answers those itself.
+const SILENT: [&str; 2] = ["sqlx_postgres::options", "actix_http::h1::dispatcher"];
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("tls", &[]),
     ("telemetry", &[]),
     ("config", &[]),
-    ("cli", &["api", "app", "auth", "config", "postgres", "store", "telemetry", "tls"]),
+    ("cli", &["api", "app", "auth", "config", "domain", "telemetry"]),
 ];
 
 /// A module, and crates and words that it must not name.
