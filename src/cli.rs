@@ -33,17 +33,17 @@ fn command() -> Command {
     Command::new("herald")
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
-        .after_help("Without a command: serve. Every setting is an environment variable too; those of secrets are only that.")
+        .after_help(
+            "Without a command: serve. Every setting is an environment variable too; those of secrets are only that.",
+        )
         .args(settings())
         .args_conflicts_with_subcommands(true)
         .subcommand(Command::new("serve").about("Run the service (the default)").args(settings()))
         .subcommand(token::command().args(settings()))
         .subcommand(Command::new("migrate").about("Apply the migrations and end").args(settings()))
-        .subcommand(
-            Command::new("openapi").about("Print the OpenAPI document").arg(
-                Arg::new("operations").long("operations").action(ArgAction::SetTrue).help("Print one line an operation"),
-            ),
-        )
+        .subcommand(Command::new("openapi").about("Print the OpenAPI document").arg(
+            Arg::new("operations").long("operations").action(ArgAction::SetTrue).help("Print one line an operation"),
+        ))
         .subcommand(Command::new("check").about("Validate the configuration and end").args(settings()))
 }
 
@@ -169,7 +169,10 @@ fn greet(config: &Config, addresses: &Addresses) {
         println!("  CA         {}  (trust it, or accept your browser's warning)", ca.display());
     }
     if config.is_development() {
-        println!("\nPublish a message to everyone who is connected to the instance demo:\n\n{}\n", pasteable(config, &url));
+        println!(
+            "\nPublish a message to everyone who is connected to the instance demo:\n\n{}\n",
+            pasteable(config, &url)
+        );
     }
 }
 

@@ -67,6 +67,7 @@ impl Setup {
         Ok(encode(&Header::new(Algorithm::HS256), &claims, &key)?)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the child gets no setting of the shell that started the benchmark")]
     fn command(&self, address: SocketAddr, certificate: &Certificate, connections: usize) -> Outcome<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         for (name, _) in std::env::vars_os() {

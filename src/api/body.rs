@@ -1,8 +1,8 @@
 //! What a request says: its JSON body and its query, read strictly and within limits.
 
+use super::ApiSettings;
 use super::credentials::SIGN_IN_PARAMETERS;
 use super::error::{Code, Outcome, Problem};
-use super::ApiSettings;
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::web::BytesMut;
@@ -192,7 +192,10 @@ mod tests {
 
     fn refusal(text: &str) -> (Code, String) {
         let problem = parse_json::<Sample>(text).unwrap_err();
-        (problem.code, problem.errors.first().map_or(problem.detail, |error| format!("{} {}", error.pointer, error.detail)))
+        (
+            problem.code,
+            problem.errors.first().map_or(problem.detail, |error| format!("{} {}", error.pointer, error.detail)),
+        )
     }
 
     #[test]

@@ -311,9 +311,8 @@ impl ChannelRequest {
 fn rules(pointer: &str, bodies: Vec<RuleBody>) -> Outcome<Rules> {
     let each = bodies.into_iter().take(MAX_RULES + 1).enumerate();
     let rules = each.map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"))).collect::<Outcome<Vec<_>>>()?;
-    Rules::new(rules).map_err(|error| {
-        Problem::invalid(pointer, error.to_string()).with_limit(MAX_RULES as u64, error.actual as u64)
-    })
+    Rules::new(rules)
+        .map_err(|error| Problem::invalid(pointer, error.to_string()).with_limit(MAX_RULES as u64, error.actual as u64))
 }
 
 impl RuleBody {

@@ -2,9 +2,9 @@
 
 use super::admission::{Publisher, WithBody};
 use super::body::{RequestBody, StrictQuery, parse_json};
-use super::{Api, ApiSettings};
 use super::error::{Code, FieldError, Outcome, Problem};
 use super::rates::{self, Spent};
+use super::{Api, ApiSettings};
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::Channel;

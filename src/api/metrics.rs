@@ -62,9 +62,9 @@ impl Metrics {
 pub async fn show_metrics(api: Data<Api>) -> impl Responder {
     let mut text = String::new();
     match encode(&mut text, &registry(&api)) {
-        Ok(()) => HttpResponse::Ok()
-            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-            .body(text),
+        Ok(()) => {
+            HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
+        }
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");
             HttpResponse::InternalServerError().finish()

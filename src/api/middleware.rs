@@ -29,21 +29,13 @@ pub async fn finish<B: MessageBody + 'static>(
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
         return Ok(next.call(request).await?.map_into_left_body());
     };
-    let answer = match early_answer(&request, &api) {
-        Some(response) => Ok(request.into_response(response).map_into_right_body()),
-        None => {
-            let kept = request.request().clone();
-            next.call(request).await.map(ServiceResponse::map_into_left_body).or_else(|error| {
-                let response = error.as_response_error().error_response();
-                Ok::<_, Error>(ServiceResponse::new(kept, response).map_into_right_body())
-            })
-        }
+    let mut answer = match early_answer(&request, &api) {
+        Some(response) => request.into_response(response).map_into_right_body(),
+        None => next.call(request).await?.map_into_left_body(),
     };
-    answer.map(|mut answer| {
-        decorate(&mut answer, &api, &id);
-        record(&answer, &api, &id, started);
-        answer
-    })
+    decorate(&mut answer, &api, &id);
+    record(&answer, &api, &id, started);
+    Ok(answer)
 }
 
 /// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS preflight").

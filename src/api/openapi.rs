@@ -52,11 +52,8 @@ impl Modify for SignIn {
 
 /// The document of every operation in the route table.
 pub fn document() -> Document {
-    let (_, document) = actix_web::App::new()
-        .into_utoipa_app()
-        .openapi(Herald::openapi())
-        .configure(operations)
-        .split_for_parts();
+    let (_, document) =
+        actix_web::App::new().into_utoipa_app().openapi(Herald::openapi()).configure(operations).split_for_parts();
     document
 }
 

@@ -1,8 +1,8 @@
 //! The pages that people open in a browser: `/`, `/errors/{code}`, and `/docs` with Swagger UI.
 
 use super::error::{Code, Outcome, Problem};
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ContentType, LOCATION};
 use actix_web::HttpResponse;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ContentType, LOCATION};
 use actix_web::web::Path;
 use std::sync::Arc;
 use utoipa_swagger_ui::Config;
@@ -23,7 +23,10 @@ pub fn routes(config: &mut actix_web::web::ServiceConfig) {
     config
         .route("/pages/{file}", get().to(show_file))
         .route("/errors/{code}", get().to(explain_error))
-        .route("/docs", get().to(|| async { HttpResponse::PermanentRedirect().insert_header((LOCATION, "/docs/")).finish() }))
+        .route(
+            "/docs",
+            get().to(|| async { HttpResponse::PermanentRedirect().insert_header((LOCATION, "/docs/")).finish() }),
+        )
         .route("/docs/{file:.*}", get().to(show_docs));
 }
 
@@ -83,8 +86,5 @@ async fn show_docs(file: Path<String>) -> Outcome<HttpResponse> {
 }
 
 fn page(html: String) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type(ContentType::html())
-        .insert_header((CONTENT_SECURITY_POLICY, POLICY))
-        .body(html)
+    HttpResponse::Ok().content_type(ContentType::html()).insert_header((CONTENT_SECURITY_POLICY, POLICY)).body(html)
 }

@@ -8,7 +8,7 @@ use super::instances::LimitsBody;
 use super::resource::{Page, PageParameters, settle, text};
 use super::responses::{Creating, Operating, Reading};
 use crate::domain::instance::LimitName;
-use crate::store::{DecideError, InsertError, QuotaRequest, Verdict};
+use crate::store::{DecideError, InsertError, MAX_PENDING, QuotaRequest, Verdict, Wish};
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, get, post};
@@ -151,7 +151,8 @@ pub async fn create_quota_request(admitted: WithBody<Admin, QuotaWish>, api: Dat
         return Err(Problem::invalid("/reason", "an operator needs a reason to decide by"));
     }
     let instance = &tenant.instance.id;
-    let inserted = api.store.insert_quota_request(&principal.user, instance, limit, body.value, &reason).await;
+    let wish = Wish { limit, value: body.value, reason: &reason };
+    let inserted = api.store.insert_quota_request(&principal.user, instance, wish).await;
     let request = settle(&api, inserted.map_err(not_inserted)?).await;
     let location = format!("/v1/quota-requests/{}", request.id);
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(QuotaRequestBody::from(request)))
@@ -185,7 +186,11 @@ pub async fn list_quota_requests(
     responses((status = 200, description = "The request.", body = QuotaRequestBody), Reading)
 )]
 #[get("/v1/quota-requests/{id}")]
-pub async fn get_quota_request(overseer: Overseer, id: Path<String>, api: Data<Api>) -> Outcome<Json<QuotaRequestBody>> {
+pub async fn get_quota_request(
+    overseer: Overseer,
+    id: Path<String>,
+    api: Data<Api>,
+) -> Outcome<Json<QuotaRequestBody>> {
     let request = api.store.find_quota_request(parse(&id)?).await?;
     let is_visible = |request: &QuotaRequest| overseer.instance().is_none_or(|instance| request.instance == *instance);
     Ok(Json(request.filter(is_visible).ok_or_else(missing)?.into()))
@@ -262,7 +267,11 @@ fn missing() -> Problem {
 
 fn not_inserted(error: InsertError) -> Problem {
     match error {
-        InsertError::Full => Problem::new(Code::InvalidRequest, "too many requests are pending: wait for a decision"),
+        InsertError::Full => {
+            let most = MAX_PENDING as u64;
+            let detail = format!("{most} requests wait for a decision, and an instance may have no more");
+            Problem::new(Code::InvalidRequest, detail).with_limit(most, most + 1)
+        }
         InsertError::Store(error) => error.into(),
         InsertError::Exists | InsertError::InstanceMissing => {
             Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile")

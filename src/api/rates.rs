@@ -38,9 +38,8 @@ pub fn spend_connect(api: &Api, tenant: &Tenant) -> Outcome<()> {
 
 /// The same response with `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers).
 pub fn with_headers(mut response: HttpResponse, remaining: &Remaining) -> HttpResponse {
-    let [instance, user] = remaining.rates.map(|rate| {
-        format!("\"{}\";q={};w={}", name(&rate), rate.burst, rate.window_seconds())
-    });
+    let [instance, user] =
+        remaining.rates.map(|rate| format!("\"{}\";q={};w={}", name(&rate), rate.burst, rate.window_seconds()));
     let left = format!("\"{}\";r={};t={}", name(&remaining.tighter), remaining.left, remaining.reset_seconds());
     for (header, value) in [(POLICY, format!("{instance}, {user}")), (REMAINING, left)] {
         if let Ok(value) = HeaderValue::from_str(&value) {

@@ -72,7 +72,10 @@ pub fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> Outcome<IpAdd
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     if !is_trusted(&peer) || header("x-forwarded-proto") != Some("https") {
-        return Err(Problem::new(Code::TlsRequired, "this listener serves only the configured proxies, for https requests"));
+        return Err(Problem::new(
+            Code::TlsRequired,
+            "this listener serves only the configured proxies, for https requests",
+        ));
     }
     let hops = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();

@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn claims_are_json_where_they_parse() {
-        let line = ["token", "--user", "alice", "--group", "a", "--group", "b", "--claim", "plan=pro", "--claim", "level=7"];
+        let line =
+            ["token", "--user", "alice", "--group", "a", "--group", "b", "--claim", "plan=pro", "--claim", "level=7"];
         let claims = claims(&command().get_matches_from(line), UNIX_EPOCH).unwrap();
         assert_eq!((&claims["sub"], &claims["groups"]), (&json!("alice"), &json!(["a", "b"])));
         assert_eq!((&claims["plan"], &claims["level"]), (&json!("pro"), &json!(7)));

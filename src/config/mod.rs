@@ -169,6 +169,7 @@ pub struct Config {
 
 impl Config {
     /// Reads the environment; `flags`, by the variable's name, win. Errors: `ConfigError`.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     pub fn from_environment(flags: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let mut settings = BTreeMap::new();
         for (name, value) in std::env::vars_os() {

@@ -15,7 +15,9 @@ impl Reader {
     pub fn new(settings: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         for (name, value) in &settings {
             if !SETTINGS.iter().any(|setting| setting.name == name) {
-                return Err(ConfigError(format!("{name} is not a setting of Herald; `herald serve --help` lists them")));
+                return Err(ConfigError(format!(
+                    "{name} is not a setting of Herald; `herald serve --help` lists them"
+                )));
             }
             if value.trim().is_empty() {
                 return Err(ConfigError(format!("{name} is set and empty: give it a value or unset it")));
@@ -53,14 +55,17 @@ impl Reader {
     }
 
     pub fn address(&self, name: &str) -> Result<Option<SocketAddr>, ConfigError> {
-        let parse = |text: String| text.parse().map_err(|_| self.bad(name, "it is an address and a port such as 127.0.0.1:8443"));
+        let parse = |text: String| {
+            text.parse().map_err(|_| self.bad(name, "it is an address and a port such as 127.0.0.1:8443"))
+        };
         self.some(name).map(parse).transpose()
     }
 
     pub fn networks(&self, name: &str) -> Result<Vec<IpNet>, ConfigError> {
         let parse = |text: &String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
         let networks = self.list(name).iter().map(parse).collect::<Option<Vec<_>>>();
-        networks.ok_or_else(|| self.bad(name, "it is a comma-separated list of addresses and networks such as 10.0.0.0/8"))
+        networks
+            .ok_or_else(|| self.bad(name, "it is a comma-separated list of addresses and networks such as 10.0.0.0/8"))
     }
 
     pub fn urls(&self, name: &str) -> Result<Vec<Url>, ConfigError> {

@@ -27,7 +27,15 @@ fn an_unknown_or_empty_setting_is_named() {
 
 #[test]
 fn what_orchestrators_and_the_sdk_set_is_not_ours() {
-    for ignored in ["HERALD_SERVICE_HOST", "HERALD_PORT", "HERALD_PORT_8443_TCP", "HERALD_URL", "HERALD_TOKEN", "HERALD_INSTANCE", "PATH"] {
+    for ignored in [
+        "HERALD_SERVICE_HOST",
+        "HERALD_PORT",
+        "HERALD_PORT_8443_TCP",
+        "HERALD_URL",
+        "HERALD_TOKEN",
+        "HERALD_INSTANCE",
+        "PATH",
+    ] {
         assert!(!is_ours(ignored), "{ignored}");
     }
     assert!(is_ours("HERALD_LISTEN") && is_ours("HERALD_PORTS") && is_ours("DATABASE_URL"));

@@ -1,7 +1,7 @@
 //! Finds the programs of an installed PostgreSQL server.
 
 use super::error::PostgresError;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::{cmp, env, fs};
 use tokio::process::Command;
@@ -23,7 +23,7 @@ pub(super) async fn find_binaries(bin_dir: Option<&Path>, made_by: Option<u32>) 
             vec![std::path::absolute(dir).map_err(PostgresError::io("resolve", dir))?]
         }
         Some(dir) => return Err(PostgresError::NoBinariesIn(dir.to_owned())),
-        None => usual_places(env::var_os("PATH").as_deref(), Path::new("/")),
+        None => usual_places(Some(&search_path()), Path::new("/")),
     };
     let mut other = None;
     for place in places {
@@ -40,12 +40,17 @@ pub(super) async fn find_binaries(bin_dir: Option<&Path>, made_by: Option<u32>) 
 
 /// Finds util-linux's setpriv, which has Postgres killed when Herald is; other systems and busybox have none.
 pub(super) async fn find_setpriv() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
+    let path = search_path();
     let usual = ["/usr/bin", "/bin"].map(PathBuf::from);
     let dir = env::split_paths(&path).chain(usual).find(|dir| dir.is_absolute() && dir.join("setpriv").is_file())?;
     let setpriv = dir.join("setpriv");
     let help = Command::new(&setpriv).arg("--help").output().await.ok()?;
     String::from_utf8_lossy(&help.stdout).contains("--pdeathsig").then_some(setpriv)
+}
+
+#[expect(clippy::disallowed_methods, reason = "where a system keeps its programs is no setting of Herald")]
+fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_default()
 }
 
 /// Reads the major version at the start of `text`, such as 15 in "15.13 (Debian)", "15" or "15beta1".

@@ -43,7 +43,15 @@ pub async fn accept(
     let link = registration.link.clone();
     let inbound = Inbound { link, bounds, refused_at: None, close_received: false };
     Ok(response.map_body(|_, handshake| {
-        Socket { stream, inbound, _handshake: handshake, _registration: Some(registration), _held: held, closed_at: None }.boxed()
+        Socket {
+            stream,
+            inbound,
+            _handshake: handshake,
+            _registration: Some(registration),
+            _held: held,
+            closed_at: None,
+        }
+        .boxed()
     }))
 }
 

@@ -227,7 +227,7 @@ impl World {
         }
         let tenants = (0..INSTANCES.len()).map(|instance| Arc::new(tenant(instance, &self.channels[instance])));
         let tenants = tenants.map(|tenant| (tenant.instance.id.clone(), tenant)).collect();
-        let snapshot = Snapshot { tenants, ..Snapshot::default() };
+        let snapshot = Snapshot { tenants };
         for key in self.shard.all_keys() {
             self.shard.reassess(key, &snapshot, Instant::now());
         }

@@ -82,13 +82,16 @@ impl Worker {
         for instance in instances {
             let keys = self.shard.borrow().keys(&instance);
             for piece in keys.chunks(REASSESSED_AT_ONCE) {
-                let now = Instant::now();
-                let mut shard = self.shard.borrow_mut();
-                piece.iter().for_each(|key| shard.reassess(*key, snapshot, now));
-                drop(shard);
+                self.reassess_now(piece, snapshot);
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    fn reassess_now(&self, keys: &[Key], snapshot: &Snapshot) {
+        let now = Instant::now();
+        let mut shard = self.shard.borrow_mut();
+        keys.iter().for_each(|key| shard.reassess(*key, snapshot, now));
     }
 
     /// Tells every connection when to come back, and closes them wave by wave.

@@ -12,7 +12,7 @@ mod snapshot;
 pub use audit::AuditEntry;
 pub use change::Committed;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};
-pub use quota_requests::{QuotaRequest, QuotaStatus, Verdict};
+pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};
 pub use snapshot::Changes;
 
 use sqlx::migrate::Migrator;

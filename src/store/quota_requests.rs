@@ -39,6 +39,20 @@ pub struct QuotaRequest {
     pub note: Option<String>,
 }
 
+/// Most requests of an instance that wait for a decision.
+pub const MAX_PENDING: usize = 100;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Which limit.
+    pub limit: LimitName,
+    /// Its new value, within the limit's range.
+    pub value: u32,
+    /// Why; at most 1,000 bytes, without U+0000.
+    pub reason: &'a str,
+}
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaStatus {
@@ -113,27 +127,28 @@ impl Store {
         find_quota_request(&self.pool, id).await
     }
 
-    /// Makes a pending request; `current` is what the instance has now. `value` must lie within the limit's range.
-    /// Errors: `InstanceMissing`, `Store`.
+    /// Makes a pending request; `current` is what the instance has now. Errors: `InstanceMissing`, `Full` when the instance
+    /// has 100 pending ones, `Store`.
     pub async fn insert_quota_request(
         &self,
         actor: &UserId,
         instance: &InstanceId,
-        limit: LimitName,
-        value: u32,
-        reason: &str,
+        wish: Wish<'_>,
     ) -> Result<Committed<QuotaRequest>, InsertError> {
         let mut change = self.begin_change(actor).await?;
         let Some(found) = find_instance(change.connection(), instance).await? else {
             return Err(InsertError::InstanceMissing);
         };
+        if count_pending(&mut change, instance).await? >= MAX_PENDING as i64 {
+            return Err(InsertError::Full);
+        }
         let mut request = QuotaRequest {
             id: Uuid::now_v7(),
             instance: found.id,
-            limit,
-            current: found.limits.get(limit),
-            value,
-            reason: reason.to_owned(),
+            limit: wish.limit,
+            current: found.limits.get(wish.limit),
+            value: wish.value,
+            reason: wish.reason.to_owned(),
             status: QuotaStatus::Pending,
             requested_by: actor.clone(),
             requested_at: DateTime::UNIX_EPOCH,
@@ -193,6 +208,14 @@ async fn find_quota_request(executor: impl PgExecutor<'_>, id: Uuid) -> Result<O
     .fetch_optional(executor)
     .await?;
     Ok(row.map(QuotaRequest::try_from).transpose()?)
+}
+
+async fn count_pending(change: &mut Change, instance: &InstanceId) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from quota_requests where instance = $1 and status = 'pending'"#,
+        instance.as_str(),
+    );
+    Ok(count.fetch_one(change.connection()).await?)
 }
 
 /// Answers when the request was made.

@@ -12,7 +12,8 @@ fn committed(name: &str) -> String {
 
 #[test]
 fn the_committed_openapi_files_are_those_of_the_code() {
-    let command = "cargo run -- openapi > openapi/openapi.json && cargo run -- openapi --operations > openapi/operations.txt";
+    let command =
+        "cargo run -- openapi > openapi/openapi.json && cargo run -- openapi --operations > openapi/operations.txt";
     let text = herald::api::openapi::text().expect("the document can be written");
     assert!(committed("openapi.json") == text, "openapi/openapi.json is stale: {command}");
     let list = herald::api::openapi::operations_list();
@@ -39,8 +40,10 @@ fn every_operation_has_an_id_a_summary_and_its_problems() {
     }
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         for (field, value) in schema["properties"].as_object().into_iter().flatten() {
-            assert!(value["description"].is_string() || value["$ref"].is_string() || value["oneOf"].is_array(),
-                "{name}.{field} is not described");
+            assert!(
+                value["description"].is_string() || value["$ref"].is_string() || value["oneOf"].is_array(),
+                "{name}.{field} is not described"
+            );
         }
     }
 }
@@ -110,7 +113,8 @@ async fn frames_have_the_shape_that_asyncapi_describes() {
         let kind = frame["type"].as_str().unwrap();
         let schema = &document["components"]["messages"][kind]["payload"];
         assert!(schema.is_object(), "{kind} is not described");
-        let valid = jsonschema::validator_for(schema).expect("a schema").validate(frame).map_err(|error| error.to_string());
+        let valid =
+            jsonschema::validator_for(schema).expect("a schema").validate(frame).map_err(|error| error.to_string());
         assert_eq!(valid, Ok(()), "{frame}");
     }
     types.sort_unstable();

@@ -35,7 +35,10 @@ async fn an_instance_is_created_read_replaced_and_deleted() {
     });
     assert_eq!(created.body, whole);
     assert_eq!((created.header("location"), created.header("etag")), ("/v1/instances/shop", "\"1\""));
-    assert_eq!(operate(&app, "POST", "/v1/instances", "", Some(json!({"id": "shop"})), 409).await.code(), "INSTANCE_EXISTS");
+    assert_eq!(
+        operate(&app, "POST", "/v1/instances", "", Some(json!({"id": "shop"})), 409).await.code(),
+        "INSTANCE_EXISTS"
+    );
     let mut new = whole.clone();
     new["publishRoles"] = json!(["EDITOR"]);
     new["origins"] = json!(["https://shop.example", "null"]);
@@ -116,13 +119,22 @@ async fn an_approved_increase_holds_at_once_and_a_request_is_decided_once() {
     let filed = ask(&app, json!({"limit": "componentPayloadBytes", "value": 8_192, "reason": "maps"}), 201).await;
     let id = filed.body["id"].as_str().unwrap().to_owned();
     assert_eq!(filed.header("location"), format!("/v1/quota-requests/{id}"));
-    for (field, value) in [("instance", json!("main")), ("current", json!(4_096)), ("status", json!("pending")),
-        ("requestedBy", json!("root")), ("decidedBy", Value::Null), ("note", Value::Null)] {
+    for (field, value) in [
+        ("instance", json!("main")),
+        ("current", json!(4_096)),
+        ("status", json!("pending")),
+        ("requestedBy", json!("root")),
+        ("decidedBy", Value::Null),
+        ("note", Value::Null),
+    ] {
         assert_eq!(filed.body[field], value, "{field}");
     }
-    let approved = operate(&app, "POST", &format!("/v1/quota-requests/{id}/approve"), "", Some(json!({"note": "ok"})), 200).await;
-    assert_eq!((&approved.body["status"], &approved.body["decidedBy"], &approved.body["note"]),
-        (&json!("approved"), &json!("operator"), &json!("ok")));
+    let approved =
+        operate(&app, "POST", &format!("/v1/quota-requests/{id}/approve"), "", Some(json!({"note": "ok"})), 200).await;
+    assert_eq!(
+        (&approved.body["status"], &approved.body["decidedBy"], &approved.body["note"]),
+        (&json!("approved"), &json!("operator"), &json!("ok"))
+    );
     app.call("POST", "/v1/messages", Some(&publisher), message(8_192), 202).await;
     app.call("POST", "/v1/messages", Some(&publisher), message(8_193), 413).await;
     for verdict in ["approve", "deny"] {
@@ -136,7 +148,8 @@ async fn an_approved_increase_holds_at_once_and_a_request_is_decided_once() {
 #[actix_web::test]
 async fn a_denied_increase_changes_nothing() {
     let app = App::start().await;
-    let id = ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "growth"}), 201).await.body["id"].clone();
+    let id =
+        ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "growth"}), 201).await.body["id"].clone();
     let path = format!("/v1/quota-requests/{}/deny", id.as_str().unwrap());
     assert_eq!(operate(&app, "POST", &path, "", None, 200).await.body["status"], "denied");
     let quotas = app.call("GET", "/v1/quotas", Some(&Token::admin("root")), None, 200).await.body;
@@ -194,12 +207,22 @@ async fn every_change_is_in_the_audit() {
     let audit = app.call("GET", "/v1/audit", Some(&admin), None, 200).await.body;
     let items = audit["items"].as_array().unwrap();
     let actions: Vec<&str> = items.iter().rev().map(|item| item["action"].as_str().unwrap()).collect();
-    for expected in ["instance.create", "channel.create", "channel.update", "channel.delete", "quota_request.create",
-        "quota_request.approve", "instance.update"] {
+    for expected in [
+        "instance.create",
+        "channel.create",
+        "channel.update",
+        "channel.delete",
+        "quota_request.create",
+        "quota_request.approve",
+        "instance.update",
+    ] {
         assert!(actions.contains(&expected), "{expected} is not in {actions:?}");
     }
     let update = items.iter().find(|item| item["action"] == "channel.update").unwrap();
-    assert_eq!((&update["actor"], &update["target"], &update["instance"]), (&json!("root"), &json!("news"), &json!("main")));
+    assert_eq!(
+        (&update["actor"], &update["target"], &update["instance"]),
+        (&json!("root"), &json!("news"), &json!("main"))
+    );
     assert_eq!((&update["before"]["enabled"], &update["after"]["enabled"]), (&json!(true), &json!(false)));
     assert!(update["id"].is_string() && update["time"].as_str().unwrap().ends_with('Z'));
     let page = app.call("GET", "/v1/audit?limit=2", Some(&admin), None, 200).await.body;

@@ -1,13 +1,20 @@
 //! The tests of the whole service, from outside: a real server, a real Postgres, real TLS sockets.
 
+#![expect(clippy::too_many_arguments, reason = "a call has a method, a path, a token, a body and an expected status")]
+
 mod support;
 
 mod architecture;
+mod bounds;
+mod browser;
 mod channels;
+mod command_line;
 mod documents;
 mod instances;
+mod operation;
 mod outages;
 mod permissions;
 mod publishing;
 mod receiving;
+mod secrets;
 mod signing_in;

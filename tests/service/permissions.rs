@@ -147,7 +147,8 @@ async fn check(caller: &Caller<'_>, row: &Row) {
     if let Some(right) = right.clone().filter(|_| in_main.is_some()) {
         refused(Some(right.clone().instances(&["other"])), in_main, 403, "INSTANCE_FORBIDDEN").await;
         refused(Some(right.clone().without("instances")), in_main, 403, "INSTANCE_FORBIDDEN").await;
-        let required = if row.who == Who::AdminOrOperator { (403, "ROLE_REQUIRED") } else { (400, "INSTANCE_REQUIRED") };
+        let required =
+            if row.who == Who::AdminOrOperator { (403, "ROLE_REQUIRED") } else { (400, "INSTANCE_REQUIRED") };
         refused(Some(right), None, required.0, required.1).await;
     }
     if row.who == Who::AdminOrOperator {

@@ -130,7 +130,10 @@ async fn a_dry_run_counts_and_sends_nothing() {
     app.publish("ALL", json!("end")).await;
     assert_eq!(alice.data().await, "end");
     for wrong in ["/v1/messages?dryRun=maybe", "/v1/messages?dryrun=true", "/v1/messages?explain=user:a"] {
-        assert_eq!(app.call("POST", wrong, Some(&publisher()), Some(body.clone()), 422).await.code(), "INVALID_REQUEST");
+        assert_eq!(
+            app.call("POST", wrong, Some(&publisher()), Some(body.clone()), 422).await.code(),
+            "INVALID_REQUEST"
+        );
     }
 }
 
@@ -160,7 +163,8 @@ async fn sizes_are_held_to_the_quota_of_the_token_and_of_the_channel() {
     let sender = token("sender").roles(&["REALTIME_CONNECT", "SENDER"]);
     let channel = json!({"name": "small", "payloadLimit": 10});
     app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
-    for (token, channel, limit) in [(&sender, "ALL", 1_024), (&publisher(), "ALL", 4_096), (&publisher(), "small", 10)] {
+    for (token, channel, limit) in [(&sender, "ALL", 1_024), (&publisher(), "ALL", 4_096), (&publisher(), "small", 10)]
+    {
         for (length, status) in [(limit - 1, 202), (limit, 202), (limit + 1, 413)] {
             let body = json!({"channel": channel, "message": "x".repeat(length - 2)});
             let answer = app.call("POST", "/v1/messages", Some(token), Some(body), status).await;
@@ -222,7 +226,11 @@ async fn bodies_that_are_not_json_or_too_large_are_refused() {
             if status == 413 {
                 assert_eq!((answer.code(), &answer.body["limit"]), ("BODY_TOO_LARGE", &json!(limit)));
             }
-            let pieces = body.into_bytes().chunks(8_192).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>();
+            let pieces = body
+                .into_bytes()
+                .chunks(8_192)
+                .map(|piece| Ok::<_, std::io::Error>(piece.to_vec()))
+                .collect::<Vec<_>>();
             let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
             let request = app.request("POST", path).header("instance", "main").bearer_auth(publisher().sign());
             app.send(request.header("content-type", "application/json").body(stream), status).await;
@@ -267,7 +275,11 @@ async fn the_rate_limits_of_user_and_instance_hold_and_are_told() {
     assert!(first.header("ratelimit").starts_with("\"user\";r=99;t="), "{}", first.header("ratelimit"));
     let batch = |count: usize| Some(json!({"messages": vec![json!({"channel": "user:x", "message": 1}); count]}));
     let path = "/v1/messages/batch";
-    app.create_instance("slow", json!({"userMessagesPerSecond": 1, "userMessageBurst": 3, "messagesPerSecond": 1, "messageBurst": 5})).await;
+    app.create_instance(
+        "slow",
+        json!({"userMessagesPerSecond": 1, "userMessageBurst": 3, "messagesPerSecond": 1, "messageBurst": 5}),
+    )
+    .await;
     let call = |user: &str, count: usize| {
         let token = token(user).component().instances(&["slow"]).sign();
         let request = app.request("POST", path).header("instance", "slow").bearer_auth(token);

@@ -79,7 +79,9 @@ async fn a_client_that_sends_nothing_is_closed_with_4408_and_one_that_pings_is_n
 #[actix_web::test]
 async fn anything_else_is_an_error_once_and_then_the_end() {
     let app = App::start().await;
-    for wrong in [Message::text("hello"), Message::text(r#"{"type":"MESSAGE"}"#), Message::Binary(Bytes::from_static(b"x"))] {
+    for wrong in
+        [Message::text("hello"), Message::text(r#"{"type":"MESSAGE"}"#), Message::Binary(Bytes::from_static(b"x"))]
+    {
         let mut socket = app.connect(&token("alice")).await;
         socket.send_message(wrong.clone()).await;
         let error = socket.frame().await;
@@ -96,7 +98,9 @@ async fn anything_else_is_an_error_once_and_then_the_end() {
 async fn messages_over_their_size_end_with_1009() {
     let app = App::start().await;
     let alice = token("alice").sign();
-    for (length, code) in [(1_023, None), (1_024, None), (1_025, Some(1009)), (16_384, Some(1009)), (16_385, Some(1009))] {
+    for (length, code) in
+        [(1_023, None), (1_024, None), (1_025, Some(1009)), (16_384, Some(1009)), (16_385, Some(1009))]
+    {
         let mut socket = RawSocket::connect(&app, &alice).await;
         socket.write_frame(0x81, "x".repeat(length).as_bytes()).await;
         match code {
@@ -164,7 +168,9 @@ async fn sixty_frames_at_once_are_answered_and_five_hundred_end_with_4429() {
     assert_eq!(flood.close_code().await, Some(4429));
     flood.ended().await;
     let mut empty = RawSocket::connect(&app, &alice).await;
-    empty.write(&[frame(0x01, b"")].iter().cloned().chain(vec![frame(0x00, b""); 200]).collect::<Vec<_>>().concat()).await;
+    empty
+        .write(&[frame(0x01, b"")].iter().cloned().chain(vec![frame(0x00, b""); 200]).collect::<Vec<_>>().concat())
+        .await;
     assert_eq!(empty.close_code().await, Some(4429));
 }
 

@@ -91,7 +91,8 @@ async fn tokens_that_are_not_understood_are_refused() {
     assert_eq!(try_token(&app, &good().expires_in(-31).sign(), 401).await, "TOKEN_EXPIRED");
     try_token(&app, &good().expires_in(-28).sign(), 202).await;
     try_token(&app, &good().with("roles", "A REALTIME_CONNECT").sign(), 202).await;
-    try_token(&app, &good().without("roles").with("realm_access", json!({"roles": ["REALTIME_CONNECT"]})).sign(), 202).await;
+    try_token(&app, &good().without("roles").with("realm_access", json!({"roles": ["REALTIME_CONNECT"]})).sign(), 202)
+        .await;
     try_token(&app, &good().without("instances").with("instance", "main").sign(), 202).await;
     let groups = (0..256).map(|number| number.to_string()).collect::<Vec<_>>();
     try_token(&app, &good().with("groups", json!(groups)).sign(), 202).await;
@@ -100,7 +101,8 @@ async fn tokens_that_are_not_understood_are_refused() {
 
 #[actix_web::test]
 async fn issuer_and_audience_are_held_to_the_settings() {
-    let options = Options::default().with("HERALD_JWT_ISSUER", "https://id.example").with("HERALD_JWT_AUDIENCE", "herald");
+    let options =
+        Options::default().with("HERALD_JWT_ISSUER", "https://id.example").with("HERALD_JWT_AUDIENCE", "herald");
     let database = crate::support::postgres::database().await;
     let app = App::launch(options, database).await;
     let operator = |change: fn(Token) -> Token| {
@@ -140,7 +142,11 @@ async fn a_socket_is_told_by_its_close_code() {
         (format!("/?instance=nowhere&authorization={here}"), 4403, "INSTANCE_FORBIDDEN"),
         (format!("/?instance=nowhere&authorization={everywhere}"), 4404, "INSTANCE_NOT_FOUND"),
         (format!("/?instance=off&authorization={everywhere}"), 4403, "INSTANCE_DISABLED"),
-        (format!("/?instance=main&authorization={}", token("a").without("instances").sign()), 4403, "INSTANCE_FORBIDDEN"),
+        (
+            format!("/?instance=main&authorization={}", token("a").without("instances").sign()),
+            4403,
+            "INSTANCE_FORBIDDEN",
+        ),
     ] {
         let mut socket = Handshake::new(&app, &path).send(&app).await.unwrap();
         let (closed, reason) = socket.closed().await;

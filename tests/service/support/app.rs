@@ -47,8 +47,6 @@ pub struct App {
 /// What the server answered.
 #[derive(Debug)]
 pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
     /// The headers.
     pub headers: reqwest::header::HeaderMap,
     /// The body as JSON; null where it is none.
@@ -162,7 +160,7 @@ impl App {
         let text = response.text().await.expect("the body comes whole");
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
         assert_eq!(status, expected, "{text}");
-        Answer { status, headers, body }
+        Answer { headers, body }
     }
 
     /// Publishes as a component and expects 202; the receipt.

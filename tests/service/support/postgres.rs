@@ -29,7 +29,7 @@ fn new_database() -> String {
 
 /// Starts the cluster of the tests, which lives in the build folder and ends with the process.
 fn start_cluster() -> PgConnectOptions {
-    let (sender, started) = std::sync::mpsc::channel();
+    let (sender, started) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster");
         let settings = PostgresSettings { data_dir, bin_dir: None };

@@ -56,7 +56,8 @@ pub type Response2 = tokio_tungstenite::tungstenite::http::Response<Option<Vec<u
 
 /// A TLS connection to the server under test.
 pub async fn connect_tls(app: &App) -> TlsStream<TcpStream> {
-    let tcp = within("a TCP connection", TcpStream::connect(("127.0.0.1", app.port))).await.expect("the server listens");
+    let tcp =
+        within("a TCP connection", TcpStream::connect(("127.0.0.1", app.port))).await.expect("the server listens");
     let name = "localhost".try_into().expect("a server name");
     let connector = TlsConnector::from(app.tls.clone());
     within("a TLS session", connector.connect(name, tcp)).await.expect("the certificate is trusted")

@@ -1,0 +1,1 @@
+//! The pages and the product page's sample, in a real browser.

@@ -1,0 +1,1 @@
+//! The binary: its commands, its settings, its private Postgres.

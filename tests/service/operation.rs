@@ -1,0 +1,1 @@
+//! Operating: metrics, certificates that change, the proxy listener, shut-down.
