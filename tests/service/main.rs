@@ -8,6 +8,7 @@ mod architecture;
 mod bounds;
 mod browser;
 mod channels;
+mod clients;
 mod command_line;
 mod documents;
 mod instances;
