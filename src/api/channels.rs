@@ -177,7 +177,7 @@ pub async fn list_channels(
 /// With its rules and its version.
 #[utoipa::path(
     tag = "Channels",
-    params(("name" = String, Path, description = "The channel's name.")),
+    params(("name" = String, Path, description = "The channel's name.", example = "engineering")),
     responses(
         (status = 200, description = "The channel.", body = ChannelBody,
             headers(("ETag" = String, description = "Its version, for `If-Match`."))),
@@ -197,7 +197,7 @@ pub async fn get_channel(admin: Admin, name: Path<String>, api: Data<Api>) -> Ou
 #[utoipa::path(
     tag = "Channels",
     params(
-        ("name" = String, Path, description = "The channel's name."),
+        ("name" = String, Path, description = "The channel's name.", example = "engineering"),
         ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
     ),
     request_body = ChannelRequest,
@@ -232,7 +232,7 @@ pub async fn replace_channel(
 #[utoipa::path(
     tag = "Channels",
     params(
-        ("name" = String, Path, description = "The channel's name."),
+        ("name" = String, Path, description = "The channel's name.", example = "engineering"),
         ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
     ),
     responses((status = 204, description = "Deleted."), Changing)

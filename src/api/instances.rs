@@ -176,7 +176,7 @@ pub async fn list_instances(
 #[utoipa::path(
     tag = "Instances",
     security(("token" = [])),
-    params(("id" = String, Path, description = "The instance's id.")),
+    params(("id" = String, Path, description = "The instance's id.", example = "shop")),
     responses(
         (status = 200, description = "The instance.", body = InstanceBody,
             headers(("ETag" = String, description = "Its version, for `If-Match`."))),
@@ -197,7 +197,7 @@ pub async fn get_instance(_operator: Operator, id: Path<String>, api: Data<Api>)
     tag = "Instances",
     security(("token" = [])),
     params(
-        ("id" = String, Path, description = "The instance's id."),
+        ("id" = String, Path, description = "The instance's id.", example = "shop"),
         ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
     ),
     request_body = InstanceRequest,
@@ -232,7 +232,7 @@ pub async fn replace_instance(
     tag = "Instances",
     security(("token" = [])),
     params(
-        ("id" = String, Path, description = "The instance's id."),
+        ("id" = String, Path, description = "The instance's id.", example = "shop"),
         ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
     ),
     responses((status = 204, description = "Deleted."), OperatingOnVersions)

@@ -90,6 +90,7 @@ pub struct Receipt {
 /// A list of messages; each stands alone.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"messages": [{"channel": "ALL", "message": 1}, {"channel": "user:alice", "message": {"a": [2]}}]}))]
 pub struct BatchRequest {
     /// 1 to 100 messages, published in this order.
     #[schema(value_type = Vec<PublishRequest>, min_items = 1, max_items = 100)]

@@ -88,5 +88,7 @@ pub fn configure(config: &mut actix_web::web::ServiceConfig) {
         .route("/openapi.json", get().to(openapi::show_openapi))
         .route("/asyncapi.json", get().to(openapi::show_asyncapi));
     pages::routes(config);
-    config.default_service(to(|| async { Err::<String, _>(Problem::new(Code::NotFound, "there is no such route")) }));
+    config.default_service(to(|| async {
+        Err::<String, _>(Problem::new(Code::NotFound, "there is no such route, or it does not take this method"))
+    }));
 }

@@ -48,6 +48,67 @@ fn every_operation_has_an_id_a_summary_and_its_problems() {
     }
 }
 
+/// What the document gives as an example for a request's body.
+fn example_body(document: &Value, operation: &Value) -> Option<Value> {
+    let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+    let name = schema["$ref"].as_str()?.rsplit('/').next()?;
+    let schema = &document["components"]["schemas"][name];
+    Some(schema["example"].clone())
+}
+
+#[actix_web::test]
+async fn every_example_runs_as_it_stands() {
+    let document: Value = serde_json::from_str(&committed("openapi.json")).unwrap();
+    let app = App::start().await;
+    let everything = ["REALTIME_CONNECT", "REALTIME_ADMIN", "REALTIME_OPERATOR"];
+    let token = token("everyone").roles(&everything).instances(&["*"]).component();
+    let mut quota_request = String::new();
+    let order = ["create_", "get_", "replace_", "publish_", "approve_", "list_", "delete_"];
+    let mut tried = 0;
+    for verb in order {
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let id = operation["operationId"].as_str().unwrap();
+                if !id.starts_with(verb) {
+                    continue;
+                }
+                let mut filled = path.clone();
+                let mut request_headers = Vec::new();
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let (name, example) = (parameter["name"].as_str().unwrap(), parameter["example"].as_str());
+                    match parameter["in"].as_str() {
+                        Some("path") => {
+                            filled = filled.replace(&format!("{{{name}}}"), example.unwrap_or(&quota_request));
+                        }
+                        // Replacing has given it its second version.
+                        Some("header") if verb == "delete_" => request_headers.push((name, "\"2\"")),
+                        Some("header") => request_headers.push((name, example.expect("an example"))),
+                        _ => {}
+                    }
+                }
+                let mut request = app.request(&method.to_uppercase(), &filled).header("instance", "main");
+                request = request.bearer_auth(token.sign());
+                for (name, value) in request_headers {
+                    request = request.header(name, value);
+                }
+                if let Some(body) = example_body(&document, operation) {
+                    assert!(body.is_object(), "{id} has no example of its body");
+                    request = request.json(&body);
+                }
+                let answer = request.send().await.unwrap();
+                let (status, text) = (answer.status(), answer.text().await.unwrap());
+                assert!(status.is_success(), "{id}: {status} {text}");
+                if id == "create_quota_request" {
+                    let body: Value = serde_json::from_str(&text).unwrap();
+                    quota_request = body["id"].as_str().unwrap().to_owned();
+                }
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 18, "only {tried} operations were tried");
+}
+
 #[actix_web::test]
 async fn documents_and_pages_are_served_without_a_token() {
     let app = App::start().await;
