@@ -6,6 +6,7 @@ use super::body::StrictQuery;
 use super::error::{Code, Outcome, Problem};
 use super::{pages, transport};
 use crate::domain::audience::Narrowing;
+use crate::domain::cursor::Cursor;
 use crate::relay::connection;
 use crate::relay::frame::Close;
 use crate::relay::realm::NoSeat;
@@ -33,6 +34,10 @@ pub struct ConnectParameters {
     #[param(example = "ALL,group:eng")]
     #[serde(default)]
     channels: Option<String>,
+    /// The newest `cursor` that the client has seen: everything it has missed since then comes first, and `CONNECTED`
+    /// says whether that is whole (`recovered`), or why not (`reason`).
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 /// Connect a WebSocket.
@@ -101,7 +106,10 @@ async fn register(request: &HttpRequest, api: &Api) -> Outcome<Registration> {
     let Some(worker) = request.app_data::<Worker>() else {
         return Err(Problem::new(Code::Internal, "this listener has no relay"));
     };
-    let joining = Joining { principal: subscriber.principal, tenant: subscriber.tenant, narrowing };
+    // A page that has no cursor yet may well send an empty one.
+    let cursor = parameters.cursor.filter(|cursor| !cursor.is_empty());
+    let since = cursor.map(|cursor| Cursor::parse(&cursor).ok());
+    let joining = Joining { principal: subscriber.principal, tenant: subscriber.tenant, narrowing, since };
     api.relay.connect(worker, joining).map_err(|error| error.problem())
 }
 

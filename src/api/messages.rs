@@ -17,7 +17,7 @@ use actix_web::{HttpResponse, post};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
@@ -47,6 +47,11 @@ pub struct PublishRequest {
     /// Who does not get it although it is for them.
     #[serde(default)]
     exclude: Option<ExcludeRequest>,
+    /// Seconds that it is worth sending to clients that resume. 0: only to those connected now. Left out, and at most:
+    /// as long as messages are kept, 120 unless the server's settings say otherwise.
+    #[serde(default)]
+    #[schema(minimum = 0, example = 60)]
+    ttl: Option<u64>,
 }
 
 /// Receivers to leave out.
@@ -217,7 +222,7 @@ impl Mode {
 
 async fn publish(api: &Api, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
     let started = Instant::now();
-    let draft = request.into_draft()?;
+    let draft = request.into_draft(&api.settings)?;
     let message = address(&admission.tenant, &admission.principal, draft)?;
     let instance = &admission.tenant.instance.id;
     let published = match mode {
@@ -225,14 +230,14 @@ async fn publish(api: &Api, admission: &Publisher, request: PublishRequest, mode
         Mode::DryRun => api.relay.rehearse(instance, &message).await,
     };
     let published = published.map_err(|error| {
-        Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(std::time::Duration::ZERO)
+        Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(Duration::ZERO)
     })?;
     api.metrics.published(started.elapsed());
     Ok(Receipt::new(message, published))
 }
 
 impl PublishRequest {
-    fn into_draft(self) -> Outcome<Draft> {
+    fn into_draft(self, settings: &ApiSettings) -> Outcome<Draft> {
         let address = Address::parse(&self.channel).map_err(|error| Problem::invalid("/channel", error.to_string()))?;
         let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
         for (list, length) in [("users", users.len()), ("connections", connections.len())] {
@@ -245,7 +250,13 @@ impl PublishRequest {
             UserId::new(user).map_err(|error| Problem::invalid(format!("/exclude/users/{index}"), error.to_string()))
         });
         let exclude = Exclusion { users: users.collect::<Outcome<_>>()?, connections };
-        Ok(Draft { written: self.channel.into(), address, json: self.message.get().into(), exclude })
+        let window = settings.window.as_secs();
+        if let Some(ttl) = self.ttl.filter(|ttl| *ttl > window) {
+            let problem = Problem::invalid("/ttl", format!("messages are kept for {window} seconds at most"));
+            return Err(problem.with_limit(window, ttl));
+        }
+        let ttl = self.ttl.map(Duration::from_secs);
+        Ok(Draft { written: self.channel.into(), address, json: self.message.get().into(), exclude, ttl })
     }
 }
 
@@ -269,6 +280,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
         audiences,
         exclude: draft.exclude,
         time: Utc::now(),
+        ttl: draft.ttl,
         payload,
     })
 }

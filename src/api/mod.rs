@@ -30,6 +30,7 @@ use crate::store::Store;
 use error::{Code, Problem};
 use ipnet::IpNet;
 use std::sync::Arc;
+use std::time::Duration;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Everything a handler may use: one struct of cheap handles.
@@ -62,6 +63,8 @@ pub struct ApiSettings {
     pub connections: usize,
     /// Of each connection.
     pub outbox: OutboxBounds,
+    /// How long messages are kept for clients that resume.
+    pub window: Duration,
     /// Most bytes of a request body.
     pub body_bytes: usize,
     /// Most bytes of a batch.

@@ -12,6 +12,7 @@ use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
 use crate::postgres::{PostgresSettings, PrivatePostgres};
+use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::OutboxBounds;
 use crate::relay::queue::QueueBounds;
 use crate::relay::shard::Bounds;
@@ -84,6 +85,7 @@ pub(super) async fn build(
             trusted_proxies: config.trusted_proxies.clone(),
             connections,
             outbox: outbox_bounds(config),
+            window: bounds.history_window,
             body_bytes: bounds.body_bytes,
             batch_body_bytes: bounds.batch_body_bytes,
         }),
@@ -195,6 +197,14 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             // "At least once a minute" leaves a hidden tab's throttled timer a quarter more (contract, "Receiving").
             keep_alive: bounds.keep_alive.mul_f64(1.25),
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
+        },
+        history: HistoryBounds {
+            window: bounds.history_window,
+            messages: bounds.history_messages,
+            bytes: bounds.history_bytes,
+            total_bytes: bounds.history_total_bytes,
+            replay_messages: bounds.replay_messages,
+            replay_bytes: bounds.replay_bytes,
         },
         keep_alive_seconds: bounds.keep_alive.as_secs(),
         connections,

@@ -119,6 +119,18 @@ pub struct Bounds {
     pub body_bytes: usize,
     /// Of a batch.
     pub batch_body_bytes: usize,
+    /// How long messages are kept.
+    pub history_window: Duration,
+    /// Of one audience's window.
+    pub history_messages: usize,
+    /// Of one audience's window.
+    pub history_bytes: usize,
+    /// Of all windows.
+    pub history_total_bytes: usize,
+    /// Of one replay.
+    pub replay_messages: usize,
+    /// Of one replay.
+    pub replay_bytes: usize,
     /// `TCP_USER_TIMEOUT`.
     pub user_timeout: Duration,
     /// `SO_SNDBUF`; 0 = the system's.
@@ -291,6 +303,12 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         handshakes: reader.number("HERALD_HANDSHAKES", 1, 65_536)?,
         body_bytes: reader.number("HERALD_BODY_BYTES", 1_024, 16_777_216)?,
         batch_body_bytes: reader.number("HERALD_BATCH_BODY_BYTES", 1_024, 67_108_864)?,
+        history_window: reader.seconds("HERALD_HISTORY_SECONDS", 1, 86_400)?,
+        history_messages: reader.number("HERALD_HISTORY_MESSAGES", 0, 1_000_000)?,
+        history_bytes: reader.number("HERALD_HISTORY_BYTES", 1_024, 1_073_741_824)?,
+        history_total_bytes: reader.number("HERALD_HISTORY_TOTAL_BYTES", 1_048_576, 1_099_511_627_776)?,
+        replay_messages: reader.number("HERALD_REPLAY_MESSAGES", 1, 1_000_000)?,
+        replay_bytes: reader.number("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824)?,
         user_timeout: reader.seconds("HERALD_SOCKET_USER_TIMEOUT_SECONDS", 1, 300)?,
         send_buffer_bytes: reader.number("HERALD_SEND_BUFFER_BYTES", 0, 16_777_216)?,
     })

@@ -59,11 +59,16 @@ fn a_proxy_listener_needs_known_proxies() {
 #[test]
 fn every_number_has_a_range() {
     for (name, least, most) in [
-        ("HERALD_KEEP_ALIVE_SECONDS", 1, 3_600),
+        ("HERALD_KEEP_ALIVE_SECONDS", 1_i64, 3_600_i64),
         ("HERALD_OUTBOX_BYTES", 65_536, 16_777_216),
         ("HERALD_OUTBOX_SECONDS", 1, 60),
         ("HERALD_SHARD_QUEUE_MESSAGES", 1, 65_536),
         ("HERALD_SHARD_QUEUE_BYTES", 131_072, 1_073_741_824),
+        ("HERALD_HISTORY_SECONDS", 1, 86_400),
+        ("HERALD_HISTORY_BYTES", 1_024, 1_073_741_824),
+        ("HERALD_HISTORY_TOTAL_BYTES", 1_048_576, 1_099_511_627_776),
+        ("HERALD_REPLAY_MESSAGES", 1, 1_000_000),
+        ("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824),
         ("HERALD_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
         ("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", 1, 100_000),
         ("HERALD_HANDSHAKES", 1, 65_536),

@@ -4,6 +4,7 @@ use super::audience::{Address, Audience};
 use super::principal::UserId;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Deepest nesting of arrays and objects in a message (contract, "Sending").
 pub const MAX_DEPTH: usize = 64;
@@ -103,6 +104,8 @@ pub struct Message {
     pub exclude: Exclusion,
     /// When it was accepted; receivers see milliseconds.
     pub time: DateTime<Utc>,
+    /// How long it is worth sending to those who resume; none for as long as the window, zero for live only.
+    pub ttl: Option<Duration>,
     /// What is delivered.
     pub payload: Payload,
 }
@@ -118,6 +121,8 @@ pub struct Draft {
     pub json: Box<str>,
     /// `exclude`.
     pub exclude: Exclusion,
+    /// `ttl`.
+    pub ttl: Option<Duration>,
 }
 
 #[cfg(test)]

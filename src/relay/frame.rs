@@ -124,6 +124,12 @@ pub enum Notice<'a> {
         cursor: String,
         /// Send a keep-alive at least this often.
         keep_alive_seconds: u64,
+        /// Whether everything since the client's cursor follows; absent where none was given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
+        /// Why not: `EPOCH`, `TOO_OLD` or `TOO_MUCH`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
     },
     /// Answers `PING`.
     Pong {},
@@ -216,6 +222,7 @@ mod tests {
                 audiences: vec![Audience::All],
                 exclude: Exclusion::default(),
                 time: chrono::DateTime::UNIX_EPOCH,
+                ttl: None,
                 payload: Payload::new(&json, 100_000).unwrap(),
             };
             let bytes = Frame::message(&message, Cursor { epoch: 1, position: 2 }).into_bytes();

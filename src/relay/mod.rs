@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod frame;
+pub mod history;
 mod inbound;
 pub mod outbox;
 pub mod queue;
@@ -10,6 +11,8 @@ mod registration;
 pub mod shard;
 mod worker;
 
+#[cfg(test)]
+mod history_test;
 #[cfg(test)]
 mod model_test;
 
@@ -22,6 +25,7 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
 use frame::Frame;
+use history::{Entry, History, HistoryBounds, Times};
 use queue::{Parcel, QueueBounds, Sender, Tally};
 use realm::Realm;
 use shard::{Bounds, Counts, Delivery, Shard};
@@ -30,7 +34,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -48,6 +52,8 @@ pub struct RelaySettings {
     pub queue: QueueBounds,
     /// Of each connection.
     pub bounds: Bounds,
+    /// Of each instance's window, and of all of them.
+    pub history: HistoryBounds,
     /// What `CONNECTED` tells clients.
     pub keep_alive_seconds: u64,
     /// Connections of the whole process.
@@ -68,6 +74,8 @@ struct Inner {
     waiting: RwLock<Vec<usize>>,
     /// By instance; only instances of the catalog.
     realms: RwLock<HashMap<InstanceId, Arc<Realm>>>,
+    /// Bytes of all windows.
+    history_bytes: Arc<AtomicUsize>,
     /// Connections of the process.
     open: Arc<AtomicUsize>,
     /// True once the node is going away.
@@ -115,6 +123,7 @@ impl Relay {
             queues: ArcSwap::from_pointee(Vec::new()),
             waiting: RwLock::default(),
             realms: RwLock::default(),
+            history_bytes: Arc::default(),
             open: Arc::default(),
             draining: watch::Sender::new(false),
         }))
@@ -140,6 +149,7 @@ impl Relay {
     pub async fn publish(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
         let realm = self.realm(instance);
         let (cursor, parcel) = self.hand_over(&realm, message, Intent::Send)?;
+        self.bound_history();
         let (counts, complete) = parcel.tally.wait(PATIENCE).await;
         realm.count(counts);
         Ok(Published { cursor, counts, complete })
@@ -185,6 +195,11 @@ impl Relay {
         self.realms().values().cloned().collect()
     }
 
+    /// Bytes of all windows.
+    pub fn history_bytes(&self) -> usize {
+        self.0.history_bytes.load(Relaxed)
+    }
+
     /// Bytes that waited in all outboxes at the last tick.
     pub fn waiting_bytes(&self) -> usize {
         self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
@@ -197,22 +212,58 @@ impl Relay {
         let present = queues.iter().enumerate().filter(|(shard, _)| order.has_someone_on(*shard));
         let places = present.map(|(_, queue)| queue.reserve(bytes)).collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
         let cursor = order.next();
+        let frame = match intent {
+            Intent::Send => Ok(Frame::message(message, cursor)),
+            Intent::Count => Err(bytes),
+        };
+        if let Ok(frame) = &frame {
+            order.advance(self.entry(message, cursor, frame));
+        }
         let delivery = Delivery {
             instance: realm.instance.clone(),
             audiences: message.audiences.clone(),
             exclude: message.exclude.clone(),
             position: cursor.position,
-            frame: match intent {
-                Intent::Send => Ok(Frame::message(message, cursor)),
-                Intent::Count => Err(bytes),
-            },
+            frame,
         };
-        if intent == Intent::Send {
-            order.advance();
-        }
         let parcel = Arc::new(Parcel { delivery, bytes, tally: Tally::of(places.len()) });
         places.into_iter().for_each(|place| place.send(parcel.clone()));
         Ok((cursor, parcel))
+    }
+
+    /// What the window keeps of a message; nothing of one that is live only.
+    fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame) -> Option<Entry> {
+        let window = self.0.settings.history.window;
+        let ttl = message.ttl.unwrap_or(window);
+        if ttl.is_zero() {
+            return None;
+        }
+        let now = Instant::now();
+        let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
+        Some(Entry::new(cursor.position, frame.clone(), &message.audiences, &message.exclude.users, times))
+    }
+
+    /// Where the windows take more than the process may, those that were used least recently give way first.
+    fn bound_history(&self) {
+        let most = self.0.settings.history.total_bytes;
+        if self.0.history_bytes.load(Relaxed) <= most {
+            return;
+        }
+        let mut realms: Vec<_> = self.all_realms().into_iter().map(|realm| (realm.use_of_history(), realm)).collect();
+        realms.retain(|((_, bytes), _)| *bytes > 0);
+        realms.sort_by_key(|((used, _), _)| *used);
+        for (_, realm) in realms {
+            realm.evict();
+            if self.0.history_bytes.load(Relaxed) <= most {
+                return;
+            }
+        }
+    }
+
+    /// Lets go of what is older than the window, everywhere.
+    fn trim_history(&self) {
+        let now = Instant::now();
+        self.all_realms().iter().for_each(|realm| realm.trim(now));
     }
 
     fn catalog(&self) -> &Catalog {
@@ -228,7 +279,10 @@ impl Relay {
             return realm.clone();
         }
         let mut realms = self.0.realms.write().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Arc::new(Realm::new(instance.clone(), Uuid::new_v4().as_u64_pair().0));
+        let fresh = || {
+            let history = History::new(self.0.settings.history, 0, self.0.history_bytes.clone());
+            Arc::new(Realm::new(instance.clone(), Uuid::new_v4().as_u64_pair().0, history))
+        };
         realms.entry(instance.clone()).or_insert_with(fresh).clone()
     }
 

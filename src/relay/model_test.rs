@@ -174,7 +174,7 @@ impl World {
             keep_alive: Duration::from_secs(75),
             leeway_seconds: 30,
         };
-        let realms = INSTANCES.map(|id| Arc::new(Realm::new(InstanceId::new(id).unwrap(), 1))).to_vec();
+        let realms = INSTANCES.map(|id| Arc::new(Realm::fresh(id))).to_vec();
         let channels = vec![Channels::new(); INSTANCES.len()];
         Self { shard: Shard::new(bounds), realms, channels, known: vec![], position: 0 }
     }

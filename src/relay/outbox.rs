@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 /// Above this many empty places a drained queue gives its memory back.
 const KEPT_PLACES: usize = 8;
 
+/// How long a socket may take to read its first frame and what it missed: messages that left the window are held no
+/// longer than that.
+const OPENING_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How much may wait for one socket.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxBounds {
@@ -45,9 +49,13 @@ pub struct Outbox(RefCell<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
+    /// What comes before everything else: the first frame and what was missed. Its bound is the replay's.
+    opening: VecDeque<Frame>,
+    /// Until when the opening must be taken.
+    opening_ends: Option<Instant>,
     /// Oldest first.
     frames: VecDeque<Frame>,
-    /// Sum of the frames' lengths on the wire.
+    /// Sum of the lengths of `frames` on the wire.
     bytes: usize,
     /// When something was last taken, or when the queue was last empty; none while it is empty.
     stalled_since: Option<Instant>,
@@ -60,6 +68,15 @@ struct Waiting {
 }
 
 impl Outbox {
+    /// Queues the first frame and what was missed, before anything else.
+    pub fn begin(&self, first: Frame, missed: Vec<Frame>, now: Instant) {
+        let mut waiting = self.0.borrow_mut();
+        waiting.opening = [first].into_iter().chain(missed).collect();
+        waiting.opening_ends = Some(now + OPENING_PATIENCE);
+        waiting.stalled_since = Some(now);
+        waiting.wake();
+    }
+
     /// Queues a frame within `bounds`, or ends the connection with 4420.
     pub fn push(&self, frame: &Frame, bounds: OutboxBounds, now: Instant) -> Pushed {
         let mut waiting = self.0.borrow_mut();
@@ -95,7 +112,8 @@ impl Outbox {
     /// Ends the connection with 4420 if something waits and nothing was taken for `bounds.stall`. True when it did.
     pub fn close_if_stalled(&self, bounds: OutboxBounds, now: Instant) -> bool {
         let mut waiting = self.0.borrow_mut();
-        let stalled = waiting.stalled_since.is_some_and(|since| now.duration_since(since) >= bounds.stall);
+        let stalled = waiting.stalled_since.is_some_and(|since| now.duration_since(since) >= bounds.stall)
+            || waiting.opening_ends.is_some_and(|end| now >= end);
         if stalled && !waiting.ending {
             waiting.end(Close::too_slow(), true);
             return true;
@@ -121,9 +139,9 @@ impl Outbox {
     /// The next thing to write; remembers the task otherwise.
     pub fn poll_next(&self, cx: &mut Context<'_>, now: impl FnOnce() -> Instant) -> Poll<Next> {
         let mut waiting = self.0.borrow_mut();
-        if let Some(frame) = waiting.frames.pop_front() {
-            waiting.bytes -= frame.wire_bytes();
-            waiting.stalled_since = if waiting.frames.is_empty() { None } else { Some(now()) };
+        if let Some(frame) = waiting.take() {
+            let is_empty = waiting.opening.is_empty() && waiting.frames.is_empty();
+            waiting.stalled_since = if is_empty { None } else { Some(now()) };
             return Poll::Ready(Next::Frame(frame.into_bytes()));
         }
         if waiting.frames.capacity() > KEPT_PLACES {
@@ -142,13 +160,25 @@ impl Outbox {
 }
 
 impl Waiting {
+    fn take(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.opening.pop_front() {
+            if self.opening.is_empty() {
+                (self.opening, self.opening_ends) = (VecDeque::new(), None);
+            }
+            return Some(frame);
+        }
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.wire_bytes();
+        Some(frame)
+    }
+
     fn end(&mut self, close: Close, give_up: bool) {
         if self.ending {
             return;
         }
         if give_up {
-            self.frames = VecDeque::new();
-            (self.bytes, self.stalled_since) = (0, None);
+            (self.opening, self.frames) = (VecDeque::new(), VecDeque::new());
+            (self.bytes, self.stalled_since, self.opening_ends) = (0, None, None);
         }
         self.ending = true;
         self.close = Some(close);

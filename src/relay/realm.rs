@@ -1,12 +1,16 @@
 //! What the relay keeps for one instance across all workers: the order of its messages, who is present, what was counted.
 
+use super::frame::Frame;
+use super::history::{Entry, Exported, History, Listener, Loss};
 use super::shard::Counts;
+use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::{InstanceId, Limits};
 use crate::domain::principal::UserId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// One instance's state; shared by reference.
 #[derive(Debug)]
@@ -15,14 +19,18 @@ pub struct Realm {
     pub instance: InstanceId,
     /// Drawn at random when the relay first meets the instance.
     epoch: u64,
-    /// The order and the population; held for a few instructions, never across an `.await`.
+    /// The order, the window and the population; held for a few instructions, never across an `.await`.
     state: Mutex<State>,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// What was sent lately.
+    history: History,
+    /// When a message was last published.
+    used: Instant,
     /// Of the newest message.
     position: u64,
     /// Registered connections by shard; an index beyond the end counts as 0.
@@ -31,6 +39,15 @@ struct State {
     seats: u32,
     /// Seats taken by user; a user without one is not in the map.
     seats_of: HashMap<UserId, u32>,
+}
+
+/// What the beginning of a connection is told.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The newest position; every message behind it is sent to the connection's shard.
+    pub cursor: Cursor,
+    /// What was missed, where a cursor was given.
+    pub replay: Option<Result<Vec<Frame>, Loss>>,
 }
 
 /// Sums since the start.
@@ -79,8 +96,24 @@ pub struct Order<'a> {
 
 impl Realm {
     /// A realm whose order begins at 0 in this epoch.
-    pub fn new(instance: InstanceId, epoch: u64) -> Self {
-        Self { instance, epoch, state: Mutex::default(), counters: Counters::default() }
+    pub fn new(instance: InstanceId, epoch: u64, history: History) -> Self {
+        let state = State {
+            history,
+            used: Instant::now(),
+            position: 0,
+            present: Vec::new(),
+            seats: 0,
+            seats_of: HashMap::new(),
+        };
+        Self { instance, epoch, state: Mutex::new(state), counters: Counters::default() }
+    }
+
+    /// The same realm where an earlier process left it.
+    pub fn resumed(instance: InstanceId, cursor: Cursor, mut history: History, exported: Exported) -> Self {
+        history.import(cursor.position, exported, Instant::now());
+        let realm = Self::new(instance, cursor.epoch, history);
+        realm.lock().position = cursor.position;
+        realm
     }
 
     /// Takes a seat. Errors: `NoSeat`, when the instance or the user has all it may.
@@ -108,14 +141,44 @@ impl Realm {
         Cursor { epoch: self.epoch, position: self.lock().position }
     }
 
-    /// Counts one more connection on `shard`. Every message behind the returned cursor is sent to that shard.
-    pub fn arrive(&self, shard: usize) -> Cursor {
+    /// Counts one more connection on `shard`, and collects what it missed since `since`, in one step: what is replayed
+    /// and what is sent live meet without gap or double.
+    pub fn arrive(&self, shard: usize, since: Option<Option<Cursor>>, who: Listener<'_>) -> Arrival {
         let mut state = self.lock();
         if state.present.len() <= shard {
             state.present.resize(shard + 1, 0);
         }
         state.present[shard] += 1;
-        Cursor { epoch: self.epoch, position: state.position }
+        let cursor = Cursor { epoch: self.epoch, position: state.position };
+        let replay = since.map(|since| match since {
+            Some(since) if since.epoch == self.epoch && since.position <= cursor.position => {
+                state.history.since(since.position, who, Instant::now())
+            }
+            _ => Err(Loss::Epoch),
+        });
+        Arrival { cursor, replay }
+    }
+
+    /// When a message was last published here, and the bytes of its window.
+    pub fn use_of_history(&self) -> (Instant, usize) {
+        let state = self.lock();
+        (state.used, state.history.bytes())
+    }
+
+    /// Lets go of the older half of the window.
+    pub fn evict(&self) {
+        self.lock().history.evict();
+    }
+
+    /// Lets go of what is older than the window.
+    pub fn trim(&self, now: Instant) {
+        self.lock().history.trim(now);
+    }
+
+    /// The order's position and the window, for the next start.
+    pub fn export(&self) -> (Cursor, (u64, Vec<Arc<Entry>>, Vec<(Audience, u64)>)) {
+        let state = self.lock();
+        (Cursor { epoch: self.epoch, position: state.position }, state.history.export())
     }
 
     /// Takes back one `arrive`.
@@ -153,9 +216,11 @@ impl Order<'_> {
         Cursor { epoch: self.realm.epoch, position: self.state.position + 1 }
     }
 
-    /// Gives that place away.
-    pub fn advance(&mut self) {
-        self.state.position += 1;
+    /// Gives that place away, and keeps the message unless it is live only.
+    pub fn advance(&mut self, entry: Option<Entry>) {
+        let (position, now) = (self.state.position + 1, Instant::now());
+        (self.state.position, self.state.used) = (position, now);
+        self.state.history.push(position, entry, now);
         self.realm.counters.messages.fetch_add(1, Relaxed);
     }
 }
@@ -178,12 +243,21 @@ impl Drop for Seat {
 }
 
 #[cfg(test)]
+impl Realm {
+    /// A realm in epoch 1 with a wide window.
+    pub fn fresh(instance: &str) -> Self {
+        let history = History::new(super::history::HistoryBounds::WIDE, 0, Arc::default());
+        Self::new(InstanceId::new(instance).unwrap(), 1, history)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn seats_end_at_the_limits_of_user_and_instance_and_come_back() {
-        let realm = Arc::new(Realm::new(InstanceId::new("demo").unwrap(), 1));
+        let realm = Arc::new(Realm::fresh("demo"));
         let limits = Limits { connections: 3, connections_per_user: 2, ..Limits::default() };
         let user = |id: &str| UserId::new(id).unwrap();
         let first = realm.take_seat(&user("a"), &limits).unwrap();
@@ -199,16 +273,24 @@ mod tests {
 
     #[test]
     fn what_is_published_after_arriving_lies_behind_the_cursor() {
-        let realm = Realm::new(InstanceId::new("demo").unwrap(), 1);
-        assert!(!realm.order().has_someone_on(3));
-        realm.order().advance();
-        assert_eq!(realm.arrive(3).position, 1);
+        let realm = Realm::fresh("demo");
+        let user = UserId::new("a").unwrap();
+        let who = Listener { audiences: &[Audience::All], user: &user };
+        realm.order().advance(None);
+        assert_eq!(realm.arrive(3, None, who).cursor.position, 1);
         let mut order = realm.order();
         assert!(order.has_someone_on(3) && !order.has_someone_on(0));
         assert_eq!(order.next().position, 2);
-        order.advance();
+        order.advance(None);
         drop(order);
         assert_eq!(realm.cursor().position, 2);
+        for (since, outcome) in [(2, Ok(vec![])), (1, Ok(vec![])), (3, Err(Loss::Epoch))] {
+            let since = Some(Some(Cursor { epoch: 1, position: since }));
+            assert_eq!(realm.arrive(0, since, who).replay, Some(outcome));
+        }
+        for foreign in [None, Some(Cursor { epoch: 2, position: 1 })] {
+            assert_eq!(realm.arrive(0, Some(foreign), who).replay, Some(Err(Loss::Epoch)));
+        }
         realm.leave(3);
         assert!(!realm.order().has_someone_on(3));
     }

@@ -1,11 +1,13 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
 use super::frame::{Frame, Notice, names};
-use super::realm::{NoSeat, Seat};
+use super::history::Listener;
+use super::realm::{Arrival, NoSeat, Seat};
 use super::shard::{Key, Link, Member};
 use super::{Relay, Worker};
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
+use crate::domain::cursor::Cursor;
 use crate::domain::principal::Principal;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub struct Joining {
     pub tenant: Arc<Tenant>,
     /// `channels=`.
     pub narrowing: Option<Narrowing>,
+    /// `cursor=`, where it was given: how far the client has heard everything; none within for a text that is no cursor.
+    pub since: Option<Option<Cursor>>,
 }
 
 /// A registered connection; dropping it leaves every index.
@@ -62,7 +66,7 @@ impl Relay {
         if self.is_draining() {
             return Err(ConnectError::Draining);
         }
-        let Joining { principal, tenant, narrowing } = joining;
+        let Joining { principal, tenant, narrowing, since } = joining;
         let desk = ProcessSeat::take(&self.0.open, self.0.settings.connections)?;
         let realm = self.realm(&tenant.instance.id);
         let seat = realm.take_seat(&principal.user, &tenant.instance.limits)?;
@@ -70,7 +74,8 @@ impl Relay {
         let tenant = self.0.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
         let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
         let audiences = tenant.audiences_of(&principal, narrowing.as_ref());
-        let cursor = realm.arrive(worker.index);
+        let who = Listener { audiences: &audiences, user: &principal.user };
+        let Arrival { cursor, replay } = realm.arrive(worker.index, since, who);
         let connected = Notice::Connected {
             connection_id: &link.id,
             instance: tenant.instance.id.as_str(),
@@ -78,8 +83,10 @@ impl Relay {
             channels: names(&audiences),
             cursor: cursor.to_text(),
             keep_alive_seconds: self.0.settings.keep_alive_seconds,
+            recovered: replay.as_ref().map(Result::is_ok),
+            reason: replay.as_ref().and_then(|replay| replay.as_ref().err()).map(|loss| loss.as_str()),
         };
-        link.outbox.push(&Frame::of(&connected), self.0.settings.bounds.outbox, Instant::now());
+        link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
         let position = cursor.position;
         let member = Member { link: link.clone(), realm, principal, narrowing, audiences, position };
         let key = worker.shard.borrow_mut().insert(member);

@@ -55,6 +55,9 @@ impl Worker {
                 _ = ticker.tick() => {
                     let waiting = self.shard.borrow().tick(Instant::now(), Utc::now().timestamp());
                     self.relay.note_waiting(self.index, waiting);
+                    if self.index == 0 {
+                        self.relay.trim_history();
+                    }
                 }
                 changed = phase.changed() => match changed {
                     Ok(()) => drop(tokio::task::spawn_local(self.clone().drain())),

@@ -1,0 +1,387 @@
+//! The window that resuming reads: what was sent lately, by audience, within bounds of time, messages and bytes.
+
+use super::frame::Frame;
+use crate::domain::audience::Audience;
+use crate::domain::principal::UserId;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Bytes that an entry is counted with beyond its frame; generous, so that the bound holds for small messages too.
+const ENTRY_BYTES: usize = 256;
+/// Audiences that have nothing left and are remembered only for how far they were trimmed; beyond so many, the older
+/// half is forgotten, and whoever resumes from before that is told `TOO_OLD`.
+const MAX_EMPTY_RINGS: usize = 16_384;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryBounds {
+    /// For how long.
+    pub window: Duration,
+    /// Messages of one audience; 0 keeps nothing.
+    pub messages: usize,
+    /// Bytes of one audience's frames.
+    pub bytes: usize,
+    /// Bytes of the whole process.
+    pub total_bytes: usize,
+    /// Most messages of one replay.
+    pub replay_messages: usize,
+    /// Most bytes of one replay.
+    pub replay_bytes: usize,
+}
+
+/// One message in the window; every audience that it was for shares it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its place in the instance's order.
+    pub position: u64,
+    /// What was and will be sent.
+    pub frame: Frame,
+    /// Whom it was for.
+    pub audiences: Box<[Audience]>,
+    /// Whom it was not for; holds on replay too.
+    pub without: Box<[UserId]>,
+    /// When it leaves the window.
+    pub kept_until: Instant,
+    /// When it is no longer worth sending: its `ttl`.
+    pub expires: Instant,
+    /// Rings that still hold it.
+    held_by: AtomicU32,
+}
+
+/// Why what was missed cannot be sent whole (contract, "Receiving").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The cursor is none of this memory's.
+    Epoch,
+    /// Something that may have been missed is no longer kept.
+    TooOld,
+    /// More was missed than is sent at once.
+    TooMuch,
+}
+
+impl Loss {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Epoch => "EPOCH",
+            Self::TooOld => "TOO_OLD",
+            Self::TooMuch => "TOO_MUCH",
+        }
+    }
+}
+
+/// One instance's window. An entry's position tells its place in `line`.
+#[derive(Debug)]
+pub struct History {
+    bounds: HistoryBounds,
+    /// Everything kept, oldest first; a hole where no audience keeps the message any more.
+    line: VecDeque<Option<Arc<Entry>>>,
+    /// Position of the line's first place.
+    first: u64,
+    /// By audience; one with nothing left stays to tell how far it was trimmed.
+    rings: HashMap<Audience, Ring>,
+    /// How many rings have nothing left.
+    empty: usize,
+    /// Up to here, an audience without a ring may have had messages.
+    forgotten_to: u64,
+    /// What this window takes of the process's bytes.
+    bytes: usize,
+    /// What all windows of the process take.
+    total: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    /// Position of the newest message that it once held and holds no more.
+    trimmed_to: u64,
+}
+
+impl Entry {
+    /// A message that no ring holds yet.
+    pub fn new(position: u64, frame: Frame, audiences: &[Audience], without: &[UserId], times: Times) -> Self {
+        Self {
+            position,
+            frame,
+            audiences: audiences.into(),
+            without: without.into(),
+            kept_until: times.kept_until,
+            expires: times.expires,
+            held_by: AtomicU32::new(0),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.frame.wire_bytes()
+    }
+}
+
+/// How long a message is kept and sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When it leaves the window.
+    pub kept_until: Instant,
+    /// When its `ttl` ends; no later.
+    pub expires: Instant,
+}
+
+impl History {
+    /// An empty window of an order that stands at `position`, of which nothing before is known.
+    pub fn new(bounds: HistoryBounds, position: u64, total: Arc<AtomicUsize>) -> Self {
+        Self {
+            bounds,
+            line: VecDeque::new(),
+            first: position + 1,
+            rings: HashMap::new(),
+            empty: 0,
+            forgotten_to: position,
+            bytes: 0,
+            total,
+        }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps a message; must be called for every position in turn, with none for a message that is live only.
+    pub fn push(&mut self, position: u64, entry: Option<Entry>, now: Instant) {
+        debug_assert_eq!(position, self.first + self.line.len() as u64);
+        self.trim(now);
+        let entry = match entry {
+            Some(entry) if self.bounds.messages > 0 => Arc::new(entry),
+            Some(entry) => return self.pass_over(&entry),
+            None => return self.line_push(None),
+        };
+        self.bytes += entry.bytes();
+        self.total.fetch_add(entry.bytes(), Relaxed);
+        entry.held_by.store(entry.audiences.len() as u32, Relaxed);
+        self.line_push(Some(entry.clone()));
+        for audience in &entry.audiences {
+            let ring = self.rings.entry(audience.clone()).or_insert_with(|| {
+                self.empty += 1;
+                Ring { trimmed_to: self.forgotten_to, ..Ring::default() }
+            });
+            // Of a window that is taken up again, this audience had already let go of the message.
+            if ring.trimmed_to >= position {
+                release(&mut self.line, self.first, &entry, &mut self.bytes, &self.total);
+                continue;
+            }
+            if ring.entries.is_empty() {
+                self.empty -= 1;
+            }
+            ring.bytes += entry.frame.wire_bytes();
+            ring.entries.push_back(entry.clone());
+            while ring.entries.len() > self.bounds.messages || ring.bytes > self.bounds.bytes {
+                let Some(gone) = ring.pop() else { break };
+                release(&mut self.line, self.first, &gone, &mut self.bytes, &self.total);
+            }
+            if ring.entries.is_empty() {
+                self.empty += 1;
+            }
+        }
+        self.pop_holes();
+    }
+
+    /// What someone who heard everything up to `position` has missed of these audiences, in order, once.
+    /// Errors: `Loss`, when that cannot be said or sent whole.
+    pub fn since(&mut self, position: u64, who: Listener<'_>, now: Instant) -> Result<Vec<Frame>, Loss> {
+        // What has left the window is a loss; only a message's own ttl may end it unseen.
+        self.trim(now);
+        let mut missed: Vec<&Arc<Entry>> = Vec::new();
+        for audience in who.audiences {
+            let trimmed_to = self.rings.get(audience).map_or(self.forgotten_to, |ring| ring.trimmed_to);
+            if trimmed_to > position {
+                return Err(Loss::TooOld);
+            }
+            let Some(ring) = self.rings.get(audience) else { continue };
+            let from = ring.entries.partition_point(|entry| entry.position <= position);
+            missed.extend(ring.entries.range(from..));
+        }
+        missed.sort_unstable_by_key(|entry| entry.position);
+        missed.dedup_by_key(|entry| entry.position);
+        missed.retain(|entry| entry.expires > now && !entry.without.contains(who.user));
+        let bytes: usize = missed.iter().map(|entry| entry.frame.wire_bytes()).sum();
+        if missed.len() > self.bounds.replay_messages || bytes > self.bounds.replay_bytes {
+            return Err(Loss::TooMuch);
+        }
+        Ok(missed.into_iter().map(|entry| entry.frame.clone()).collect())
+    }
+
+    /// Lets go of what is older than the window.
+    pub fn trim(&mut self, now: Instant) {
+        while let Some(place) = self.line.front() {
+            match place {
+                Some(entry) if entry.kept_until > now => break,
+                Some(_) => self.drop_first(),
+                None => self.pop_first(),
+            }
+        }
+        if self.empty > MAX_EMPTY_RINGS {
+            self.forget_empty_rings();
+        }
+    }
+
+    /// Lets go of the older half, or of everything where little is left. For the process's bound.
+    pub fn evict(&mut self) {
+        let goal = if self.line.len() < 16 { 0 } else { self.bytes / 2 };
+        while self.bytes > goal && !self.line.is_empty() {
+            match self.line.front() {
+                Some(Some(_)) => self.drop_first(),
+                _ => self.pop_first(),
+            }
+        }
+    }
+
+    /// Everything kept, oldest first, and how far each audience was trimmed; for the next start.
+    pub fn export(&self) -> (u64, Vec<Arc<Entry>>, Vec<(Audience, u64)>) {
+        let trimmed = self.rings.iter().map(|(audience, ring)| (audience.clone(), ring.trimmed_to)).collect();
+        (self.forgotten_to, self.line.iter().flatten().cloned().collect(), trimmed)
+    }
+
+    /// The window that `export` gave, in an order that stands at `position`.
+    pub fn import(&mut self, position: u64, exported: Exported, now: Instant) {
+        *self = Self::new(self.bounds, 0, self.total.clone());
+        (self.first, self.forgotten_to) =
+            (exported.entries.first().map_or(position + 1, |entry| entry.position), exported.forgotten_to);
+        for (audience, trimmed_to) in exported.trimmed {
+            self.rings.insert(audience, Ring { trimmed_to, ..Ring::default() });
+            self.empty += 1;
+        }
+        for entry in exported.entries {
+            while self.first + (self.line.len() as u64) < entry.position {
+                self.line_push(None);
+            }
+            self.push(entry.position, Some(entry), now);
+        }
+        while self.first + (self.line.len() as u64) <= position {
+            self.line_push(None);
+        }
+        self.pop_holes();
+    }
+
+    /// With no history at all, every message is one that resuming would lack.
+    fn pass_over(&mut self, entry: &Entry) {
+        self.forgotten_to = entry.position;
+        self.line_push(None);
+    }
+
+    fn line_push(&mut self, place: Option<Arc<Entry>>) {
+        self.line.push_back(place);
+        self.pop_holes();
+    }
+
+    fn pop_holes(&mut self) {
+        while matches!(self.line.front(), Some(None)) {
+            self.pop_first();
+        }
+    }
+
+    fn pop_first(&mut self) {
+        if self.line.pop_front().is_some() {
+            self.first += 1;
+        }
+        if self.line.capacity() > 1_024 && self.line.len() * 4 < self.line.capacity() {
+            self.line.shrink_to(self.line.len() * 2);
+        }
+    }
+
+    /// The line's first message is the first of every ring that holds it.
+    fn drop_first(&mut self) {
+        let Some(Some(entry)) = self.line.front().cloned() else { return };
+        for audience in &entry.audiences {
+            let Some(ring) = self.rings.get_mut(audience) else { continue };
+            if ring.entries.front().is_some_and(|first| first.position == entry.position) {
+                ring.pop();
+                self.empty += usize::from(ring.entries.is_empty());
+            }
+        }
+        self.bytes -= entry.bytes();
+        self.total.fetch_sub(entry.bytes(), Relaxed);
+        self.pop_first();
+    }
+
+    fn forget_empty_rings(&mut self) {
+        let empty = self.rings.values().filter(|ring| ring.entries.is_empty());
+        let mut positions: Vec<u64> = empty.map(|ring| ring.trimmed_to).collect();
+        let half = positions.len() / 2;
+        let (_, median, _) = positions.select_nth_unstable(half);
+        let border = *median;
+        self.rings.retain(|_, ring| !ring.entries.is_empty() || ring.trimmed_to > border);
+        self.rings.shrink_to_fit();
+        self.forgotten_to = self.forgotten_to.max(border);
+        self.empty = self.rings.values().filter(|ring| ring.entries.is_empty()).count();
+    }
+}
+
+#[cfg(test)]
+impl HistoryBounds {
+    /// Wide enough for any test that is not about them.
+    pub const WIDE: Self = Self {
+        window: Duration::from_secs(120),
+        messages: 1_000,
+        bytes: 1 << 20,
+        total_bytes: 1 << 28,
+        replay_messages: 10_000,
+        replay_bytes: 1 << 22,
+    };
+}
+
+impl Drop for History {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// Who resumes.
+#[derive(Clone, Copy)]
+pub struct Listener<'a> {
+    /// What it hears now.
+    pub audiences: &'a [Audience],
+    /// Whose connection it is.
+    pub user: &'a UserId,
+}
+
+/// What [`History::export`] gave, read again.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// Up to here, an audience that is not listed may have had messages.
+    pub forgotten_to: u64,
+    /// Oldest first.
+    pub entries: Vec<Entry>,
+    /// How far each audience was trimmed.
+    pub trimmed: Vec<(Audience, u64)>,
+}
+
+impl Ring {
+    fn pop(&mut self) -> Option<Arc<Entry>> {
+        let entry = self.entries.pop_front()?;
+        self.bytes -= entry.frame.wire_bytes();
+        self.trimmed_to = entry.position;
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        }
+        Some(entry)
+    }
+}
+
+/// One ring less holds `entry`; the last one leaves a hole in the line.
+fn release(
+    line: &mut VecDeque<Option<Arc<Entry>>>,
+    first: u64,
+    entry: &Arc<Entry>,
+    bytes: &mut usize,
+    total: &AtomicUsize,
+) {
+    if entry.held_by.fetch_sub(1, Relaxed) == 1
+        && let Some(place) = line.get_mut((entry.position - first) as usize)
+        && place.take().is_some()
+    {
+        *bytes -= entry.bytes();
+        total.fetch_sub(entry.bytes(), Relaxed);
+    }
+}
