@@ -2,6 +2,7 @@
 
 mod build;
 mod listen;
+mod memory;
 
 use crate::api::Api;
 use crate::config::Config;
@@ -98,6 +99,7 @@ async fn serve(
     ready(&addresses);
     shutdown.await;
     drain(config, &api, client).await;
+    memory::keep(&config.data_dir, &api.relay);
     stop.send_replace(true);
     metrics.stop(true).await;
     while tasks.join_next().await.is_some() {}

@@ -1,6 +1,6 @@
 //! Makes the parts of the service out of the configuration, and starts the tasks that keep them fresh.
 
-use super::StartError;
+use super::{StartError, memory};
 use crate::api::gate::Gate;
 use crate::api::metrics::Metrics;
 use crate::api::{Api, ApiSettings};
@@ -71,10 +71,12 @@ pub(super) async fn build(
     catalog::load(&catalog, &store).await.map_err(StartError::because("the configuration cannot be read"))?;
     tasks.spawn_local(catalog::follow(catalog.clone(), store.clone(), config.catalog_poll, stopped.clone()));
     let connections = most_connections(config.bounds.connections);
+    let relay = Relay::new(catalog.clone(), relay_settings(config, connections));
+    memory::take_up(&config.data_dir, &relay);
     let bounds = &config.bounds;
     let rate = NonZeroU32::new(bounds.connects_per_address).unwrap_or(NonZeroU32::MIN);
     let api = Api {
-        relay: Relay::new(catalog.clone(), relay_settings(config, connections)),
+        relay,
         catalog,
         store,
         authenticator,

@@ -65,6 +65,21 @@ impl Frame {
         Self::new(0x8, &payload)
     }
 
+    /// A text frame that was encoded before: see [`Frame::json`].
+    pub fn of_json(json: &[u8]) -> Self {
+        Self::text(json)
+    }
+
+    /// The text of a text frame, without its header.
+    pub fn json(&self) -> &[u8] {
+        let header = match self.0.get(1) {
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => 2,
+        };
+        self.0.get(header..).unwrap_or_default()
+    }
+
     /// Length on the wire, in bytes.
     pub fn wire_bytes(&self) -> usize {
         self.0.len()

@@ -9,6 +9,7 @@ pub mod queue;
 pub mod realm;
 mod registration;
 pub mod shard;
+pub mod window;
 mod worker;
 
 #[cfg(test)]
