@@ -13,10 +13,11 @@ use crate::domain::principal::{Principal, UserId};
 use crate::relay::Published;
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
-use actix_web::{HttpResponse, post};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, dev, post};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::future::{Ready, ready};
 use std::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -141,6 +142,7 @@ pub struct PublishParameters {
 pub async fn publish_message(
     admitted: WithBody<Publisher, PublishRequest>,
     parameters: StrictQuery<PublishParameters>,
+    _no_key: NoIdempotencyKey,
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
@@ -166,6 +168,7 @@ pub async fn publish_message(
 pub async fn publish_batch(
     admitted: WithBody<Publisher, BatchRequest>,
     parameters: StrictQuery<PublishParameters>,
+    _no_key: NoIdempotencyKey,
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
@@ -190,6 +193,21 @@ pub async fn publish_batch(
         Some(left) => rates::with_headers(response, &left),
         None => response,
     })
+}
+
+/// A request without `Idempotency-Key`: ids are not remembered, and a retry that seems safe must not be taken for it.
+pub struct NoIdempotencyKey;
+
+impl FromRequest for NoIdempotencyKey {
+    type Error = Problem;
+    type Future = Ready<Outcome<Self>>;
+
+    fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
+        ready(match request.headers().contains_key("idempotency-key") {
+            true => Err(Problem::invalid("Idempotency-Key", "ids are not remembered: a repeated request sends again")),
+            false => Ok(Self),
+        })
+    }
 }
 
 async fn publish_entry(api: &Api, admission: &Publisher, entry: &RawValue, mode: Mode) -> Outcome<serde_json::Value> {

@@ -328,3 +328,14 @@ async fn publish_rules_say_who_may_publish_to_a_channel() {
         assert!(status == 202 || answer.code() == "PUBLISH_DENIED");
     }
 }
+
+#[actix_web::test]
+async fn a_retry_that_would_not_be_safe_is_not_taken_for_one() {
+    let app = App::start().await;
+    let body = json!({"channel": "ALL", "message": 1});
+    for (path, body) in [("/v1/messages", body.clone()), ("/v1/messages/batch", json!({"messages": [body]}))] {
+        let request = app.request("POST", path).header("instance", "main").header("idempotency-key", "a");
+        let answer = app.send(request.bearer_auth(token("p").component().sign()).json(&body), 422).await;
+        assert_eq!(answer.body["errors"][0]["pointer"], "Idempotency-Key");
+    }
+}
