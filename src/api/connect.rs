@@ -85,6 +85,9 @@ async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<
     if api.relay.open() >= api.settings.connections {
         return Err(ConnectError::ProcessFull { limit: api.settings.connections }.problem().into());
     }
+    if api.relay.is_draining() {
+        return connection::refuse(&request, payload, Close::restarting(), Box::new(pass)).await;
+    }
     match register(&request, &api).await {
         Ok(registration) => {
             connection::accept(&request, payload, registration, api.settings.outbox, Box::new(pass)).await

@@ -64,7 +64,7 @@ codes! {
     AlreadyDecided "ALREADY_DECIDED" 409 "The quota request is decided" "A request is approved or denied once. File a new one.";
     VersionStale "VERSION_STALE" 412 "Somebody changed it meanwhile" "Read it again, apply your change to what you read, and send it with the new ETag in If-Match.";
     PayloadTooLarge "PAYLOAD_TOO_LARGE" 413 "The message is over its quota" "limit and actual are in bytes, without white space outside strings. Send less, or request an increase with POST /v1/quota-requests.";
-    BodyTooLarge "BODY_TOO_LARGE" 413 "The request body is too large" "A body has at most 64 KiB, a batch 1 MiB.";
+    BodyTooLarge "BODY_TOO_LARGE" 413 "The request body is too large" "limit is in bytes: 64 KiB, and for a batch 1 MiB, unless the operator of this server chose otherwise.";
     JsonRequired "JSON_REQUIRED" 415 "The body must be JSON" "Send `Content-Type: application/json`.";
     InvalidRequest "INVALID_REQUEST" 422 "The request does not have the right shape" "errors lists where (a JSON pointer, RFC 6901, or the parameter's name) and why. Unknown fields are refused too, so that a typing error is never ignored.";
     ExpressionInvalid "EXPRESSION_INVALID" 422 "The expression was not accepted" "The detail names the position and the reason.";

@@ -4,13 +4,15 @@ use super::admission::{Publisher, WithBody};
 use super::body::{RequestBody, StrictQuery, parse_json};
 use super::error::{Code, FieldError, Outcome, Problem};
 use super::rates::{self, Spent};
+use super::repeats::{self, IdempotencyKey};
 use super::{Api, ApiSettings};
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::Channel;
-use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, Payload, PayloadError};
+use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
 use crate::domain::principal::{Principal, UserId};
 use crate::relay::Published;
+use crate::relay::repeats::{Claim, Remembered};
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpResponse, post};
@@ -44,6 +46,12 @@ pub struct PublishRequest {
     /// 64 deep.
     #[schema(value_type = serde_json::Value)]
     message: Box<RawValue>,
+    /// An id of your own, unique in the instance, 1 to 128 of the characters `A-Z a-z 0-9 . _ : -`. The same request with
+    /// the same id sends nothing again and is answered as the first one was, with `duplicate: true`, as long as messages
+    /// are kept: so a retry is safe. The header `Idempotency-Key` is the same.
+    #[serde(default)]
+    #[schema(pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "order-7310")]
+    pub(super) id: Option<String>,
     /// Who does not get it although it is for them.
     #[serde(default)]
     exclude: Option<ExcludeRequest>,
@@ -90,6 +98,9 @@ pub struct Receipt {
     /// Only present, and true, when a part of the server took more than a second to count: the counts are then too low.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     incomplete: bool,
+    /// What is remembered of it.
+    #[serde(skip)]
+    published: Published,
 }
 
 /// A list of messages; each stands alone.
@@ -146,10 +157,12 @@ pub struct PublishParameters {
 pub async fn publish_message(
     admitted: WithBody<Publisher, PublishRequest>,
     parameters: StrictQuery<PublishParameters>,
+    key: IdempotencyKey,
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
     let mode = Mode::of(&parameters, &admission.principal)?;
+    let body = key.put_into(body)?;
     let Spent { remaining, outcome } = rates::spend(&api, &admission);
     let receipt = match outcome {
         Ok(()) => publish(&api, &admission, body, mode).await,
@@ -171,10 +184,12 @@ pub async fn publish_message(
 pub async fn publish_batch(
     admitted: WithBody<Publisher, BatchRequest>,
     parameters: StrictQuery<PublishParameters>,
+    key: IdempotencyKey,
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
     let mode = Mode::of(&parameters, &admission.principal)?;
+    key.refuse_for_a_batch()?;
     if !(1..=MAX_BATCH).contains(&body.messages.len()) {
         let problem = Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
         return Err(problem.with_limit(MAX_BATCH as u64, body.messages.len() as u64));
@@ -221,8 +236,23 @@ impl Mode {
 }
 
 async fn publish(api: &Api, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
-    let started = Instant::now();
     let draft = request.into_draft(&api.settings)?;
+    let Some(id) = draft.id.clone().filter(|_| mode == Mode::Send) else {
+        return send(api, admission, draft, mode).await;
+    };
+    let same = repeats::fingerprint(&admission.principal.user, &draft);
+    match api.relay.claim(&admission.tenant.instance.id, id.as_str(), same).await.map_err(repeats::refusal)? {
+        Claim::Repeat(remembered) => Ok(Receipt::repeated(id.as_str(), &remembered)),
+        Claim::First(ticket) => {
+            let receipt = send(api, admission, draft, mode).await?;
+            ticket.keep(receipt.remembered());
+            Ok(receipt)
+        }
+    }
+}
+
+async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode) -> Outcome<Receipt> {
+    let started = Instant::now();
     let message = address(&admission.tenant, &admission.principal, draft)?;
     let instance = &admission.tenant.instance.id;
     let published = match mode {
@@ -256,7 +286,9 @@ impl PublishRequest {
             return Err(problem.with_limit(window, ttl));
         }
         let ttl = self.ttl.map(Duration::from_secs);
-        Ok(Draft { written: self.channel.into(), address, json: self.message.get().into(), exclude, ttl })
+        let id = self.id.map(MessageId::new).transpose();
+        let id = id.map_err(|error| Problem::invalid("/id", error.to_string()))?;
+        Ok(Draft { id, written: self.channel.into(), address, json: self.message.get().into(), exclude, ttl })
     }
 }
 
@@ -275,7 +307,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
     }
     let payload = Payload::new(&draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
     Ok(Message {
-        id: Uuid::now_v7().to_string(),
+        id: draft.id.map_or_else(|| Uuid::now_v7().to_string(), |id| id.to_string()),
         address: draft.written,
         audiences,
         exclude: draft.exclude,
@@ -306,19 +338,41 @@ fn too_much(error: PayloadError) -> Problem {
 
 impl Receipt {
     fn new(message: Message, published: Published) -> Self {
+        let audience = message.audiences.iter().map(ToString::to_string).collect();
+        Self::of(message.id, audience, &published, Duplicate::No)
+    }
+
+    /// The first answer again.
+    fn repeated(id: &str, remembered: &Remembered) -> Self {
+        Self::of(id.to_owned(), remembered.audiences.clone(), &remembered.published, Duplicate::Yes)
+    }
+
+    fn of(id: String, audience: Vec<String>, published: &Published, duplicate: Duplicate) -> Self {
         Self {
-            id: message.id,
+            id,
             cursor: published.cursor.to_text(),
-            audience: message.audiences.iter().map(ToString::to_string).collect(),
+            audience,
             matched: published.counts.matched,
             queued: published.counts.queued,
             dropped: published.counts.dropped,
-            duplicate: false,
+            duplicate: duplicate == Duplicate::Yes,
             incomplete: !published.complete,
+            published: *published,
         }
+    }
+
+    fn remembered(&self) -> Remembered {
+        Remembered { published: self.published, audiences: self.audience.clone() }
     }
 
     fn into_response(self) -> HttpResponse {
         HttpResponse::Accepted().json(self)
     }
+}
+
+/// Whether a receipt repeats an earlier one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Duplicate {
+    No,
+    Yes,
 }

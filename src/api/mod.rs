@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod pages;
 pub mod quotas;
 pub mod rates;
+pub mod repeats;
 pub mod resource;
 pub mod responses;
 pub mod transport;

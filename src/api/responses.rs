@@ -67,26 +67,26 @@ problem_sets! {
     /// Of the publishing routes.
     Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden PublishDenied ChannelNotFound InstanceNotFound ChannelDisabled
-        PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
+        IdReused PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
     /// Of the WebSocket handshake; most are told by a close code instead.
     Connecting: OriginForbidden UpgradeRequired RateLimited TooManyConnections Overloaded;
     /// Of routes that read, for an instance's administrators.
     Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired InstanceForbidden
-        InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest StoreUnavailable;
+        InstanceDisabled OriginForbidden NotFound ChannelNotFound InstanceNotFound InvalidRequest StoreUnavailable;
     /// Of routes that make something, for an instance's administrators.
     Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest
         StoreUnavailable;
     /// Of routes that change, for an instance's administrators.
     Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
-        InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
+        InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
         InvalidRequest IfMatchRequired StoreUnavailable;
     /// Of operators' routes.
     Operating: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
-        BodyTooLarge JsonRequired InvalidRequest StoreUnavailable;
+        InstanceNotFound BodyTooLarge JsonRequired InvalidRequest StoreUnavailable;
     /// Of operators' routes that change something they must have read.
-    OperatingOnVersions: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
-        VersionStale BodyTooLarge JsonRequired InvalidRequest IfMatchRequired StoreUnavailable;
+    OperatingOnVersions: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired
+        InstanceNotFound VersionStale BodyTooLarge JsonRequired InvalidRequest IfMatchRequired StoreUnavailable;
 }
 
 fn responses_for(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {

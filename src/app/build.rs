@@ -208,6 +208,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             replay_messages: bounds.replay_messages,
             replay_bytes: bounds.replay_bytes,
         },
+        ids: bounds.ids,
         keep_alive_seconds: bounds.keep_alive.as_secs(),
         connections,
     }

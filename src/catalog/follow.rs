@@ -27,11 +27,14 @@ pub async fn follow(catalog: Catalog, store: Store, poll: Duration, mut stop: wa
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => break,
             _ = tick.tick() => {}
             () = notified(&mut follower.changes) => {}
         }
         follower.catch_up().await;
+    }
+    if let Some(changes) = follower.changes {
+        changes.close().await;
     }
 }
 

@@ -127,6 +127,8 @@ pub struct Bounds {
     pub history_bytes: usize,
     /// Of all windows.
     pub history_total_bytes: usize,
+    /// Ids of publishers that are remembered.
+    pub ids: usize,
     /// Of one replay.
     pub replay_messages: usize,
     /// Of one replay.
@@ -307,6 +309,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         history_messages: reader.number("HERALD_HISTORY_MESSAGES", 0, 1_000_000)?,
         history_bytes: reader.number("HERALD_HISTORY_BYTES", 1_024, 1_073_741_824)?,
         history_total_bytes: reader.number("HERALD_HISTORY_TOTAL_BYTES", 1_048_576, 1_099_511_627_776)?,
+        ids: reader.number("HERALD_REMEMBERED_IDS", 1, 100_000_000)?,
         replay_messages: reader.number("HERALD_REPLAY_MESSAGES", 1, 1_000_000)?,
         replay_bytes: reader.number("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824)?,
         user_timeout: reader.seconds("HERALD_SOCKET_USER_TIMEOUT_SECONDS", 1, 300)?,

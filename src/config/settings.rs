@@ -71,7 +71,11 @@ pub const SETTINGS: &[Setting] = &[
         "How often clients must send something; closed after 1.25 times that, 1 to 3,600 s",
     ),
     open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 65,536 to 16,777,216"),
-    open("HERALD_OUTBOX_SECONDS", "10", "How long the oldest byte may wait for one connection, 1 to 60 s"),
+    open(
+        "HERALD_OUTBOX_SECONDS",
+        "10",
+        "How long a connection may take nothing while something waits for it, 1 to 60 s",
+    ),
     open("HERALD_SHARD_QUEUE_MESSAGES", "1024", "Messages that may wait for one worker, 1 to 65,536"),
     open("HERALD_SHARD_QUEUE_BYTES", "16777216", "Bytes that may wait for one worker, 131,072 to 1,073,741,824"),
     open("HERALD_HISTORY_SECONDS", "120", "How long messages are kept for clients that resume, 1 to 86,400 s"),
@@ -81,6 +85,11 @@ pub const SETTINGS: &[Setting] = &[
         "HERALD_HISTORY_TOTAL_BYTES",
         "268435456",
         "Bytes kept of all instances; the least used give way, 1 MiB to 1 TiB",
+    ),
+    open(
+        "HERALD_REMEMBERED_IDS",
+        "200000",
+        "Ids of messages that are remembered for as long as messages are kept, 1 to 100,000,000",
     ),
     open("HERALD_REPLAY_MESSAGES", "10000", "Messages that one client may be sent when it resumes, 1 to 1,000,000"),
     open(

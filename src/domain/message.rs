@@ -2,6 +2,7 @@
 
 use super::audience::{Address, Audience};
 use super::principal::UserId;
+use super::text_value;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +83,13 @@ fn compact(json: &str) -> (String, usize) {
     (kept, deepest)
 }
 
+text_value! {
+    /// A message's id, chosen by its publisher: `[A-Za-z0-9._:-]{1,128}` (contract, "Sending").
+    MessageId, MessageIdError,
+    "an id is 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
+    |text: &str| (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
+}
+
 /// Who does not get a message although it is for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exclusion {
@@ -123,6 +131,8 @@ pub struct Draft {
     pub exclude: Exclusion,
     /// `ttl`.
     pub ttl: Option<Duration>,
+    /// `id`, where the publisher chose one.
+    pub id: Option<MessageId>,
 }
 
 #[cfg(test)]

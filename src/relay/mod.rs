@@ -8,6 +8,7 @@ pub mod outbox;
 pub mod queue;
 pub mod realm;
 mod registration;
+pub mod repeats;
 pub mod shard;
 pub mod window;
 mod worker;
@@ -28,7 +29,8 @@ use arc_swap::ArcSwap;
 use frame::Frame;
 use history::{Entry, History, HistoryBounds, Times};
 use queue::{Parcel, QueueBounds, Sender, Tally};
-use realm::Realm;
+use realm::{Memory, Realm};
+use repeats::{Claim, ClaimError, Fingerprint, Repeats};
 use shard::{Bounds, Counts, Delivery, Shard};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -55,6 +57,8 @@ pub struct RelaySettings {
     pub bounds: Bounds,
     /// Of each instance's window, and of all of them.
     pub history: HistoryBounds,
+    /// Ids of publishers that are remembered.
+    pub ids: usize,
     /// What `CONNECTED` tells clients.
     pub keep_alive_seconds: u64,
     /// Connections of the whole process.
@@ -77,6 +81,8 @@ struct Inner {
     realms: RwLock<HashMap<InstanceId, Arc<Realm>>>,
     /// Bytes of all windows.
     history_bytes: Arc<AtomicUsize>,
+    /// Ids that all instances remember.
+    ids: Arc<AtomicUsize>,
     /// Connections of the process.
     open: Arc<AtomicUsize>,
     /// True once the node is going away.
@@ -125,6 +131,7 @@ impl Relay {
             waiting: RwLock::default(),
             realms: RwLock::default(),
             history_bytes: Arc::default(),
+            ids: Arc::default(),
             open: Arc::default(),
             draining: watch::Sender::new(false),
         }))
@@ -162,6 +169,12 @@ impl Relay {
         let (_, parcel) = self.hand_over(&realm, message, Intent::Count)?;
         let (counts, complete) = parcel.tally.wait(PATIENCE).await;
         Ok(Published { cursor: realm.cursor(), counts, complete })
+    }
+
+    /// Claims an id that a publisher chose; waits while another request with it is being answered.
+    /// Errors: `ClaimError`.
+    pub async fn claim(&self, instance: &InstanceId, id: &str, same: Fingerprint) -> Result<Claim, ClaimError> {
+        self.realm(instance).repeats.claim(id, same).await
     }
 
     /// Open connections of an instance.
@@ -281,10 +294,18 @@ impl Relay {
         }
         let mut realms = self.0.realms.write().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let history = History::new(self.0.settings.history, 0, self.0.history_bytes.clone());
-            Arc::new(Realm::new(instance.clone(), Uuid::new_v4().as_u64_pair().0, history))
+            let epoch = Uuid::new_v4().as_u64_pair().0;
+            Arc::new(Realm::new(instance.clone(), epoch, self.memory()))
         };
         realms.entry(instance.clone()).or_insert_with(fresh).clone()
+    }
+
+    fn memory(&self) -> Memory {
+        let settings = &self.0.settings;
+        Memory {
+            history: History::new(settings.history, 0, self.0.history_bytes.clone()),
+            repeats: Repeats::new(settings.history.window, settings.ids, self.0.ids.clone()),
+        }
     }
 
     fn realms(&self) -> RwLockReadGuard<'_, HashMap<InstanceId, Arc<Realm>>> {

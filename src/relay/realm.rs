@@ -2,6 +2,7 @@
 
 use super::frame::Frame;
 use super::history::{Entry, Exported, History, Listener, Loss};
+use super::repeats::Repeats;
 use super::shard::Counts;
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
@@ -21,6 +22,8 @@ pub struct Realm {
     epoch: u64,
     /// The order, the window and the population; held for a few instructions, never across an `.await`.
     state: Mutex<State>,
+    /// The ids that publishers chose.
+    pub repeats: Arc<Repeats>,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
@@ -39,6 +42,15 @@ struct State {
     seats: u32,
     /// Seats taken by user; a user without one is not in the map.
     seats_of: HashMap<UserId, u32>,
+}
+
+/// What an instance remembers.
+#[derive(Debug)]
+pub struct Memory {
+    /// What was sent lately.
+    pub history: History,
+    /// The ids that publishers chose.
+    pub repeats: Repeats,
 }
 
 /// What the beginning of a connection is told.
@@ -96,7 +108,9 @@ pub struct Order<'a> {
 
 impl Realm {
     /// A realm whose order begins at 0 in this epoch.
-    pub fn new(instance: InstanceId, epoch: u64, history: History) -> Self {
+    pub fn new(instance: InstanceId, epoch: u64, memory: Memory) -> Self {
+        let Memory { history, repeats } = memory;
+        let repeats = Arc::new(repeats);
         let state = State {
             history,
             used: Instant::now(),
@@ -105,13 +119,13 @@ impl Realm {
             seats: 0,
             seats_of: HashMap::new(),
         };
-        Self { instance, epoch, state: Mutex::new(state), counters: Counters::default() }
+        Self { instance, epoch, state: Mutex::new(state), repeats, counters: Counters::default() }
     }
 
     /// The same realm where an earlier process left it.
-    pub fn resumed(instance: InstanceId, cursor: Cursor, mut history: History, exported: Exported) -> Self {
-        history.import(cursor.position, exported, Instant::now());
-        let realm = Self::new(instance, cursor.epoch, history);
+    pub fn resumed(instance: InstanceId, cursor: Cursor, mut memory: Memory, exported: Exported) -> Self {
+        memory.history.import(cursor.position, exported, Instant::now());
+        let realm = Self::new(instance, cursor.epoch, memory);
         realm.lock().position = cursor.position;
         realm
     }
@@ -173,6 +187,7 @@ impl Realm {
     /// Lets go of what is older than the window.
     pub fn trim(&self, now: Instant) {
         self.lock().history.trim(now);
+        self.repeats.trim(now);
     }
 
     /// The order's position and the window, for the next start.
@@ -246,8 +261,10 @@ impl Drop for Seat {
 impl Realm {
     /// A realm in epoch 1 with a wide window.
     pub fn fresh(instance: &str) -> Self {
-        let history = History::new(super::history::HistoryBounds::WIDE, 0, Arc::default());
-        Self::new(InstanceId::new(instance).unwrap(), 1, history)
+        let bounds = super::history::HistoryBounds::WIDE;
+        let history = History::new(bounds, 0, Arc::default());
+        let repeats = Repeats::new(bounds.window, 1_000, Arc::default());
+        Self::new(InstanceId::new(instance).unwrap(), 1, Memory { history, repeats })
     }
 }
 

@@ -244,7 +244,7 @@ impl Shard {
             let outbox = &member.link.outbox;
             if outbox.is_ending() {
                 outbox.wake();
-            } else if unix_seconds > member.principal.expires_at.saturating_add(self.bounds.leeway_seconds) {
+            } else if unix_seconds >= member.principal.expires_at.saturating_add(self.bounds.leeway_seconds) {
                 outbox.close(Close::token_expired());
             } else if now.duration_since(member.link.last_heard.get()) >= self.bounds.keep_alive {
                 outbox.close(Close::keep_alive_missed());

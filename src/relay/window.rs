@@ -1,13 +1,17 @@
 //! The windows of all instances as text, so that a graceful stop loses nothing: written at the end, taken up at the start.
 
-use super::Relay;
 use super::frame::Frame;
-use super::history::{Entry, Exported, History, Times};
+use super::history::{Entry, Exported, Times};
 use super::realm::Realm;
+use super::repeats::{Fingerprint, Remembered};
+use super::shard::Counts;
+use super::{Published, Relay};
 use crate::domain::audience::{Address, Audience};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -28,6 +32,16 @@ enum Line {
     Instance { id: String, cursor: String, forgotten_to: u64, trimmed: Vec<(String, u64)> },
     /// A message, with how long it is still kept and sent.
     Entry { position: u64, audiences: Vec<String>, without: Vec<String>, kept_ms: u64, expires_ms: u64, frame: String },
+    /// An id that is remembered, with its first answer and for how long.
+    Id {
+        id: String,
+        same: String,
+        left_ms: u64,
+        cursor: String,
+        counts: [u64; 3],
+        complete: bool,
+        audiences: Vec<String>,
+    },
     /// The last: without it the file is not whole.
     End { lines: u64 },
 }
@@ -62,6 +76,19 @@ impl Relay {
             for entry in entries {
                 write(&entry_line(&entry, now))?;
             }
+            for (id, same, remembered, left) in realm.repeats.export(now) {
+                let Remembered { published, audiences } = &*remembered;
+                let Counts { matched, queued, dropped } = published.counts;
+                write(&Line::Id {
+                    id: id.to_string(),
+                    same: URL_SAFE_NO_PAD.encode(same),
+                    left_ms: left.as_millis() as u64,
+                    cursor: published.cursor.to_text(),
+                    counts: [matched, queued, dropped],
+                    complete: published.complete,
+                    audiences: audiences.clone(),
+                })?;
+            }
         }
         write(&Line::End { lines: lines.get() })
     }
@@ -69,7 +96,8 @@ impl Relay {
     /// Takes up what `write_windows` wrote, before anyone is connected; all of it or nothing. Returns how many instances
     /// there were. Errors: `WindowError`.
     pub fn read_windows(&self, source: impl BufRead) -> Result<usize, WindowError> {
-        let mut reader = Reading { relay: self, away: Duration::ZERO, now: Instant::now(), open: None, realms: vec![] };
+        let mut reader =
+            Reading { relay: self, away: Duration::ZERO, now: Instant::now(), open: None, ids: vec![], realms: vec![] };
         let mut lines = 0;
         let mut whole = false;
         for line in source.lines() {
@@ -110,6 +138,8 @@ struct Reading<'a> {
     now: Instant,
     /// The instance whose entries are being read.
     open: Option<(InstanceId, Cursor, Exported)>,
+    /// Its ids.
+    ids: Vec<(String, Fingerprint, Remembered, Instant)>,
     realms: Vec<Realm>,
 }
 
@@ -145,6 +175,15 @@ impl Reading<'_> {
                 let frame = Frame::of_json(frame.as_bytes());
                 exported.entries.push(Entry::new(position, frame, &audiences, &without, times));
             }
+            Line::Id { id, same, left_ms, cursor, counts, complete, audiences } => {
+                let same = URL_SAFE_NO_PAD.decode(same).ok().and_then(|same| same.try_into().ok());
+                let cursor = Cursor::parse(&cursor).map_err(|_| WindowError::Form)?;
+                let [matched, queued, dropped] = counts;
+                let published = Published { cursor, counts: Counts { matched, queued, dropped }, complete };
+                let until = self.now + Duration::from_millis(left_ms).saturating_sub(self.away);
+                let remembered = Remembered { published, audiences };
+                self.ids.push((id, same.ok_or(WindowError::Form)?, remembered, until));
+            }
             Line::End { lines: written } => {
                 self.close();
                 return if written == lines { Ok(true) } else { Err(WindowError::Form) };
@@ -155,8 +194,11 @@ impl Reading<'_> {
 
     fn close(&mut self) {
         if let Some((id, cursor, exported)) = self.open.take() {
-            let history = History::new(self.relay.0.settings.history, 0, self.relay.0.history_bytes.clone());
-            self.realms.push(Realm::resumed(id, cursor, history, exported));
+            let realm = Realm::resumed(id, cursor, self.relay.memory(), exported);
+            for (id, same, remembered, until) in self.ids.drain(..) {
+                realm.repeats.import(&id, same, remembered, until);
+            }
+            self.realms.push(realm);
         }
     }
 }

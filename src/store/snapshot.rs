@@ -5,8 +5,8 @@ use super::instances::list_instances;
 use super::{ACQUIRE_TIMEOUT, Store, StoreError};
 use crate::domain::channel::Channel;
 use crate::domain::instance::{Instance, InstanceId};
-use sqlx::PgExecutor;
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{PgExecutor, PgPool};
 use std::collections::HashMap;
 use std::io;
 
@@ -40,23 +40,35 @@ impl Store {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.listen("herald_catalog").await?;
-        Ok(Changes(listener))
+        Ok(Changes { listener, pool })
     }
 }
 
 /// The news of committed changes. Must be dropped inside a tokio runtime.
 #[derive(Debug)]
-pub struct Changes(PgListener);
+pub struct Changes {
+    listener: PgListener,
+    /// Of the one connection that listens.
+    pool: PgPool,
+}
 
 impl Changes {
     /// Resolves when something was committed; may be cancelled without missing anything.
     /// Errors: `StoreError::Unavailable` when the connection was lost and changes may have been missed: listen anew,
     /// and then look.
     pub async fn next(&mut self) -> Result<(), StoreError> {
-        match self.0.try_recv().await? {
+        match self.listener.try_recv().await? {
             Some(_) => Ok(()),
             None => Err(StoreError::from(sqlx::Error::Io(io::ErrorKind::ConnectionAborted.into()))),
         }
+    }
+}
+
+impl Changes {
+    /// Ends the connection, and waits for it.
+    pub async fn close(self) {
+        drop(self.listener);
+        self.pool.close().await;
     }
 }
 

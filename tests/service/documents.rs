@@ -21,6 +21,18 @@ fn the_committed_openapi_files_are_those_of_the_code() {
 }
 
 #[test]
+fn the_readme_lists_every_setting_as_it_is() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("there is a README");
+    for setting in herald::config::SETTINGS {
+        let start = format!("| `{}` |", setting.name);
+        let is_its_row =
+            |row: &str| row.starts_with(&start) && row.contains(setting.help) && row.contains(setting.default);
+        assert!(readme.lines().any(is_its_row), "{} is not in the README's table as it is", setting.name);
+    }
+}
+
+#[test]
 fn every_operation_has_an_id_a_summary_and_its_problems() {
     let document: Value = serde_json::from_str(&herald::api::openapi::text().unwrap()).unwrap();
     for (path, methods) in document["paths"].as_object().unwrap() {

@@ -17,5 +17,7 @@ mod outages;
 mod permissions;
 mod publishing;
 mod receiving;
+mod resuming;
+mod retrying;
 mod secrets;
 mod signing_in;

@@ -188,8 +188,6 @@ async fn depth_shape_and_fields_are_checked() {
         json!({"channel": "ALL"}),
         json!({"message": 1}),
         json!({"channel": 1, "message": 1}),
-        json!({"channel": "ALL", "message": 1, "ttl": 5}),
-        json!({"channel": "ALL", "message": 1, "id": "a"}),
         json!({"channel": "ALL", "message": 1, "filter": "true"}),
         json!({"channel": "ALL", "message": 1, "exclude": {"users": [""]}}),
         json!({"channel": "ALL", "message": 1, "exclude": {"user": []}}),

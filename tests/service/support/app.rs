@@ -81,6 +81,11 @@ impl App {
     /// A server on this database, without any instance.
     pub async fn launch(options: Options, database: String) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the server's data");
+        Self::launch_in(directory, options, database).await
+    }
+
+    /// The same with the data of an earlier server.
+    pub async fn launch_in(directory: TempDir, options: Options, database: String) -> Self {
         let mut settings = options.settings;
         let data = directory.path().display().to_string();
         for (name, value) in [
@@ -197,12 +202,14 @@ impl App {
         self.stop.take();
     }
 
-    /// Waits until the server has ended.
-    pub async fn stopped(mut self) {
+    /// Stops the server and waits until it has ended; its data.
+    pub async fn stopped(mut self) -> TempDir {
         self.begin_stop();
         let thread = self.thread.take().expect("it runs");
         let joined = tokio::task::spawn_blocking(move || thread.join());
         within("the server's end", joined).await.expect("the wait goes on").expect("the server did not panic");
+        let empty = tempfile::tempdir().expect("a directory");
+        std::mem::replace(&mut self.directory, empty)
     }
 }
 

@@ -1,0 +1,89 @@
+//! Safe retries: the publisher's id in body or header, and what makes two requests the same.
+
+use super::error::{Code, Outcome, Problem};
+use super::messages::PublishRequest;
+use crate::domain::message::{Draft, MessageId};
+use crate::domain::principal::UserId;
+use crate::relay::repeats::{ClaimError, Fingerprint};
+use actix_web::{FromRequest, HttpRequest, dev};
+use aws_lc_rs::digest::{Context, SHA256};
+use std::future::{Ready, ready};
+use std::time::Duration;
+
+const HEADER: &str = "idempotency-key";
+
+/// The header `Idempotency-Key`, with or without the quotes of draft-ietf-httpapi-idempotency-key-header.
+pub struct IdempotencyKey(Option<String>);
+
+impl IdempotencyKey {
+    /// The request with the header's id. Errors: 400 where body and header differ, 422 for what is no id.
+    pub fn put_into(self, mut request: PublishRequest) -> Outcome<PublishRequest> {
+        let Some(key) = self.0 else { return Ok(request) };
+        if request.id.as_ref().is_some_and(|id| *id != key) {
+            let detail = "Idempotency-Key and id are both given, with different values";
+            return Err(Problem::new(Code::ConflictingParameter, detail));
+        }
+        MessageId::new(&key).map_err(|error| Problem::invalid("Idempotency-Key", error.to_string()))?;
+        request.id = Some(key);
+        Ok(request)
+    }
+
+    /// A batch has an id an entry. Errors: 400 where the header is given.
+    pub fn refuse_for_a_batch(&self) -> Outcome<()> {
+        match self.0 {
+            None => Ok(()),
+            Some(_) => {
+                let detail = "one Idempotency-Key cannot stand for many messages: give each entry its own id";
+                Err(Problem::new(Code::ConflictingParameter, detail))
+            }
+        }
+    }
+}
+
+impl FromRequest for IdempotencyKey {
+    type Error = Problem;
+    type Future = Ready<Outcome<Self>>;
+
+    fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
+        let values = request.headers().get_all(HEADER).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let mut keys: Vec<String> = values.map(|value| unquoted(value.trim()).to_owned()).collect();
+        keys.dedup();
+        ready(match keys.len() {
+            0 | 1 => Ok(Self(keys.pop())),
+            _ => Err(Problem::new(Code::ConflictingParameter, "Idempotency-Key is given twice with different values")),
+        })
+    }
+}
+
+fn unquoted(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
+}
+
+/// What makes two requests the same: who asks, and everything that is asked for but the id.
+pub fn fingerprint(user: &UserId, draft: &Draft) -> Fingerprint {
+    let mut context = Context::new(&SHA256);
+    // Each part goes in behind its length, so that no two lists of parts look alike.
+    let mut part = |text: &str| {
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    };
+    part(user.as_str());
+    part(&draft.written);
+    part(&draft.json);
+    part(&draft.ttl.map_or(String::new(), |ttl| ttl.as_secs().to_string()));
+    part(&draft.exclude.users.len().to_string());
+    draft.exclude.users.iter().for_each(|user| part(user.as_str()));
+    draft.exclude.connections.iter().for_each(|connection| part(connection));
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
+}
+
+/// 409 `ID_REUSED`, or 503 `OVERLOADED` where no more ids can be remembered: nothing was sent.
+pub fn refusal(error: ClaimError) -> Problem {
+    match error {
+        ClaimError::Reused => Problem::new(Code::IdReused, error.to_string()),
+        ClaimError::Full(_) => Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
+            .with_retry_after(Duration::from_secs(1)),
+    }
+}
