@@ -7,7 +7,7 @@ use super::error::{Code, Outcome, Problem};
 use super::{pages, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
-use crate::relay::connection;
+use crate::relay::connection::{self, Terms};
 use crate::relay::frame::Close;
 use crate::relay::realm::NoSeat;
 use crate::relay::{ConnectError, Joining, Registration, Worker};
@@ -90,7 +90,9 @@ async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<
     }
     match register(&request, &api).await {
         Ok(registration) => {
-            connection::accept(&request, payload, registration, api.settings.outbox, Box::new(pass)).await
+            let bounds = api.settings.outbox;
+            let terms = Terms { bounds, renewer: api.into_inner(), held: Box::new(pass) };
+            connection::accept(&request, payload, registration, terms).await
         }
         Err(problem) if stays_http(problem.code) => Err(problem.into()),
         Err(problem) => {

@@ -199,6 +199,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             // "At least once a minute" leaves a hidden tab's throttled timer a quarter more (contract, "Receiving").
             keep_alive: bounds.keep_alive.mul_f64(1.25),
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
+            expiring_seconds: bounds.expiring.as_secs() as i64,
         },
         history: HistoryBounds {
             window: bounds.history_window,

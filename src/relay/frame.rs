@@ -153,6 +153,11 @@ pub enum Notice<'a> {
         /// Canonical names.
         channels: Vec<String>,
     },
+    /// The token ends: send a new one.
+    Expiring {
+        /// Until its `exp`; 0 when it has passed and only the leeway is left.
+        seconds: u64,
+    },
     /// This node is going away.
     Reconnect {
         /// When to connect again, in milliseconds from now.
@@ -163,7 +168,7 @@ pub enum Notice<'a> {
         /// A stable code.
         code: &'static str,
         /// One sentence.
-        detail: &'static str,
+        detail: &'a str,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Who is connected, and the way to their sockets.
 
+mod client_frame;
 pub mod connection;
 pub mod frame;
 pub mod history;
@@ -8,6 +9,7 @@ pub mod outbox;
 pub mod queue;
 pub mod realm;
 mod registration;
+pub mod renewal;
 pub mod repeats;
 pub mod shard;
 pub mod window;

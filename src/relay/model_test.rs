@@ -173,6 +173,7 @@ impl World {
             outbox: OutboxBounds { bytes: 1 << 20, stall: Duration::from_secs(10) },
             keep_alive: Duration::from_secs(75),
             leeway_seconds: 30,
+            expiring_seconds: 60,
         };
         let realms = INSTANCES.map(|id| Arc::new(Realm::fresh(id))).to_vec();
         let channels = vec![Channels::new(); INSTANCES.len()];
@@ -213,6 +214,7 @@ impl World {
             link: link.clone(),
             realm: self.realms[instance].clone(),
             principal: Arc::new(principal),
+            warned: false,
             narrowing: wishes,
             audiences,
             position: self.position,

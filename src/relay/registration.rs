@@ -8,6 +8,7 @@ use super::{Relay, Worker};
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
+use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -88,9 +89,27 @@ impl Relay {
         };
         link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
         let position = cursor.position;
-        let member = Member { link: link.clone(), realm, principal, narrowing, audiences, position };
+        let member = Member { link: link.clone(), realm, principal, warned: false, narrowing, audiences, position };
         let key = worker.shard.borrow_mut().insert(member);
         Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
+    }
+}
+
+impl Registration {
+    /// Whose connection it is, by the newest token.
+    pub fn principal(&self) -> Option<Arc<Principal>> {
+        self.worker.shard.borrow().get(self.key).map(|member| member.principal.clone())
+    }
+
+    /// Where it is connected.
+    pub fn instance(&self) -> &InstanceId {
+        &self.seat.realm.instance
+    }
+
+    /// Gives it the rights of the same user's new token, and tells it what it hears now.
+    pub fn renew(&self, principal: Arc<Principal>) {
+        let snapshot = self.worker.relay.catalog().load();
+        self.worker.shard.borrow_mut().renew(self.key, principal, &snapshot, Instant::now());
     }
 }
 

@@ -53,7 +53,7 @@ impl Worker {
                     self.reassess(&snapshot).await;
                 }
                 _ = ticker.tick() => {
-                    let waiting = self.shard.borrow().tick(Instant::now(), Utc::now().timestamp());
+                    let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
                     self.relay.note_waiting(self.index, waiting);
                     if self.index == 0 {
                         self.relay.trim_history();

@@ -17,6 +17,7 @@ mod outages;
 mod permissions;
 mod publishing;
 mod receiving;
+mod renewing;
 mod resuming;
 mod retrying;
 mod secrets;
