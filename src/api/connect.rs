@@ -10,14 +10,20 @@ use crate::domain::cursor::Cursor;
 use crate::relay::connection::{self, Terms};
 use crate::relay::frame::Close;
 use crate::relay::realm::NoSeat;
+use crate::relay::roster::Origin;
 use crate::relay::{ConnectError, Joining, Registration, Worker};
 use actix_web::dev::Payload;
-use actix_web::http::header::UPGRADE;
+use actix_web::http::header::{UPGRADE, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, HttpResponse, get, web};
+use chrono::Utc;
 use serde::Deserialize;
+use std::net::IpAddr;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
+
+/// Characters of a `User-Agent` that are kept.
+const MAX_USER_AGENT: usize = 200;
 
 /// The documented routes of this file; `/` is beside them, see [`connect_or_greet`].
 pub fn routes(config: &mut ServiceConfig<'_>) {
@@ -88,7 +94,7 @@ async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<
     if api.relay.is_draining() {
         return connection::refuse(&request, payload, Close::restarting(), Box::new(pass)).await;
     }
-    match register(&request, &api).await {
+    match register(&request, &api, address).await {
         Ok(registration) => {
             let bounds = api.settings.outbox;
             let terms = Terms { bounds, renewer: api.into_inner(), held: Box::new(pass) };
@@ -102,7 +108,7 @@ async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<
     }
 }
 
-async fn register(request: &HttpRequest, api: &Api) -> Outcome<Registration> {
+async fn register(request: &HttpRequest, api: &Api, address: IpAddr) -> Outcome<Registration> {
     let subscriber = Subscriber::admit(request, api).await?;
     let parameters = StrictQuery::<ConnectParameters>::read(request)?.into_inner();
     let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
@@ -114,8 +120,15 @@ async fn register(request: &HttpRequest, api: &Api) -> Outcome<Registration> {
     // A page that has no cursor yet may well send an empty one.
     let cursor = parameters.cursor.filter(|cursor| !cursor.is_empty());
     let since = cursor.map(|cursor| Cursor::parse(&cursor).ok());
-    let joining = Joining { principal: subscriber.principal, tenant: subscriber.tenant, narrowing, since };
+    let Subscriber { principal, tenant } = subscriber;
+    let joining = Joining { principal, tenant, origin: origin(request, address), narrowing, since };
     api.relay.connect(worker, joining).map_err(|error| error.problem())
+}
+
+fn origin(request: &HttpRequest, address: IpAddr) -> Origin {
+    let user_agent = request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let user_agent: String = user_agent.unwrap_or_default().chars().take(MAX_USER_AGENT).collect();
+    Origin { address, user_agent: user_agent.into(), connected_at: Utc::now() }
 }
 
 fn stays_http(code: Code) -> bool {

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod body;
 pub mod channels;
 pub mod connect;
+pub mod connections;
 pub mod credentials;
 pub mod error;
 pub mod gate;
@@ -76,6 +77,7 @@ pub struct ApiSettings {
 pub fn operations(config: &mut ServiceConfig<'_>) {
     messages::routes(config);
     connect::routes(config);
+    connections::routes(config);
     channels::routes(config);
     quotas::routes(config);
     instances::routes(config);

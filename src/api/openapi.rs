@@ -22,6 +22,7 @@ const ABOUT: &str = "Realtime as a service: publish a JSON message through this 
     tags(
         (name = "Messages", description = "Publish."),
         (name = "Receiving", description = "The WebSocket."),
+        (name = "Connections", description = "Who is there, and sending them away."),
         (name = "Channels", description = "Named audiences with rules."),
         (name = "Quotas", description = "What an instance may use, and asking for more."),
         (name = "Instances", description = "Tenants; for operators."),

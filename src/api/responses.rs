@@ -73,6 +73,9 @@ problem_sets! {
     /// Of routes that read, for an instance's administrators.
     Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired InstanceForbidden
         InstanceDisabled OriginForbidden NotFound ChannelNotFound InstanceNotFound InvalidRequest StoreUnavailable;
+    /// Of routes that look at connections, for an instance's administrators.
+    Watching: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired InstanceForbidden
+        InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest Overloaded;
     /// Of routes that make something, for an instance's administrators.
     Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest

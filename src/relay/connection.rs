@@ -127,8 +127,10 @@ impl MessageBody for Socket {
         while let Poll::Ready(item) = Pin::new(&mut socket.stream).poll_next(cx) {
             let Some(message) = item else { return Poll::Ready(None) };
             let broken = message.is_err();
-            if let Some(token) = socket.inbound.take(message) {
-                socket.begin_renewal(token);
+            match (socket.inbound.take(message), &socket.admitted) {
+                (Some(Asked::Renewal(token)), Some(_)) => socket.begin_renewal(token),
+                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => admitted.registration.acknowledge(cursor),
+                _ => {}
             }
             if broken || socket.inbound.close_received {
                 break;
@@ -174,6 +176,14 @@ impl Socket {
     }
 }
 
+/// What a client's frame asks for beyond an answer.
+enum Asked {
+    /// This token instead of the old one.
+    Renewal(String),
+    /// Everything up to here was heard.
+    Acknowledgement(Cursor),
+}
+
 /// Judges what the client sends.
 struct Inbound {
     link: Rc<Link>,
@@ -189,8 +199,8 @@ impl Inbound {
         Self { link, bounds, refused_at: None, close_received: false }
     }
 
-    /// Answers what can be answered at once; a new token, if the client sent one.
-    fn take(&mut self, message: Result<AggregatedMessage, ProtocolError>) -> Option<String> {
+    /// Answers what can be answered at once; what is left to do.
+    fn take(&mut self, message: Result<AggregatedMessage, ProtocolError>) -> Option<Asked> {
         let now = Instant::now();
         self.link.last_heard.set(now);
         match message {
@@ -212,14 +222,12 @@ impl Inbound {
         None
     }
 
-    fn take_text(&mut self, text: &str, now: Instant) -> Option<String> {
+    fn take_text(&mut self, text: &str, now: Instant) -> Option<Asked> {
         match ClientFrame::parse(text) {
-            ClientFrame::Auth { authorization } => return Some(authorization.into_owned()),
+            ClientFrame::Auth { authorization } => return Some(Asked::Renewal(authorization.into_owned())),
             ClientFrame::Ping { cursor } => {
-                if let Some(cursor) = cursor.and_then(|cursor| Cursor::parse(&cursor).ok()) {
-                    self.link.acknowledged.set(Some(cursor));
-                }
                 self.send(&Frame::of(&Notice::Pong {}), now);
+                return cursor.and_then(|cursor| Cursor::parse(&cursor).ok()).map(Asked::Acknowledgement);
             }
             ClientFrame::TooLarge => self.link.outbox.close(too_large()),
             ClientFrame::Other => self.refuse(now),

@@ -207,6 +207,11 @@ impl Close {
         Self::new(4420, "TOO_SLOW", "messages were not read fast enough; reconnect")
     }
 
+    /// 4409, with the administrator's words.
+    pub fn disconnected(reason: &str) -> Self {
+        Self::new(4409, "DISCONNECTED", reason)
+    }
+
     /// 1012.
     pub fn restarting() -> Self {
         Self::new(1012, "RESTARTING", "this node is going away; reconnect")

@@ -2,6 +2,7 @@
 
 use super::outbox::{Next, OutboxBounds};
 use super::realm::Realm;
+use super::roster::Origin;
 use super::shard::{Bounds, Delivery, Key, Link, Member, Shard};
 use crate::catalog::{Snapshot, Tenant};
 use crate::domain::audience::{Address, Audience, Narrowing};
@@ -214,6 +215,11 @@ impl World {
             link: link.clone(),
             realm: self.realms[instance].clone(),
             principal: Arc::new(principal),
+            origin: Origin {
+                address: [127, 0, 0, 1].into(),
+                user_agent: "".into(),
+                connected_at: chrono::DateTime::UNIX_EPOCH,
+            },
             warned: false,
             narrowing: wishes,
             audiences,

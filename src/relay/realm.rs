@@ -145,6 +145,11 @@ impl Realm {
         Ok(Seat { realm: self.clone(), user: user.clone() })
     }
 
+    /// The memory that this order belongs to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Connections that are open.
     pub fn connections(&self) -> u64 {
         u64::from(self.lock().seats)

@@ -3,6 +3,7 @@
 use super::frame::{Frame, Notice, names};
 use super::history::Listener;
 use super::realm::{Arrival, NoSeat, Seat};
+use super::roster::Origin;
 use super::shard::{Key, Link, Member};
 use super::{Relay, Worker};
 use crate::catalog::Tenant;
@@ -39,6 +40,8 @@ pub struct Joining {
     pub principal: Arc<Principal>,
     /// Its instance, as it is now.
     pub tenant: Arc<Tenant>,
+    /// How it came.
+    pub origin: Origin,
     /// `channels=`.
     pub narrowing: Option<Narrowing>,
     /// `cursor=`, where it was given: how far the client has heard everything; none within for a text that is no cursor.
@@ -67,7 +70,7 @@ impl Relay {
         if self.is_draining() {
             return Err(ConnectError::Draining);
         }
-        let Joining { principal, tenant, narrowing, since } = joining;
+        let Joining { principal, tenant, origin, narrowing, since } = joining;
         let desk = ProcessSeat::take(&self.0.open, self.0.settings.connections)?;
         let realm = self.realm(&tenant.instance.id);
         let seat = realm.take_seat(&principal.user, &tenant.instance.limits)?;
@@ -89,7 +92,8 @@ impl Relay {
         };
         link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
         let position = cursor.position;
-        let member = Member { link: link.clone(), realm, principal, warned: false, narrowing, audiences, position };
+        let member =
+            Member { link: link.clone(), realm, principal, origin, warned: false, narrowing, audiences, position };
         let key = worker.shard.borrow_mut().insert(member);
         Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
     }
@@ -104,6 +108,16 @@ impl Registration {
     /// Where it is connected.
     pub fn instance(&self) -> &InstanceId {
         &self.seat.realm.instance
+    }
+
+    /// Notes how far the client says that it has heard everything. A cursor that it was never sent is not believed.
+    pub fn acknowledge(&self, cursor: Cursor) {
+        let shard = self.worker.shard.borrow();
+        let Some(member) = shard.get(self.key) else { return };
+        if cursor.epoch == member.realm.epoch() && cursor.position <= member.position {
+            self.link.acknowledged.set(Some(cursor));
+            self.worker.relay.0.lag.observe((member.position - cursor.position) as f64);
+        }
     }
 
     /// Gives it the rights of the same user's new token, and tells it what it hears now.

@@ -3,6 +3,7 @@
 use super::frame::{Close, Frame, Notice, names};
 use super::outbox::{Outbox, OutboxBounds, Pushed};
 use super::realm::Realm;
+use super::roster::Origin;
 use crate::catalog::{Snapshot, Tenant};
 use crate::domain::audience::{Audience, Narrowing};
 use crate::domain::cursor::Cursor;
@@ -49,6 +50,8 @@ pub struct Member {
     pub realm: Arc<Realm>,
     /// Whose it is; asked again whenever rules change.
     pub principal: Arc<Principal>,
+    /// How it came.
+    pub origin: Origin,
     /// Whether it was told that its token ends.
     pub warned: bool,
     /// What the client wants to hear of what it may hear.

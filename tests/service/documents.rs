@@ -75,7 +75,7 @@ async fn every_example_runs_as_it_stands() {
     let everything = ["REALTIME_CONNECT", "REALTIME_ADMIN", "REALTIME_OPERATOR"];
     let token = token("everyone").roles(&everything).instances(&["*"]).component();
     let mut quota_request = String::new();
-    let order = ["create_", "get_", "replace_", "publish_", "approve_", "list_", "delete_"];
+    let order = ["create_", "get_", "replace_", "publish_", "approve_", "list_", "disconnect_connections", "delete_"];
     let mut tried = 0;
     for verb in order {
         for (path, methods) in document["paths"].as_object().unwrap() {
@@ -95,6 +95,9 @@ async fn every_example_runs_as_it_stands() {
                         // Replacing has given it its second version.
                         Some("header") if verb == "delete_" => request_headers.push((name, "\"2\"")),
                         Some("header") => request_headers.push((name, example.expect("an example"))),
+                        Some("query") if example.is_some() => {
+                            filled += &format!("?{name}={}", example.expect("it is some"));
+                        }
                         _ => {}
                     }
                 }

@@ -10,6 +10,7 @@ mod browser;
 mod channels;
 mod clients;
 mod command_line;
+mod connections;
 mod documents;
 mod instances;
 mod operation;
