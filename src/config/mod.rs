@@ -298,7 +298,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         workers: reader.number("HERALD_WORKERS", 0, 64)?,
         keep_alive: reader.seconds("HERALD_KEEP_ALIVE_SECONDS", 1, 3_600)?,
         expiring: reader.seconds("HERALD_EXPIRING_SECONDS", 0, 86_400)?,
-        outbox_bytes: reader.number("HERALD_OUTBOX_BYTES", 65_536, 16_777_216)?,
+        outbox_bytes: reader.number("HERALD_OUTBOX_BYTES", 131_072, 16_777_216)?,
         outbox_age: reader.seconds("HERALD_OUTBOX_SECONDS", 1, 60)?,
         queue_messages: reader.number("HERALD_SHARD_QUEUE_MESSAGES", 1, 65_536)?,
         queue_bytes: reader.number("HERALD_SHARD_QUEUE_BYTES", 131_072, 1_073_741_824)?,

@@ -75,7 +75,7 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "How long before the end of its token a connection is told to send a new one, 0 to 86,400 s",
     ),
-    open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 65,536 to 16,777,216"),
+    open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 131,072 to 16,777,216"),
     open(
         "HERALD_OUTBOX_SECONDS",
         "10",

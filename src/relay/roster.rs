@@ -149,7 +149,7 @@ impl Question {
         match what {
             What::Disconnect { close, answer } => {
                 let closed = members.map(|member| member.link.outbox.close(close.clone())).count();
-                drop(answer.send(closed as u64));
+                let _nobody_waits = answer.send(closed as u64);
             }
             What::List { after, most, answer } => {
                 let mut total = 0;
