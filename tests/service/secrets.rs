@@ -303,6 +303,10 @@ async fn plant(format: &str, more: &[(&str, &str)], database: &str) {
     for (request, answer) in requests.iter().zip(&answers) {
         assert!(answer.starts_with("HTTP/1.1 "), "no answer to {}: {answer}", String::from_utf8_lossy(request));
     }
+    for told in ["\"type\":\"ERROR\"", "ONE_DIRECTIONAL", "TOKEN_INVALID", "TOKEN_EXPIRED"] {
+        let is_socket = |answer: &&String| answer.starts_with("HTTP/1.1 101") && answer.contains(told);
+        assert!(answers.iter().any(|answer| is_socket(&answer)), "no socket was told {told}: its frames were not read");
+    }
     let errors = answers.iter().chain(&refusals).chain(&others).filter(|answer| !answer.starts_with("HTTP/1.1 2"));
     let errors: Vec<&str> = errors.map(String::as_str).collect();
     assert!(errors.len() > answers.len() / 2, "most of them were refused");
