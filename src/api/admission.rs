@@ -188,7 +188,7 @@ async fn sign_in(request: &HttpRequest, api: &Api) -> Outcome<(Arc<Principal>, A
     sign_in_with(&Credentials::read(request)?, request, api).await
 }
 
-/// The token, then the instance, then the origin.
+/// The token, then the instance and whether it has revoked the token, then the origin.
 async fn sign_in_with(
     credentials: &Credentials,
     request: &HttpRequest,
@@ -204,6 +204,9 @@ async fn sign_in_with(
         return Err(Problem::new(Code::InstanceRequired, detail));
     };
     let tenant = enter(api, &principal, named)?;
+    if tenant.revokes(&principal) {
+        return Err(Problem::new(Code::TokenRevoked, "the token was revoked in this instance; sign in again"));
+    }
     let origin = request.headers().get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     if !tenant.instance.allows_origin(origin) {
         return Err(Problem::new(Code::OriginForbidden, "the instance does not allow this Origin"));
@@ -255,6 +258,10 @@ impl Renewer for Api {
             if principal.user != current.user || !principal.is_valid_in(&instance) {
                 let detail = "the token is another user's, or not valid in this instance".into();
                 return Renewal::Refused { code: "AUTH_MISMATCH", detail };
+            }
+            if api.catalog.tenant(&instance).is_some_and(|tenant| tenant.revokes(&principal)) {
+                let detail = "an administrator revoked the token".into();
+                return Renewal::Refused { code: Code::TokenRevoked.as_str(), detail };
             }
             match need(&principal, &[Role::CONNECT]) {
                 Ok(()) => Renewal::Accepted(principal),

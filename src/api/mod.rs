@@ -21,6 +21,7 @@ pub mod rates;
 pub mod repeats;
 pub mod resource;
 pub mod responses;
+pub mod revocations;
 pub mod transport;
 
 use crate::auth::Authenticator;
@@ -67,6 +68,10 @@ pub struct ApiSettings {
     pub outbox: OutboxBounds,
     /// How long messages are kept for clients that resume.
     pub window: Duration,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// How long any token may be good for.
+    pub max_token_age: Duration,
     /// Most bytes of a request body.
     pub body_bytes: usize,
     /// Most bytes of a batch.
@@ -80,6 +85,7 @@ pub fn operations(config: &mut ServiceConfig<'_>) {
     connections::routes(config);
     channels::routes(config);
     quotas::routes(config);
+    revocations::routes(config);
     instances::routes(config);
     audit::routes(config);
     health::routes(config);

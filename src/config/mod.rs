@@ -18,6 +18,9 @@ const IGNORED: [&str; 4] = ["HERALD_PORT", "HERALD_URL", "HERALD_TOKEN", "HERALD
 /// The same, by how they begin.
 const IGNORED_PREFIXES: [&str; 2] = ["HERALD_SERVICE_", "HERALD_PORT_"];
 
+/// 24 hours.
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// A setting is unknown or bad; one sentence that names it, and never shows a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -86,6 +89,8 @@ pub struct SigningIn {
     pub audience: Option<String>,
     /// `HERALD_JWT_LEEWAY_SECONDS`.
     pub leeway: Duration,
+    /// `HERALD_MAX_TOKEN_DAYS`.
+    pub max_token_age: Duration,
     /// The claims' names.
     pub claims: Claims,
     /// `HERALD_JWT_CACHE_ENTRIES`.
@@ -281,6 +286,7 @@ fn signing_in(reader: &Reader) -> Result<SigningIn, ConfigError> {
         issuer: reader.some("HERALD_JWT_ISSUER"),
         audience: reader.some("HERALD_JWT_AUDIENCE"),
         leeway: reader.seconds("HERALD_JWT_LEEWAY_SECONDS", 0, 300)?,
+        max_token_age: DAY * reader.number("HERALD_MAX_TOKEN_DAYS", 1, 3_650)?,
         claims: Claims {
             user: reader.text("HERALD_JWT_CLAIM_USER"),
             groups: reader.text("HERALD_JWT_CLAIM_GROUPS"),

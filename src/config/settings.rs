@@ -52,6 +52,11 @@ pub const SETTINGS: &[Setting] = &[
     open("HERALD_JWT_ISSUER", "", "What iss must be"),
     open("HERALD_JWT_AUDIENCE", "", "What aud must be or contain"),
     open("HERALD_JWT_LEEWAY_SECONDS", "30", "How far clocks may differ, 0 to 300 s"),
+    open(
+        "HERALD_MAX_TOKEN_DAYS",
+        "30",
+        "How long any token may be good for; so long a user stays revoked, 1 to 3,650 days",
+    ),
     open("HERALD_JWT_CLAIM_USER", "sub", "Claim with the user id"),
     open("HERALD_JWT_CLAIM_GROUPS", "groups", "Claim with the group ids"),
     open("HERALD_JWT_CLAIM_ROLES", "roles", "Claim with the roles"),

@@ -202,6 +202,11 @@ impl Close {
         Self::new(4401, "TOKEN_EXPIRED", "fetch a new token and reconnect")
     }
 
+    /// 4401: an administrator revoked the token while the connection was open.
+    pub fn token_revoked() -> Self {
+        Self::new(4401, "TOKEN_REVOKED", "the token was revoked; sign in again")
+    }
+
     /// 4420.
     pub fn too_slow() -> Self {
         Self::new(4420, "TOO_SLOW", "messages were not read fast enough; reconnect")

@@ -10,6 +10,7 @@ use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::message::Exclusion;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
+use crate::domain::revocation::Revocations;
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use crate::relay::frame::{Frame, Notice};
 use proptest::prelude::*;
@@ -147,6 +148,7 @@ fn tenant(instance: usize, channels: &Channels) -> Tenant {
             version: 1,
         },
         channels: channels.iter().map(channel).map(|channel| (channel.name.clone(), channel)).collect(),
+        revocations: Revocations::default(),
     }
 }
 

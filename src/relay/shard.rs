@@ -223,7 +223,7 @@ impl Shard {
         self.members.get(key)
     }
 
-    /// Asks again what a connection may hear, and tells it when that changed.
+    /// Asks again whether a connection may stay and what it may hear, and tells it when that changed.
     pub fn reassess(&mut self, key: Key, snapshot: &Snapshot, now: Instant) {
         self.judge(key, snapshot, now, Tell::IfChanged);
     }
@@ -243,6 +243,9 @@ impl Shard {
             Some(_) => return member.link.outbox.close(Close::instance_disabled()),
             None => return member.link.outbox.close(Close::instance_gone(member.principal.is_valid_everywhere())),
         };
+        if tenant.revokes(&member.principal) {
+            return member.link.outbox.close(Close::token_revoked());
+        }
         let heard = member.hears(tenant);
         if heard == member.audiences && tell == Tell::IfChanged {
             return;

@@ -21,5 +21,6 @@ mod receiving;
 mod renewing;
 mod resuming;
 mod retrying;
+mod revoking;
 mod secrets;
 mod signing_in;

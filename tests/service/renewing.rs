@@ -52,6 +52,18 @@ async fn a_bad_token_is_an_error_and_the_old_one_stays() {
 }
 
 #[actix_web::test]
+async fn a_revoked_token_is_no_good_new_one() {
+    let app = App::start().await;
+    let mut socket = app.connect(&token("alice")).await;
+    let expires = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+    let body = json!({"jti": "stolen", "expiresAt": expires.to_rfc3339()});
+    app.call("POST", "/v1/revocations", Some(&Token::admin("root")), Some(body), 201).await;
+    let answer = renew(&mut socket, &token("alice").with("jti", "stolen")).await;
+    assert_eq!(answer["code"], "TOKEN_REVOKED");
+    socket.ping(b"still here").await;
+}
+
+#[actix_web::test]
 async fn a_token_without_the_role_ends_the_connection() {
     let app = App::start().await;
     let mut socket = app.connect(&token("alice")).await;
