@@ -124,16 +124,14 @@ impl MessageBody for Socket {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
         let socket = &mut *self;
-        while let Poll::Ready(item) = Pin::new(&mut socket.stream).poll_next(cx) {
+        // Behind an error or a close frame the stream only ends; what waits, and the close, are still to be written.
+        while !socket.inbound.close_received {
+            let Poll::Ready(item) = Pin::new(&mut socket.stream).poll_next(cx) else { break };
             let Some(message) = item else { return Poll::Ready(None) };
-            let broken = message.is_err();
             match (socket.inbound.take(message), &socket.admitted) {
                 (Some(Asked::Renewal(token)), Some(_)) => socket.begin_renewal(token),
                 (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => admitted.registration.acknowledge(cursor),
                 _ => {}
-            }
-            if broken || socket.inbound.close_received {
-                break;
             }
         }
         socket.poll_renewal(cx);
