@@ -19,5 +19,6 @@ mod publishing;
 mod receiving;
 mod resuming;
 mod retrying;
+mod sdk;
 mod secrets;
 mod signing_in;

@@ -61,7 +61,7 @@ export function readSettings(options: ClientOptions): Settings {
 /** The bare token. Throws for what cannot stand in a header, because `fetch` would quote it in its error. */
 export async function readToken(source: TokenSource): Promise<string> {
   const given: unknown = typeof source === "function" ? await source() : source;
-  const token = typeof given === "string" ? given.trim().replace(/^bearer +/i, "") : "";
+  const token = typeof given === "string" ? given.trim().replace(/^bearer(\s+|$)/i, "") : "";
   if (!/^[\x21-\x7e]+$/.test(token)) {
     throw misconfigured("the token is empty, or has characters that no token has");
   }
