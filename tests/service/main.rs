@@ -22,5 +22,6 @@ mod renewing;
 mod resuming;
 mod retrying;
 mod revoking;
+mod sdk;
 mod secrets;
 mod signing_in;
