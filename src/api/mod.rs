@@ -20,6 +20,7 @@ pub mod rates;
 pub mod repeats;
 pub mod resource;
 pub mod responses;
+pub mod stream;
 pub mod transport;
 
 use crate::auth::Authenticator;
@@ -76,6 +77,7 @@ pub struct ApiSettings {
 pub fn operations(config: &mut ServiceConfig<'_>) {
     messages::routes(config);
     connect::routes(config);
+    stream::routes(config);
     channels::routes(config);
     quotas::routes(config);
     instances::routes(config);

@@ -99,6 +99,8 @@ pub struct Bounds {
     pub workers: usize,
     /// How often clients must send something.
     pub keep_alive: Duration,
+    /// How often a quiet event stream is sent a comment.
+    pub stream_comment: Duration,
     /// Of one connection.
     pub outbox_bytes: usize,
     /// Of one connection.
@@ -295,6 +297,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
     Ok(Bounds {
         workers: reader.number("HERALD_WORKERS", 0, 64)?,
         keep_alive: reader.seconds("HERALD_KEEP_ALIVE_SECONDS", 1, 3_600)?,
+        stream_comment: reader.seconds("HERALD_STREAM_COMMENT_SECONDS", 1, 60)?,
         outbox_bytes: reader.number("HERALD_OUTBOX_BYTES", 65_536, 16_777_216)?,
         outbox_age: reader.seconds("HERALD_OUTBOX_SECONDS", 1, 60)?,
         queue_messages: reader.number("HERALD_SHARD_QUEUE_MESSAGES", 1, 65_536)?,

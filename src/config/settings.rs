@@ -70,6 +70,7 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "How often clients must send something; closed after 1.25 times that, 1 to 3,600 s",
     ),
+    open("HERALD_STREAM_COMMENT_SECONDS", "15", "How often a quiet event stream is sent a comment, 1 to 60 s"),
     open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 65,536 to 16,777,216"),
     open(
         "HERALD_OUTBOX_SECONDS",

@@ -10,6 +10,7 @@ pub mod realm;
 mod registration;
 pub mod repeats;
 pub mod shard;
+pub mod stream;
 pub mod window;
 mod worker;
 

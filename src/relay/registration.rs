@@ -3,7 +3,7 @@
 use super::frame::{Frame, Notice, names};
 use super::history::Listener;
 use super::realm::{Arrival, NoSeat, Seat};
-use super::shard::{Key, Link, Member};
+use super::shard::{Key, Link, Member, Transport};
 use super::{Relay, Worker};
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
@@ -34,6 +34,8 @@ pub enum ConnectError {
 
 /// Who connects, and what it wants to hear.
 pub struct Joining {
+    /// How it receives.
+    pub transport: Transport,
     /// The verified bearer.
     pub principal: Arc<Principal>,
     /// Its instance, as it is now.
@@ -66,7 +68,7 @@ impl Relay {
         if self.is_draining() {
             return Err(ConnectError::Draining);
         }
-        let Joining { principal, tenant, narrowing, since } = joining;
+        let Joining { transport, principal, tenant, narrowing, since } = joining;
         let desk = ProcessSeat::take(&self.0.open, self.0.settings.connections)?;
         let realm = self.realm(&tenant.instance.id);
         let seat = realm.take_seat(&principal.user, &tenant.instance.limits)?;
@@ -88,7 +90,7 @@ impl Relay {
         };
         link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
         let position = cursor.position;
-        let member = Member { link: link.clone(), realm, principal, narrowing, audiences, position };
+        let member = Member { link: link.clone(), transport, realm, principal, narrowing, audiences, position };
         let key = worker.shard.borrow_mut().insert(member);
         Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
     }

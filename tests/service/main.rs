@@ -21,3 +21,4 @@ mod resuming;
 mod retrying;
 mod secrets;
 mod signing_in;
+mod streaming;
