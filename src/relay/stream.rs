@@ -10,13 +10,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a stream begins with: when the client connects again if it breaks, in milliseconds.
 const OPENING: &[u8] = b"retry: 2000\n\n";
 /// Shortest `retry:` of a `RECONNECT`: a client keeps to it while the node is away, and must not hammer its address.
 const SHORTEST_RETRY_MS: u64 = 1_000;
 const COMMENT: &[u8] = b": keep-alive\n\n";
+/// Longer than any interval of comments (`HERALD_STREAM_COMMENT_SECONDS`).
+const LONG_SILENCE: Duration = Duration::from_secs(60);
+/// How often a second the socket may stir without anything to write, before the client is told to stop.
+const STIRS_A_SECOND: u32 = 100;
 /// Room for the lines around `data:`.
 const LINES_BYTES: usize = 96;
 
@@ -27,7 +31,7 @@ pub fn open(registration: Registration, held: Held) -> HttpResponse {
         .insert_header(("cache-control", "no-store"))
         .insert_header(("x-accel-buffering", "no"))
         .force_close()
-        .body(EventStream { registration, _held: held, stage: Stage::Opening })
+        .body(EventStream { registration, _held: held, stage: Stage::Opening, stirs: Stirs::default() })
 }
 
 /// The response's body.
@@ -35,6 +39,7 @@ struct EventStream {
     registration: Registration,
     _held: Held,
     stage: Stage,
+    stirs: Stirs,
 }
 
 /// How far a stream is.
@@ -64,18 +69,67 @@ impl MessageBody for EventStream {
             Stage::Flowing => {}
             Stage::Closed => return Poll::Ready(None),
         }
+        let Poll::Ready(next) = self.registration.link.outbox.poll_next(cx, Instant::now) else {
+            return self.look_at_the_socket(cx);
+        };
+        self.stirs.is_waiting = false;
         let link = &self.registration.link;
-        let event = match std::task::ready!(link.outbox.poll_next(cx, Instant::now)) {
+        link.last_heard.set(Instant::now());
+        Poll::Ready(Some(Ok(match next {
             Next::Frame(frame) => event(&frame),
             Next::Close(close) => {
                 tracing::debug!(connection.id = link.id, close.code = close.code, "closing a stream");
-                let event = close_event(&close);
                 self.stage = Stage::Closed;
-                event
+                close_event(&close)
             }
-        };
-        self.registration.link.last_heard.set(Instant::now());
-        Poll::Ready(Some(Ok(event)))
+        })))
+    }
+}
+
+impl EventStream {
+    /// Called where nothing is to be written. If that was so before, the socket has woken the dispatcher: bytes came that
+    /// nobody reads, or the client's end. Only writing tells whether it still listens, and only the second time: the first
+    /// is answered with a reset. So a comment goes out now and another at the next tick.
+    fn look_at_the_socket(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        if !std::mem::replace(&mut self.stirs.is_waiting, true) {
+            return Poll::Pending;
+        }
+        let (now, link) = (Instant::now(), &self.registration.link);
+        match self.stirs.count(now) {
+            1 => {
+                self.stirs.is_waiting = false;
+                link.last_heard.set(now.checked_sub(LONG_SILENCE).unwrap_or(now));
+                Poll::Ready(Some(Ok(Bytes::from_static(COMMENT))))
+            }
+            // The dispatcher asks without end while more pipelined requests wait than it takes.
+            STIRS_A_SECOND => {
+                link.outbox.close(Close::new(4400, "ONE_DIRECTIONAL", "nothing is read from a stream's client"));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// How often the socket woke the dispatcher while there was nothing to write.
+#[derive(Default)]
+struct Stirs {
+    /// Whether the last look found nothing to write.
+    is_waiting: bool,
+    /// In the second since then.
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Stirs {
+    /// One more; how many within a second.
+    fn count(&mut self, now: Instant) -> u32 {
+        if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        self.count
     }
 }
 
