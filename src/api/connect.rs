@@ -4,13 +4,15 @@ use super::Api;
 use super::admission::{Admission, Subscriber};
 use super::body::StrictQuery;
 use super::error::{Code, Outcome, Problem};
-use super::{pages, transport};
+use super::gate::Pass;
+use super::{pages, stream, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
 use crate::relay::connection::{self, Terms};
 use crate::relay::frame::Close;
 use crate::relay::realm::NoSeat;
 use crate::relay::roster::Origin;
+use crate::relay::shard::Transport;
 use crate::relay::{ConnectError, Joining, Registration, Worker};
 use actix_web::dev::Payload;
 use actix_web::http::header::{UPGRADE, USER_AGENT};
@@ -86,15 +88,11 @@ fn asks_for_websocket(request: &HttpRequest) -> bool {
 
 /// Floods are answered in HTTP; what is wrong with the request or its sender by a close code.
 async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<HttpResponse, Error> {
-    let address = transport::client_address(&request, &api.settings.trusted_proxies)?;
-    let pass = api.gate.pass(address)?;
-    if api.relay.open() >= api.settings.connections {
-        return Err(ConnectError::ProcessFull { limit: api.settings.connections }.problem().into());
-    }
+    let pass = pass(&request, &api)?;
     if api.relay.is_draining() {
         return connection::refuse(&request, payload, Close::restarting(), Box::new(pass)).await;
     }
-    match register(&request, &api, address).await {
+    match register(&request, &api, Transport::Wss).await {
         Ok(registration) => {
             let bounds = api.settings.outbox;
             let terms = Terms { bounds, renewer: api.into_inner(), held: Box::new(pass) };
@@ -108,7 +106,18 @@ async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<
     }
 }
 
-async fn register(request: &HttpRequest, api: &Api, address: IpAddr) -> Outcome<Registration> {
+/// What one address and the process may take, before anything else is looked at. Errors: 426, 429, 503.
+pub(super) fn pass(request: &HttpRequest, api: &Api) -> Outcome<Pass> {
+    let address = transport::client_address(request, &api.settings.trusted_proxies)?;
+    let pass = api.gate.pass(address)?;
+    match api.relay.open() >= api.settings.connections {
+        true => Err(ConnectError::ProcessFull { limit: api.settings.connections }.problem()),
+        false => Ok(pass),
+    }
+}
+
+/// Lets the sender of a request in: who it is, what it wants to hear, its seat.
+pub(super) async fn register(request: &HttpRequest, api: &Api, by: Transport) -> Outcome<Registration> {
     let subscriber = Subscriber::admit(request, api).await?;
     let parameters = StrictQuery::<ConnectParameters>::read(request)?.into_inner();
     let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
@@ -118,10 +127,15 @@ async fn register(request: &HttpRequest, api: &Api, address: IpAddr) -> Outcome<
         return Err(Problem::new(Code::Internal, "this listener has no relay"));
     };
     // A page that has no cursor yet may well send an empty one.
-    let cursor = parameters.cursor.filter(|cursor| !cursor.is_empty());
+    let cursor = match by {
+        Transport::Wss => parameters.cursor.filter(|cursor| !cursor.is_empty()),
+        Transport::Sse => stream::resume_from(request, parameters.cursor)?,
+    };
     let since = cursor.map(|cursor| Cursor::parse(&cursor).ok());
     let Subscriber { principal, tenant } = subscriber;
-    let joining = Joining { principal, tenant, origin: origin(request, address), narrowing, since };
+    let address = transport::client_address(request, &api.settings.trusted_proxies)?;
+    let origin = origin(request, address);
+    let joining = Joining { transport: by, principal, tenant, origin, narrowing, since };
     api.relay.connect(worker, joining).map_err(|error| error.problem())
 }
 

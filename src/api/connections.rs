@@ -11,6 +11,7 @@ use crate::domain::channel::ChannelName;
 use crate::domain::principal::{GroupId, UserId};
 use crate::relay::frame::Close;
 use crate::relay::roster::{ConnectionInfo, Filter, Silent};
+use crate::relay::shard::Transport;
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get};
 use chrono::{DateTime, Utc};
@@ -227,7 +228,10 @@ impl From<ConnectionInfo> for ConnectionBody {
             channels: info.audiences.iter().map(ToString::to_string).collect(),
             address: info.origin.address.to_string(),
             user_agent: info.origin.user_agent.into(),
-            transport: "wss",
+            transport: match info.transport {
+                Transport::Wss => "wss",
+                Transport::Sse => "sse",
+            },
             connected_at: info.origin.connected_at,
             expires_at: DateTime::from_timestamp(info.expires_at, 0),
             queued_bytes: info.queued_bytes,

@@ -55,7 +55,7 @@ impl Credentials {
 }
 
 /// The one value of a parameter; empty ones count as not given.
-fn only(name: &str, mut values: Vec<String>) -> Outcome<Option<String>> {
+pub(super) fn only(name: &str, mut values: Vec<String>) -> Outcome<Option<String>> {
     values.retain(|value| !value.is_empty());
     values.dedup();
     match values.len() {
@@ -64,7 +64,7 @@ fn only(name: &str, mut values: Vec<String>) -> Outcome<Option<String>> {
     }
 }
 
-fn headers(request: &HttpRequest, name: &HeaderName) -> Vec<String> {
+pub(super) fn headers(request: &HttpRequest, name: &HeaderName) -> Vec<String> {
     request.headers().get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned()).collect()
 }
 

@@ -22,6 +22,7 @@ pub mod repeats;
 pub mod resource;
 pub mod responses;
 pub mod revocations;
+pub mod stream;
 pub mod transport;
 
 use crate::auth::Authenticator;
@@ -83,6 +84,7 @@ pub fn operations(config: &mut ServiceConfig<'_>) {
     messages::routes(config);
     connect::routes(config);
     connections::routes(config);
+    stream::routes(config);
     channels::routes(config);
     quotas::routes(config);
     revocations::routes(config);

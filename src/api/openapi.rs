@@ -21,7 +21,7 @@ const ABOUT: &str = "Realtime as a service: publish a JSON message through this 
     servers((url = "/", description = "This server")),
     tags(
         (name = "Messages", description = "Publish."),
-        (name = "Receiving", description = "The WebSocket."),
+        (name = "Receiving", description = "The WebSocket, and the event stream."),
         (name = "Connections", description = "Who is there, and sending them away."),
         (name = "Channels", description = "Named audiences with rules."),
         (name = "Quotas", description = "What an instance may use, and asking for more."),

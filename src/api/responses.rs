@@ -70,6 +70,10 @@ problem_sets! {
         IdReused PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
     /// Of the WebSocket handshake; most are told by a close code instead.
     Connecting: OriginForbidden UpgradeRequired RateLimited TooManyConnections Overloaded;
+    /// Of the event stream, which says in HTTP what is wrong.
+    Streaming: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound InvalidRequest RateLimited TooManyConnections
+        Overloaded;
     /// Of routes that read, for an instance's administrators.
     Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired InstanceForbidden
         InstanceDisabled OriginForbidden NotFound ChannelNotFound InstanceNotFound InvalidRequest StoreUnavailable;

@@ -200,6 +200,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             outbox: outbox_bounds(config),
             // "At least once a minute" leaves a hidden tab's throttled timer a quarter more (contract, "Receiving").
             keep_alive: bounds.keep_alive.mul_f64(1.25),
+            comment: bounds.stream_comment,
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
             expiring_seconds: bounds.expiring.as_secs() as i64,
         },

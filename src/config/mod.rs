@@ -106,6 +106,8 @@ pub struct Bounds {
     pub keep_alive: Duration,
     /// How long before a token's end its connection is told.
     pub expiring: Duration,
+    /// How often a quiet event stream is sent a comment.
+    pub stream_comment: Duration,
     /// Of one connection.
     pub outbox_bytes: usize,
     /// Of one connection.
@@ -304,6 +306,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         workers: reader.number("HERALD_WORKERS", 0, 64)?,
         keep_alive: reader.seconds("HERALD_KEEP_ALIVE_SECONDS", 1, 3_600)?,
         expiring: reader.seconds("HERALD_EXPIRING_SECONDS", 0, 86_400)?,
+        stream_comment: reader.seconds("HERALD_STREAM_COMMENT_SECONDS", 1, 60)?,
         outbox_bytes: reader.number("HERALD_OUTBOX_BYTES", 131_072, 16_777_216)?,
         outbox_age: reader.seconds("HERALD_OUTBOX_SECONDS", 1, 60)?,
         queue_messages: reader.number("HERALD_SHARD_QUEUE_MESSAGES", 1, 65_536)?,

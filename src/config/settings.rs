@@ -75,6 +75,7 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "How often clients must send something; closed after 1.25 times that, 1 to 3,600 s",
     ),
+    open("HERALD_STREAM_COMMENT_SECONDS", "15", "How often a quiet event stream is sent a comment, 1 to 60 s"),
     open(
         "HERALD_EXPIRING_SECONDS",
         "60",

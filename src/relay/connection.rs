@@ -136,7 +136,7 @@ impl MessageBody for Socket {
         }
         socket.poll_renewal(cx);
         match socket.inbound.link.outbox.poll_next(cx, Instant::now) {
-            Poll::Ready(Next::Frame(bytes)) => Poll::Ready(Some(Ok(bytes))),
+            Poll::Ready(Next::Frame(frame)) => Poll::Ready(Some(Ok(frame.into_bytes()))),
             Poll::Ready(Next::Close(close)) => {
                 socket.closed_at = Some(Instant::now());
                 tracing::debug!(connection.id = socket.inbound.link.id, close.code = close.code, "closing a socket");

@@ -53,6 +53,11 @@ impl Frame {
         Self::new(0xA, payload)
     }
 
+    /// A WebSocket ping; an event stream writes it as a comment.
+    pub const fn ping() -> Self {
+        Self(Bytes::from_static(&[0x89, 0]))
+    }
+
     /// The close frame; a reason over 123 bytes is cut at a character's border.
     pub fn close(close: &Close) -> Self {
         let mut end = close.reason.len().min(MAX_REASON_BYTES);
@@ -78,6 +83,11 @@ impl Frame {
             _ => 2,
         };
         self.0.get(header..).unwrap_or_default()
+    }
+
+    /// Whether it holds a JSON text; the others are pings, pongs and closes.
+    pub fn is_text(&self) -> bool {
+        self.0.first() == Some(&0x81)
     }
 
     /// Length on the wire, in bytes.
@@ -162,6 +172,13 @@ pub enum Notice<'a> {
     Reconnect {
         /// When to connect again, in milliseconds from now.
         after_ms: u64,
+    },
+    /// The last of an event stream, which has no close frame.
+    Close {
+        /// As a close frame's.
+        code: u16,
+        /// As a close frame's.
+        reason: &'a str,
     },
     /// A frame of the client's was refused.
     Error {

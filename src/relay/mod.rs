@@ -13,6 +13,7 @@ pub mod renewal;
 pub mod repeats;
 pub mod roster;
 pub mod shard;
+pub mod stream;
 pub mod window;
 mod worker;
 

@@ -3,7 +3,7 @@
 use super::outbox::{Next, OutboxBounds};
 use super::realm::Realm;
 use super::roster::Origin;
-use super::shard::{Bounds, Delivery, Key, Link, Member, Shard};
+use super::shard::{Bounds, Delivery, Key, Link, Member, Shard, Transport};
 use crate::catalog::{Snapshot, Tenant};
 use crate::domain::audience::{Address, Audience, Narrowing};
 use crate::domain::channel::{Channel, ChannelName};
@@ -175,6 +175,7 @@ impl World {
         let bounds = Bounds {
             outbox: OutboxBounds { bytes: 1 << 20, stall: Duration::from_secs(10) },
             keep_alive: Duration::from_secs(75),
+            comment: Duration::from_secs(15),
             leeway_seconds: 30,
             expiring_seconds: 60,
         };
@@ -215,6 +216,7 @@ impl World {
         let audiences = tenant(instance, &self.channels[instance]).audiences_of(&principal, wishes.as_ref());
         let key = self.shard.insert(Member {
             link: link.clone(),
+            transport: Transport::Wss,
             realm: self.realms[instance].clone(),
             principal: Arc::new(principal),
             origin: Origin {

@@ -1,7 +1,6 @@
 //! One connection's bounded queue, and what happens when it is full.
 
 use super::frame::{Close, Frame};
-use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -38,7 +37,7 @@ pub enum Pushed {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Write this frame.
-    Frame(Bytes),
+    Frame(Frame),
     /// Write a close frame with this reason; there is nothing behind it.
     Close(Close),
 }
@@ -142,7 +141,7 @@ impl Outbox {
         if let Some(frame) = waiting.take() {
             let is_empty = waiting.opening.is_empty() && waiting.frames.is_empty();
             waiting.stalled_since = if is_empty { None } else { Some(now()) };
-            return Poll::Ready(Next::Frame(frame.into_bytes()));
+            return Poll::Ready(Next::Frame(frame));
         }
         if waiting.frames.capacity() > KEPT_PLACES {
             waiting.frames = VecDeque::new();

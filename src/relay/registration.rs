@@ -4,7 +4,7 @@ use super::frame::{Frame, Notice, names};
 use super::history::Listener;
 use super::realm::{Arrival, NoSeat, Seat};
 use super::roster::Origin;
-use super::shard::{Key, Link, Member};
+use super::shard::{Key, Link, Member, Transport};
 use super::{Relay, Worker};
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
@@ -36,6 +36,8 @@ pub enum ConnectError {
 
 /// Who connects, and what it wants to hear.
 pub struct Joining {
+    /// How it receives.
+    pub transport: Transport,
     /// The verified bearer.
     pub principal: Arc<Principal>,
     /// Its instance, as it is now.
@@ -70,7 +72,7 @@ impl Relay {
         if self.is_draining() {
             return Err(ConnectError::Draining);
         }
-        let Joining { principal, tenant, origin, narrowing, since } = joining;
+        let Joining { transport, principal, tenant, origin, narrowing, since } = joining;
         let desk = ProcessSeat::take(&self.0.open, self.0.settings.connections)?;
         let realm = self.realm(&tenant.instance.id);
         let seat = realm.take_seat(&principal.user, &tenant.instance.limits)?;
@@ -92,8 +94,17 @@ impl Relay {
         };
         link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
         let position = cursor.position;
-        let member =
-            Member { link: link.clone(), realm, principal, origin, warned: false, narrowing, audiences, position };
+        let member = Member {
+            link: link.clone(),
+            transport,
+            realm,
+            principal,
+            origin,
+            warned: false,
+            narrowing,
+            audiences,
+            position,
+        };
         let key = worker.shard.borrow_mut().insert(member);
         Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
     }

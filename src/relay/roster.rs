@@ -2,7 +2,7 @@
 
 use super::Relay;
 use super::frame::Close;
-use super::shard::{Member, Shard};
+use super::shard::{Member, Shard, Transport};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
@@ -39,6 +39,8 @@ pub struct ConnectionInfo {
     pub groups: Vec<GroupId>,
     /// What it hears.
     pub audiences: Vec<Audience>,
+    /// How it receives.
+    pub transport: Transport,
     /// How it came.
     pub origin: Origin,
     /// `exp` of the newest token, in seconds since the Unix epoch.
@@ -182,6 +184,7 @@ impl Member {
             user: self.principal.user.clone(),
             groups: self.principal.groups.clone(),
             audiences: self.audiences.clone(),
+            transport: self.transport,
             origin: self.origin.clone(),
             expires_at: self.principal.expires_at,
             queued_bytes: self.link.outbox.waiting_bytes(),

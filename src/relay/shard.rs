@@ -28,7 +28,7 @@ pub struct Link {
     pub id: String,
     /// What waits for the socket.
     pub outbox: Outbox,
-    /// When the client last sent a frame.
+    /// When the client last sent a frame; of a stream, which sends none, when it was last written to.
     pub last_heard: Cell<Instant>,
     /// How far the client says that it has heard everything.
     pub acknowledged: Cell<Option<Cursor>>,
@@ -41,11 +41,22 @@ impl Link {
     }
 }
 
+/// How a client receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A WebSocket: it must send keep-alives.
+    Wss,
+    /// Server-sent events: it can send nothing and is sent comments.
+    Sse,
+}
+
 /// What a shard knows of one connection.
 #[derive(Debug)]
 pub struct Member {
     /// Shared with the socket.
     pub link: Rc<Link>,
+    /// How it receives.
+    pub transport: Transport,
     /// Its instance.
     pub realm: Arc<Realm>,
     /// Whose it is; asked again whenever rules change.
@@ -95,6 +106,8 @@ pub struct Bounds {
     pub outbox: OutboxBounds,
     /// Nothing heard for so long: 4408.
     pub keep_alive: Duration,
+    /// Nothing written to a stream for so long: a comment.
+    pub comment: Duration,
     /// Seconds that a token still counts after its `exp`.
     pub leeway_seconds: i64,
     /// Seconds before its `exp` at which the client is told.
@@ -262,20 +275,24 @@ impl Shard {
         member.audiences = heard;
     }
 
-    /// Once a second: keep-alives, token expiry, stuck sockets. Returns the bytes that wait in all outboxes.
+    /// Once a second: keep-alives, comments, token expiry, stuck sockets. Returns the bytes that wait in all outboxes.
     pub fn tick(&mut self, now: Instant, unix_seconds: i64) -> usize {
         let mut waiting = 0;
         for (_, member) in &mut self.members {
             member.warn(self.bounds, now, unix_seconds);
-            let outbox = &member.link.outbox;
+            let (outbox, transport) = (&member.link.outbox, member.transport);
+            let silence = now.duration_since(member.link.last_heard.get());
             if outbox.is_ending() {
                 outbox.wake();
             } else if unix_seconds >= member.principal.expires_at.saturating_add(self.bounds.leeway_seconds) {
                 outbox.close(Close::token_expired());
-            } else if now.duration_since(member.link.last_heard.get()) >= self.bounds.keep_alive {
+            } else if transport == Transport::Wss && silence >= self.bounds.keep_alive {
                 outbox.close(Close::keep_alive_missed());
             } else if outbox.close_if_stalled(self.bounds.outbox, now) {
                 tracing::info!(connection.id = member.link.id, "a socket took nothing for too long; closed with 4420");
+            } else if transport == Transport::Sse && silence >= self.bounds.comment {
+                outbox.push(&Frame::ping(), self.bounds.outbox, now);
+                member.link.last_heard.set(now);
             }
             waiting += outbox.waiting_bytes();
         }

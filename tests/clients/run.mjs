@@ -1,4 +1,4 @@
-// Drives Chromium through the pages that people use: `node run.mjs sample|refused|pages`.
+// Drives Chromium through the pages that people use: `node run.mjs sample|refused|stream|pages`.
 //
 // Reads HERALD_URL, HERALD_CLIENT_TOKEN, HERALD_PUBLISH_TOKEN, HERALD_INSTANCE, and optionally CHROMIUM (the browser's
 // path) and SHOTS (a directory for screenshots). Prints one JSON line of what was seen and exits with 0; otherwise a
@@ -9,6 +9,7 @@ import { randomUUID } from "node:crypto";
 import { mkdir, readFile } from "node:fs/promises";
 import http from "node:http";
 import https from "node:https";
+import net from "node:net";
 import path from "node:path";
 
 const PATIENCE_MS = 15_000;
@@ -17,7 +18,7 @@ const KEEP_ALIVE_PATIENCE_MS = 45_000;
 /** The whole run ends by then, whatever hangs. */
 const RUN_MS = 120_000;
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"];
-const SUBJECTS = { sample, refused, pages };
+const SUBJECTS = { sample, refused, stream, pages };
 
 const server = new URL(needed("HERALD_URL"));
 const clientToken = bare(needed("HERALD_CLIENT_TOKEN"));
@@ -86,6 +87,35 @@ async function refused(context) {
   check(close.code === 4401 && close.reason.startsWith("TOKEN_INVALID: "), "The socket is closed with 4401 TOKEN_INVALID.");
   check(close.wasClean, "The close is clean.");
   await page.until("the sample notices it", () => seen.console.includes("log: WebSocket is closed now."));
+}
+
+/** A page's EventSource: it receives, and when it is cut off it connects again by itself and misses nothing. */
+async function stream(context) {
+  const proxy = await openProxy();
+  const query = new URLSearchParams({ authorization: clientToken, instance });
+  const text = (await readFile(new URL("pages/stream.html", import.meta.url), "utf8"))
+    .replace("https://localhost:8443/v1/stream?", () => `https://localhost:${proxy.port}/v1/stream?${query}`);
+  const page = await openPage(context, text);
+  const until = (what, holds) => page.until(what, async () => {
+    seen.events = await page.evaluate(() => window.events);
+    return holds(seen.events.filter(({ type }) => type === "CONNECTED"), seen.events.filter(({ type }) => type === "message"));
+  });
+  const send = async (data) => check((await publish({ channel: "ALL", message: data })).status === 202, "The publish is answered with 202.");
+  await until("the page is connected", (connected) => connected.length === 1);
+  await send({ number: 1 });
+  await until("the page shows the first message", (_, messages) => messages.length === 1);
+  proxy.cut();
+  await until("the page notices that it was cut off", () => seen.events.some(({ type }) => type === "error"));
+  await send({ number: 2 });
+  await until("the page connects again", (connected) => connected.length === 2);
+  await send({ number: 3 });
+  await until("the page shows every message", (_, messages) => messages.length === 3);
+  const [connected, messages] = ["CONNECTED", "message"].map((type) => seen.events.filter((event) => event.type === type));
+  check(connected[1].frame.recovered === true, "The second stream went on where the first was cut.");
+  check(messages.map(({ frame }) => frame.data.number).join() === "1,2,3", "Each message came once and in order.");
+  check([...connected, ...messages].every(({ id, frame }) => id === frame.cursor), "The cursor is the event's id.");
+  check(seen.requests.filter((url) => url.includes("/v1/stream")).length === 2, "The page asked twice.");
+  proxy.close();
 }
 
 /** The server's own pages: they work, and use nothing but this server. */
@@ -186,6 +216,11 @@ async function openSample(context, token) {
     check(text.split(blank).length === 2, `The sample holds ${blank} once.`);
     text = text.replace(blank, () => filled);
   }
+  return openPage(context, text);
+}
+
+/** Serves a page from an origin of its own and opens it. */
+async function openPage(context, text) {
   const host = http.createServer((request, response) => {
     response.writeHead(request.url === "/" ? 200 : 204, { "content-type": "text/html" });
     response.end(request.url === "/" ? text : undefined);
@@ -194,6 +229,23 @@ async function openSample(context, token) {
   const page = await watch(await context.newPage());
   await page.goto(`http://localhost:${host.address().port}/`);
   return page;
+}
+
+/** A way to the server that can be cut. */
+async function openProxy() {
+  const sockets = new Set();
+  const proxy = net.createServer((client) => {
+    const onward = net.connect(Number(server.port), server.hostname);
+    for (const [socket, other] of [[client, onward], [onward, client]]) {
+      sockets.add(socket);
+      socket.on("error", () => other.destroy());
+      socket.on("close", () => sockets.delete(socket) && other.destroy());
+      socket.pipe(other);
+    }
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  const cut = () => sockets.forEach((socket) => socket.destroy());
+  return { port: proxy.address().port, cut, close: () => (cut(), proxy.close()) };
 }
 
 /** Notes what a page asks for, says and throws; gives it `until`, which waits for a condition. */

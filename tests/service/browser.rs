@@ -42,6 +42,13 @@ async fn the_sample_with_a_bad_token_is_refused() {
 }
 
 #[actix_web::test]
+async fn an_event_source_that_is_cut_off_goes_on_by_itself() {
+    let app = App::start().await;
+    let seen = see(&app, "stream").await;
+    assert_eq!(seen["events"].as_array().unwrap().last().unwrap()["frame"]["data"]["number"], 3);
+}
+
+#[actix_web::test]
 async fn the_pages_work_on_their_own_files_alone() {
     let app = App::start().await;
     let seen = see(&app, "pages").await;

@@ -64,6 +64,37 @@ async fn nodes_ws_receives() {
 }
 
 #[actix_web::test]
+async fn curl_follows_a_stream() {
+    let app = App::start().await;
+    let mut curl = Command::new("curl")
+        .args(["--silent", "--show-error", "--no-buffer", "--cacert"])
+        .arg(app.directory.path().join("tls/ca.pem"))
+        .arg(format!("https://localhost:{}/v1/stream?instance=main", app.port))
+        .args(["-H", &format!("authorization: Bearer {}", token("alice").sign())])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("curl runs: apt-get install curl");
+    let mut lines = BufReader::new(curl.stdout.take().expect("it is piped")).lines();
+    let mut until = async |start: &str| loop {
+        let line = within(start, lines.next_line()).await.expect("it can be read").expect("the stream goes on");
+        if let Some(rest) = line.strip_prefix(start) {
+            break rest.to_owned();
+        }
+    };
+    assert_eq!(until("retry: ").await, "2000");
+    until("event: CONNECTED").await;
+    assert_eq!(app.publish("user:alice", json!({"n": 1.50})).await["queued"], 1);
+    assert!(until("data: {\"type\":\"MESSAGE\"").await.ends_with("\"data\":{\"n\":1.5}}"));
+    let mut app = app;
+    app.begin_stop();
+    let close: Value =
+        serde_json::from_str(&until("data: {\"type\":\"CLOSE\",").await.replacen('"', "{\"", 1)).expect("JSON");
+    assert_eq!(close["code"], 1012);
+    assert!(within("curl's end", curl.wait()).await.expect("a status").success(), "the stream ends whole");
+}
+
+#[actix_web::test]
 async fn curl_publishes_and_is_told_of_mistakes() {
     let app = App::start().await;
     let mut socket = app.connect(&token("alice")).await;

@@ -25,3 +25,4 @@ mod revoking;
 mod sdk;
 mod secrets;
 mod signing_in;
+mod streaming;

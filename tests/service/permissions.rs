@@ -73,8 +73,9 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// Operations that are no request and answer: the socket, whose refusals are close codes (see `signing_in`).
-const SOCKETS: [&str; 1] = ["connect"];
+/// Operations without an end to their answer: the socket, whose refusals are close codes (see `signing_in`), and the event
+/// stream (see `streaming`).
+const SOCKETS: [&str; 2] = ["connect", "stream"];
 
 struct Caller<'a> {
     app: &'a App,

@@ -1,13 +1,15 @@
-//! What every test starts from: a real server with its own database, a client, sockets, tokens.
+//! What every test starts from: a real server with its own database, a client, sockets, streams, tokens.
 
 pub mod app;
 pub mod postgres;
 pub mod raw;
 pub mod socket;
+pub mod stream;
 pub mod tokens;
 
 pub use app::{App, Options};
 pub use socket::Socket;
+pub use stream::Stream;
 pub use tokens::{Token, token};
 
 use std::time::Duration;

@@ -1,0 +1,50 @@
+//! Receiving without a WebSocket: server-sent events at `/v1/stream`.
+
+use super::Api;
+use super::connect::{ConnectParameters, pass, register};
+use super::credentials::{headers, only};
+use super::error::Outcome;
+use crate::relay;
+use crate::relay::shard::Transport;
+use actix_web::http::header::HeaderName;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse, get};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// The route of this file.
+pub fn routes(config: &mut ServiceConfig<'_>) {
+    config.service(stream);
+}
+
+/// Receive as server-sent events.
+///
+/// The same rights, order, limits and resuming as the socket, for clients that only speak HTTP: `curl -N`, or a browser's
+/// `EventSource`, which gives token and instance in the query. `data` is the frame that a socket gets. A `MESSAGE` has no
+/// event name, every other frame has its type as its name; the last is `CLOSE` with `code` and `reason`. `CONNECTED` and
+/// `MESSAGE` carry their cursor as `id`. A quiet stream is sent a comment every 15 seconds.
+#[utoipa::path(
+    tag = "Receiving",
+    params(
+        ConnectParameters,
+        ("Last-Event-ID" = Option<String>, Header, description = "The same as `cursor`, as an `EventSource` sends it when \
+            it connects again by itself. Where both are given they must be the same."),
+    ),
+    responses(
+        (status = 200, description = "Events without end; the first is `CONNECTED`.", content_type = "text/event-stream",
+            body = String, example = "id: YBmXvEWl9_QAAAAAAAAAKg\ndata: {\"type\":\"MESSAGE\",\"id\":\"order-7\",…}\n\n"),
+        super::responses::Streaming,
+    )
+)]
+#[get("/v1/stream")]
+pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpResponse> {
+    let pass = pass(&request, &api)?;
+    let registration = register(&request, &api, Transport::Sse).await?;
+    Ok(relay::stream::open(registration, Box::new(pass)))
+}
+
+/// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they differ.
+pub(super) fn resume_from(request: &HttpRequest, cursor: Option<String>) -> Outcome<Option<String>> {
+    only("cursor or Last-Event-ID", headers(request, &LAST_EVENT_ID).into_iter().chain(cursor).collect())
+}
