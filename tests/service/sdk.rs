@@ -125,7 +125,7 @@ impl Swallowing {
         Self { port, answers, _connections: connections }
     }
 
-    fn from_now_on(&self, answers: Answers) {
+    fn answer_now_with(&self, answers: Answers) {
         self.answers.send_replace(answers);
     }
 }
@@ -211,7 +211,7 @@ async fn a_message_whose_answer_is_lost_is_sent_once() {
     publisher.send("once").await;
     let frame = alice.frame().await;
     assert_eq!(frame["data"], "once");
-    proxy.from_now_on(Answers::Lost);
+    proxy.answer_now_with(Answers::Lost);
     let receipt = publisher.receipt().await;
     assert_eq!((&receipt["duplicate"], &receipt["id"]), (&json!(true), &frame["id"]));
     nothing_more(&app, &mut alice).await;
@@ -225,7 +225,7 @@ async fn a_message_whose_answer_comes_too_late_is_sent_once() {
     let mut publisher = Publisher::start_with(&app, proxy.port, "main", r#"{"timeoutMs": 1000}"#);
     publisher.send("once").await;
     assert_eq!(alice.data().await, "once");
-    proxy.from_now_on(Answers::Late);
+    proxy.answer_now_with(Answers::Late);
     assert_eq!(publisher.receipt().await["duplicate"], true);
     nothing_more(&app, &mut alice).await;
 }
@@ -245,7 +245,7 @@ async fn of_many_at_once_each_is_sent_once() {
         heard.insert(alice.data().await.as_u64().expect("a number"));
     }
     assert_eq!(heard.len() as u64, MANY);
-    proxy.from_now_on(Answers::Lost);
+    proxy.answer_now_with(Answers::Lost);
     let (mut ids, mut duplicates) = (BTreeSet::new(), 0);
     for _ in 0..MANY {
         let receipt = publisher.receipt().await;
