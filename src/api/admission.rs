@@ -62,6 +62,7 @@ impl Overseer {
 }
 
 /// May publish in the named instance. The handler spends the rate limit.
+#[derive(Clone)]
 pub struct Publisher {
     /// Who calls.
     pub principal: Arc<Principal>,

@@ -12,13 +12,14 @@ use crate::domain::channel::Channel;
 use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
 use crate::domain::principal::{Principal, UserId};
 use crate::relay::Published;
-use crate::relay::repeats::{Claim, Remembered};
+use crate::relay::repeats::{Claim, Remembered, Ticket};
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
-use actix_web::{HttpResponse, post};
+use actix_web::{HttpResponse, post, rt};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -212,7 +213,12 @@ pub async fn publish_batch(
     })
 }
 
-async fn publish_entry(api: &Api, admission: &Publisher, entry: &RawValue, mode: Mode) -> Outcome<serde_json::Value> {
+async fn publish_entry(
+    api: &Data<Api>,
+    admission: &Publisher,
+    entry: &RawValue,
+    mode: Mode,
+) -> Outcome<serde_json::Value> {
     let receipt = publish(api, admission, parse_json(entry.get())?, mode).await?;
     let mut result = serde_json::json!(receipt);
     result["status"] = StatusCode::ACCEPTED.as_u16().into();
@@ -235,7 +241,7 @@ impl Mode {
     }
 }
 
-async fn publish(api: &Api, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
+async fn publish(api: &Data<Api>, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
     let draft = request.into_draft(&api.settings)?;
     let Some(id) = draft.id.clone().filter(|_| mode == Mode::Send) else {
         return send(api, admission, draft, mode).await;
@@ -244,11 +250,21 @@ async fn publish(api: &Api, admission: &Publisher, request: PublishRequest, mode
     match api.relay.claim(&admission.tenant.instance.id, id.as_str(), same).await.map_err(repeats::refusal)? {
         Claim::Repeat(remembered) => Ok(Receipt::repeated(id.as_str(), &remembered)),
         Claim::First(ticket) => {
-            let receipt = send(api, admission, draft, mode).await?;
-            ticket.keep(receipt.remembered());
-            Ok(receipt)
+            let sending = rt::spawn(send_and_keep(api.clone(), admission.clone(), draft, ticket));
+            sending.await.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(Problem::new(Code::Overloaded, "the server is going away")),
+            })
         }
     }
+}
+
+/// A task of its own, because a handler ends when its publisher hangs up: what was sent must be remembered all the same,
+/// or a retry would send it again. Takes as long as the counting, one second at most.
+async fn send_and_keep(api: Data<Api>, admission: Publisher, draft: Draft, ticket: Ticket) -> Outcome<Receipt> {
+    let receipt = send(&api, &admission, draft, Mode::Send).await?;
+    ticket.keep(receipt.remembered());
+    Ok(receipt)
 }
 
 async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode) -> Outcome<Receipt> {

@@ -1,8 +1,10 @@
 //! Safe retries: an id of the publisher's makes a message be sent once.
 
 use crate::support::app::Answer;
+use crate::support::socket::{Handshake, connect_tls};
 use crate::support::{App, Options, Token, postgres, token};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 fn publisher() -> Token {
     token("publisher").component()
@@ -120,6 +122,47 @@ async fn of_many_at_once_one_is_sent() {
     assert_eq!(alice.data().await, 1);
     app.publish("ALL", json!("next")).await;
     assert_eq!(alice.data().await, "next");
+}
+
+/// Sends a request by hand and hangs up as soon as `heard` is done, without waiting for the answer.
+async fn hang_up(app: &App, body: &Value, heard: impl Future<Output = ()>) {
+    let mut tls = connect_tls(app).await;
+    let (token, body) = (publisher().instances(&["busy"]).sign(), body.to_string());
+    let request = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ninstance: busy\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    tls.write_all(request.as_bytes()).await.unwrap();
+    tls.flush().await.unwrap();
+    heard.await;
+    drop(tls);
+}
+
+#[actix_web::test]
+async fn a_publisher_that_hangs_up_can_try_again() {
+    let app = App::start().await;
+    let plenty = json!({"messagesPerSecond": 10_000, "messageBurst": 10_000, "userMessagesPerSecond": 10_000,
+        "userMessageBurst": 10_000});
+    app.create_instance("busy", plenty).await;
+    let publisher = publisher().instances(&["busy"]);
+    let path = format!("/?authorization={}&instance=busy", token("alice").instances(&["busy"]).sign());
+    let mut sockets = Vec::new();
+    for _ in 0..8 {
+        sockets.push(Handshake::new(&app, &path).send(&app).await.unwrap().welcomed().await);
+    }
+    for n in 0..200 {
+        let body = json!({"channel": "ALL", "message": n, "id": format!("n-{n}")});
+        hang_up(&app, &body, async { assert_eq!(sockets[n % 8].data().await, n) }).await;
+        let request = app.request("POST", "/v1/messages").header("instance", "busy").json(&body);
+        let again = app.send(request.bearer_auth(publisher.sign()), 202).await;
+        assert_eq!(again.body["duplicate"], true, "{n}");
+        for (index, socket) in sockets.iter_mut().enumerate() {
+            if index != n % 8 {
+                assert_eq!(socket.data().await, n);
+            }
+        }
+    }
 }
 
 #[actix_web::test]
