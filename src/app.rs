@@ -12,6 +12,7 @@ use actix_web::dev::{Server, ServerHandle};
 use listen::Servers;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -57,7 +58,12 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
-    let (store, postgres) = build::open_store(&config).await?;
+    build::check(&config)?;
+    let mut shutdown = pin!(shutdown);
+    let (store, postgres) = tokio::select! {
+        opened = build::open_store(&config) => opened?,
+        () = &mut shutdown => return Ok(()),
+    };
     let outcome = serve(&config, store.clone(), shutdown, ready).await;
     store.close().await;
     stop_postgres(postgres).await;
@@ -87,12 +93,15 @@ async fn stop_postgres(postgres: Option<PrivatePostgres>) {
 async fn serve(
     config: &Config,
     store: Store,
-    shutdown: impl Future<Output = ()>,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let api = build::build(config, store, &mut tasks, &stopped).await?;
+    let api = tokio::select! {
+        api = build::build(config, store, &mut tasks, &stopped) => api?,
+        () = &mut shutdown => return Ok(()),
+    };
     let Servers { client, metrics, addresses } = listen::listen(config, &api, &mut tasks, &stopped)?;
     let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
@@ -117,10 +126,9 @@ fn run_server(server: Server, tasks: &mut JoinSet<()>) -> ServerHandle {
     handle
 }
 
-/// Not ready, nothing new, everyone told when to come back and closed in waves; then the listeners end.
+/// Not ready, nobody new (1012), everyone told when to come back and closed in waves; then the listeners end.
 async fn drain(config: &Config, api: &Api, server: ServerHandle) {
     tracing::info!(connections = api.relay.open(), "going away");
-    server.pause().await;
     let left = api.relay.drain(config.shutdown.saturating_sub(AFTER_THE_SOCKETS)).await;
     if left > 0 {
         tracing::warn!(connections = left, "some connections did not close in time and are cut");

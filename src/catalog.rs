@@ -1,4 +1,4 @@
-//! The in-memory picture of instances and channels that the hot path reads, and the task that keeps it fresh.
+//! The in-memory picture of instances, channels and revocations that the hot path reads, and the task that keeps it fresh.
 
 mod follow;
 
@@ -8,6 +8,7 @@ use crate::domain::audience::{Address, Audience, Narrowing, audiences_of};
 use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::Principal;
+use crate::domain::revocation::Revocations;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,13 +16,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// One instance with its channels, as they were at one moment.
+/// One instance with what belongs to it, as all was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
     /// The instance.
     pub instance: Instance,
     /// Its channels by name.
     pub channels: BTreeMap<ChannelName, Channel>,
+    /// The tokens that it no longer accepts.
+    pub revocations: Revocations,
 }
 
 /// Every instance at one moment. An unchanged tenant keeps its `Arc` from one snapshot to the next, so that
@@ -54,6 +57,11 @@ impl Tenant {
             (Address::Channel(name), None) => Err(ResolveError::Unknown(name.clone())),
             (_, None) => Ok((address.audiences(), None)),
         }
+    }
+
+    /// Whether an administrator has revoked the token of `principal` here.
+    pub fn revokes(&self, principal: &Principal) -> bool {
+        self.revocations.revokes(principal)
     }
 
     /// What `principal` hears here, narrowed to `only` where given; see [`audiences_of`].

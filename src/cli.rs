@@ -8,6 +8,7 @@ use crate::config::{Config, LogFormat, SETTINGS, Setting, Visibility};
 use crate::telemetry::{self, TelemetrySettings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,13 +83,13 @@ fn with_config(arguments: &ArgMatches, then: impl FnOnce(Config, &ArgMatches) ->
 }
 
 fn print_openapi(arguments: &ArgMatches) -> ExitCode {
-    if arguments.get_flag("operations") {
-        print!("{}", openapi::operations_list());
-        return ExitCode::SUCCESS;
-    }
-    match openapi::text() {
+    let text = match arguments.get_flag("operations") {
+        true => Ok(openapi::operations_list()),
+        false => openapi::text(),
+    };
+    match text {
         Ok(text) => {
-            print!("{text}");
+            say(&text);
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -98,16 +99,22 @@ fn print_openapi(arguments: &ArgMatches) -> ExitCode {
     }
 }
 
+/// Prints to whoever listens; nobody may, as behind `| head`.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
 fn check(config: &Config) -> Result<(), String> {
     app::check(config).map_err(|error| error.to_string())?;
-    println!("The configuration is good.");
+    say("The configuration is good.\n");
     Ok(())
 }
 
 fn migrate(config: &Config) -> Result<(), String> {
     start_logging(config)?;
     actix_web::rt::System::new().block_on(app::migrate(config)).map_err(|error| error.to_string())?;
-    println!("The migrations are applied.");
+    say("The migrations are applied.\n");
     Ok(())
 }
 
@@ -157,23 +164,20 @@ fn greet(config: &Config, addresses: &Addresses) {
         ip => ip.to_string(),
     };
     let url = format!("https://{host}:{}", addresses.client.port());
-    println!("\nHerald is ready.\n");
-    println!("  Try it     {url}/");
-    println!("  API        {url}/docs");
-    println!("  Metrics    http://{}/metrics", addresses.metrics);
+    let mut text = format!("\nHerald is ready.\n\n  Try it     {url}/\n  API        {url}/docs\n");
+    text += &format!("  Metrics    http://{}/metrics\n", addresses.metrics);
     if let Some(proxy) = addresses.proxy {
-        println!("  Proxies    http://{proxy}");
+        text += &format!("  Proxies    http://{proxy}\n");
     }
     if config.tls.is_none() {
         let ca = config.data_dir.join("tls/ca.pem");
-        println!("  CA         {}  (trust it, or accept your browser's warning)", ca.display());
+        text += &format!("  CA         {}  (trust it, or accept your browser's warning)\n", ca.display());
     }
     if config.is_development() {
-        println!(
-            "\nPublish a message to everyone who is connected to the instance demo:\n\n{}\n",
-            pasteable(config, &url)
-        );
+        let line = pasteable(config, &url);
+        text += &format!("\nPublish a message to everyone who is connected to the instance demo:\n\n{line}\n\n");
     }
+    say(&text);
 }
 
 fn pasteable(config: &Config, url: &str) -> String {

@@ -9,6 +9,8 @@ use crate::auth::AuthError;
 use crate::catalog::Tenant;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::{Principal, Role};
+use crate::relay::frame::Close;
+use crate::relay::renewal::{Renewal, Renewer};
 use actix_web::dev::Payload;
 use actix_web::http::header::ORIGIN;
 use actix_web::web::Data;
@@ -186,7 +188,7 @@ async fn sign_in(request: &HttpRequest, api: &Api) -> Outcome<(Arc<Principal>, A
     sign_in_with(&Credentials::read(request)?, request, api).await
 }
 
-/// The token, then the instance, then the origin.
+/// The token, then the instance and whether it has revoked the token, then the origin.
 async fn sign_in_with(
     credentials: &Credentials,
     request: &HttpRequest,
@@ -202,6 +204,9 @@ async fn sign_in_with(
         return Err(Problem::new(Code::InstanceRequired, detail));
     };
     let tenant = enter(api, &principal, named)?;
+    if tenant.revokes(&principal) {
+        return Err(Problem::new(Code::TokenRevoked, "the token was revoked in this instance; sign in again"));
+    }
     let origin = request.headers().get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     if !tenant.instance.allows_origin(origin) {
         return Err(Problem::new(Code::OriginForbidden, "the instance does not allow this Origin"));
@@ -214,6 +219,10 @@ async fn verify(credentials: &Credentials, api: &Api) -> Outcome<Arc<Principal>>
         let detail = "send a token in the header or the query parameter `authorization`";
         return Err(Problem::new(Code::TokenMissing, detail));
     };
+    verify_token(token, api).await
+}
+
+async fn verify_token(token: &str, api: &Api) -> Outcome<Arc<Principal>> {
     api.authenticator.verify(token).await.map_err(|error| match error {
         AuthError::Invalid(_) => Problem::new(Code::TokenInvalid, error.to_string()),
         AuthError::Expired => Problem::new(Code::TokenExpired, error.to_string()),
@@ -235,6 +244,30 @@ fn enter(api: &Api, principal: &Principal, named: &str) -> Outcome<Arc<Tenant>> 
             Err(Problem::new(Code::InstanceDisabled, "an operator has disabled the instance"))
         }
         Some(tenant) => Ok(tenant),
+    }
+}
+
+impl Renewer for Api {
+    fn renew(&self, current: Arc<Principal>, instance: InstanceId, token: String) -> LocalBoxFuture<'static, Renewal> {
+        let api = self.clone();
+        Box::pin(async move {
+            let principal = match verify_token(&token, &api).await {
+                Ok(principal) => principal,
+                Err(problem) => return Renewal::Refused { code: problem.code.as_str(), detail: problem.detail },
+            };
+            if principal.user != current.user || !principal.is_valid_in(&instance) {
+                let detail = "the token is another user's, or not valid in this instance".into();
+                return Renewal::Refused { code: "AUTH_MISMATCH", detail };
+            }
+            if api.catalog.tenant(&instance).is_some_and(|tenant| tenant.revokes(&principal)) {
+                let detail = "an administrator revoked the token".into();
+                return Renewal::Refused { code: Code::TokenRevoked.as_str(), detail };
+            }
+            match need(&principal, &[Role::CONNECT]) {
+                Ok(()) => Renewal::Accepted(principal),
+                Err(problem) => Renewal::Ended(Close::new(4403, problem.code.as_str(), &problem.detail)),
+            }
+        })
     }
 }
 

@@ -8,18 +8,24 @@ use super::gate::Pass;
 use super::{pages, stream, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
-use crate::relay::connection;
+use crate::relay::connection::{self, Terms};
 use crate::relay::frame::Close;
 use crate::relay::realm::NoSeat;
+use crate::relay::roster::Origin;
 use crate::relay::shard::Transport;
 use crate::relay::{ConnectError, Joining, Registration, Worker};
 use actix_web::dev::Payload;
-use actix_web::http::header::UPGRADE;
+use actix_web::http::header::{UPGRADE, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, HttpResponse, get, web};
+use chrono::Utc;
 use serde::Deserialize;
+use std::net::IpAddr;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
+
+/// Characters of a `User-Agent` that are kept.
+const MAX_USER_AGENT: usize = 200;
 
 /// The documented routes of this file; `/` is beside them, see [`connect_or_greet`].
 pub fn routes(config: &mut ServiceConfig<'_>) {
@@ -88,7 +94,9 @@ async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<
     }
     match register(&request, &api, Transport::Wss).await {
         Ok(registration) => {
-            connection::accept(&request, payload, registration, api.settings.outbox, Box::new(pass)).await
+            let bounds = api.settings.outbox;
+            let terms = Terms { bounds, renewer: api.into_inner(), held: Box::new(pass) };
+            connection::accept(&request, payload, registration, terms).await
         }
         Err(problem) if stays_http(problem.code) => Err(problem.into()),
         Err(problem) => {
@@ -109,7 +117,7 @@ pub(super) fn pass(request: &HttpRequest, api: &Api) -> Outcome<Pass> {
 }
 
 /// Lets the sender of a request in: who it is, what it wants to hear, its seat.
-pub(super) async fn register(request: &HttpRequest, api: &Api, transport: Transport) -> Outcome<Registration> {
+pub(super) async fn register(request: &HttpRequest, api: &Api, by: Transport) -> Outcome<Registration> {
     let subscriber = Subscriber::admit(request, api).await?;
     let parameters = StrictQuery::<ConnectParameters>::read(request)?.into_inner();
     let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
@@ -119,14 +127,22 @@ pub(super) async fn register(request: &HttpRequest, api: &Api, transport: Transp
         return Err(Problem::new(Code::Internal, "this listener has no relay"));
     };
     // A page that has no cursor yet may well send an empty one.
-    let cursor = match transport {
+    let cursor = match by {
         Transport::Wss => parameters.cursor.filter(|cursor| !cursor.is_empty()),
         Transport::Sse => stream::resume_from(request, parameters.cursor)?,
     };
     let since = cursor.map(|cursor| Cursor::parse(&cursor).ok());
     let Subscriber { principal, tenant } = subscriber;
-    let joining = Joining { transport, principal, tenant, narrowing, since };
+    let address = transport::client_address(request, &api.settings.trusted_proxies)?;
+    let origin = origin(request, address);
+    let joining = Joining { transport: by, principal, tenant, origin, narrowing, since };
     api.relay.connect(worker, joining).map_err(|error| error.problem())
+}
+
+fn origin(request: &HttpRequest, address: IpAddr) -> Origin {
+    let user_agent = request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let user_agent: String = user_agent.unwrap_or_default().chars().take(MAX_USER_AGENT).collect();
+    Origin { address, user_agent: user_agent.into(), connected_at: Utc::now() }
 }
 
 fn stays_http(code: Code) -> bool {

@@ -80,6 +80,7 @@ fn registry(api: &Api) -> Registry {
     registry.register("requests", "Answered requests by route pattern and status class", metrics.requests.clone());
     let help = "Time from a checked message to its counts";
     registry.register_with_unit("publish", help, Unit::Seconds, metrics.publish_seconds.clone());
+    registry.register("ack_lag", "Places between an acknowledgement and the newest message queued", api.relay.lag());
     let gauge = |value: f64| {
         let gauge = Gauge::<f64, AtomicU64>::default();
         gauge.set(value);

@@ -100,6 +100,12 @@ fn allowed_origin<B>(answer: &ServiceResponse<B>, api: &Api) -> Option<HeaderVal
     allowed.then(|| origin.clone())
 }
 
+/// A method's name. Anything may stand in its place in a request, a token too: others are not named.
+fn known(method: &Method) -> &str {
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    if known.contains(method) { method.as_str() } else { "other" }
+}
+
 fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &str, started: Instant) {
     let (request, status) = (answer.request(), answer.status());
     let route = request.match_pattern().unwrap_or_else(|| "unmatched".into());
@@ -110,7 +116,7 @@ fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &str, started: Instant)
     }
     tracing::info!(
         request.id = id,
-        http.method = %request.method(),
+        http.method = known(request.method()),
         http.route = route,
         http.status = status.as_u16(),
         error.code = code.map_or("", Code::as_str),

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod body;
 pub mod channels;
 pub mod connect;
+pub mod connections;
 pub mod credentials;
 pub mod error;
 pub mod gate;
@@ -20,6 +21,7 @@ pub mod rates;
 pub mod repeats;
 pub mod resource;
 pub mod responses;
+pub mod revocations;
 pub mod stream;
 pub mod transport;
 
@@ -67,6 +69,10 @@ pub struct ApiSettings {
     pub outbox: OutboxBounds,
     /// How long messages are kept for clients that resume.
     pub window: Duration,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// How long any token may be good for.
+    pub max_token_age: Duration,
     /// Most bytes of a request body.
     pub body_bytes: usize,
     /// Most bytes of a batch.
@@ -77,9 +83,11 @@ pub struct ApiSettings {
 pub fn operations(config: &mut ServiceConfig<'_>) {
     messages::routes(config);
     connect::routes(config);
+    connections::routes(config);
     stream::routes(config);
     channels::routes(config);
     quotas::routes(config);
+    revocations::routes(config);
     instances::routes(config);
     audit::routes(config);
     health::routes(config);

@@ -22,8 +22,10 @@ const ABOUT: &str = "Realtime as a service: publish a JSON message through this 
     tags(
         (name = "Messages", description = "Publish."),
         (name = "Receiving", description = "The WebSocket, and the event stream."),
+        (name = "Connections", description = "Who is there, and sending them away."),
         (name = "Channels", description = "Named audiences with rules."),
         (name = "Quotas", description = "What an instance may use, and asking for more."),
+        (name = "Revocations", description = "Tokens that are no longer accepted."),
         (name = "Instances", description = "Tenants; for operators."),
         (name = "Audit", description = "Who changed what."),
         (name = "Operation", description = "For load balancers."),

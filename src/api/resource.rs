@@ -34,6 +34,11 @@ pub struct PageParameters {
 }
 
 impl PageParameters {
+    /// A first page of so many entries.
+    pub fn new(limit: Option<u32>) -> Self {
+        Self { limit, after: None }
+    }
+
     /// Entries to answer with. Errors: 422 outside 1 to 200.
     pub fn limit(&self) -> Outcome<u32> {
         match self.limit.unwrap_or(DEFAULT_LIMIT) {
@@ -64,6 +69,11 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// The entries and `next`.
+    pub fn into_parts(self) -> (Vec<T>, Option<String>) {
+        (self.items, self.next)
+    }
+
     /// The first `limit` of `rows`, which were asked for with one more: that one tells whether there is a next page.
     pub fn new<R>(mut rows: Vec<R>, limit: u32, key: impl Fn(&R) -> String, show: impl Fn(R) -> T) -> Self {
         let has_more = rows.len() > limit as usize;

@@ -65,7 +65,7 @@ macro_rules! problem_sets {
 
 problem_sets! {
     /// Of the publishing routes.
-    Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+    Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden PublishDenied ChannelNotFound InstanceNotFound ChannelDisabled
         IdReused PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
     /// Of the WebSocket handshake; most are told by a close code instead.
@@ -75,16 +75,22 @@ problem_sets! {
         InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound InvalidRequest RateLimited TooManyConnections
         Overloaded;
     /// Of routes that read, for an instance's administrators.
-    Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired InstanceForbidden
+    Reading: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired InstanceForbidden
         InstanceDisabled OriginForbidden NotFound ChannelNotFound InstanceNotFound InvalidRequest StoreUnavailable;
+    /// Of routes that look at connections, for an instance's administrators.
+    Watching: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired InstanceForbidden
+        InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest Overloaded;
     /// Of routes that make something, for an instance's administrators.
-    Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+    Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest
         StoreUnavailable;
     /// Of routes that change, for an instance's administrators.
-    Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired RoleRequired
+    Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
         InvalidRequest IfMatchRequired StoreUnavailable;
+    /// Of routes that take something away without a version, for an instance's administrators.
+    Deleting: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound StoreUnavailable;
     /// Of operators' routes.
     Operating: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
         InstanceNotFound BodyTooLarge JsonRequired InvalidRequest StoreUnavailable;

@@ -88,6 +88,8 @@ pub(super) async fn build(
             connections,
             outbox: outbox_bounds(config),
             window: bounds.history_window,
+            leeway: config.signing_in.leeway,
+            max_token_age: config.signing_in.max_token_age,
             body_bytes: bounds.body_bytes,
             batch_body_bytes: bounds.batch_body_bytes,
         }),
@@ -200,6 +202,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             keep_alive: bounds.keep_alive.mul_f64(1.25),
             comment: bounds.stream_comment,
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
+            expiring_seconds: bounds.expiring.as_secs() as i64,
         },
         history: HistoryBounds {
             window: bounds.history_window,
@@ -238,7 +241,7 @@ fn most_connections(asked: usize) -> usize {
     }
 }
 
-/// Forgets users, addresses and instances that nobody needs any more.
+/// Forgets users, addresses, instances and revocations that nobody needs any more.
 async fn sweep(api: Api, mut stopped: watch::Receiver<bool>) {
     let mut tick = interval(SWEEP);
     loop {
@@ -249,5 +252,19 @@ async fn sweep(api: Api, mut stopped: watch::Receiver<bool>) {
         let snapshot = api.catalog.load();
         api.limits.prune(|instance| snapshot.tenants.contains_key(instance));
         api.gate.prune();
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = forget_revocations(&api.store) => {}
+        }
+    }
+}
+
+/// Those that cannot be forgotten now hold on; nothing waits for it.
+async fn forget_revocations(store: &Store) {
+    let Ok(actor) = UserId::new("herald") else { return };
+    match store.delete_ended_revocations(&actor).await {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(revocations = count, "revocations have ended"),
+        Err(error) => tracing::debug!(%error, "ended revocations stay for now"),
     }
 }

@@ -110,10 +110,10 @@ impl Inner {
         }
         let mut unavailable = false;
         for source in self.sources.iter().filter(|_| token.algorithm.is_asymmetric()) {
-            if !source.may_gain(token) {
-                continue;
+            if source.may_gain(token) {
+                source.refetch().await;
             }
-            source.refetch().await;
+            // Somebody else's fetch may have brought the key meanwhile.
             if source.verifies(token) {
                 return Ok(());
             }

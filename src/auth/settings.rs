@@ -58,7 +58,7 @@ pub struct ClaimNames {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthSettingsError {
     /// The HS256 secret could be guessed.
-    #[error("the HS256 secret has {actual} bytes, and needs at least {MIN_SECRET_BYTES}")]
+    #[error("HERALD_JWT_SECRET has {actual} bytes, and needs at least {MIN_SECRET_BYTES}")]
     SecretTooShort {
         /// Its length in bytes.
         actual: usize,

@@ -1,9 +1,7 @@
 //! Keeps the catalog as Postgres has it: by notification, by polling a version, and again after every loss.
 
 use super::{Catalog, Snapshot, Tenant};
-use crate::domain::channel::Channel;
-use crate::domain::instance::Instance;
-use crate::store::{Changes, Store, StoreError};
+use crate::store::{Changes, Configured, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -86,10 +84,11 @@ async fn notified(changes: &mut Option<Changes>) {
     }
 }
 
-fn snapshot(rows: Vec<(Instance, Vec<Channel>)>) -> Snapshot {
-    let tenant = |(instance, channels): (Instance, Vec<Channel>)| {
+fn snapshot(rows: Vec<Configured>) -> Snapshot {
+    let tenant = |Configured { instance, channels, revocations }: Configured| {
         let channels = channels.into_iter().map(|channel| (channel.name.clone(), channel)).collect();
-        (instance.id.clone(), Arc::new(Tenant { instance, channels }))
+        let revocations = revocations.into_iter().collect();
+        (instance.id.clone(), Arc::new(Tenant { instance, channels, revocations }))
     };
     Snapshot { tenants: rows.into_iter().map(tenant).collect() }
 }

@@ -32,7 +32,7 @@ pub(super) fn print(config: Config, arguments: &ArgMatches) -> Result<(), String
     let claims = claims(arguments, SystemTime::now())?;
     let key = DevelopmentKey::open(&config.data_dir);
     let key = key.map_err(|error| format!("the development key cannot be read or made: {error}"))?;
-    println!("{}", mint(key.secret(), &claims));
+    super::say(&(mint(key.secret(), &claims) + "\n"));
     Ok(())
 }
 

@@ -18,6 +18,9 @@ const IGNORED: [&str; 4] = ["HERALD_PORT", "HERALD_URL", "HERALD_TOKEN", "HERALD
 /// The same, by how they begin.
 const IGNORED_PREFIXES: [&str; 2] = ["HERALD_SERVICE_", "HERALD_PORT_"];
 
+/// 24 hours.
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// A setting is unknown or bad; one sentence that names it, and never shows a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -86,6 +89,8 @@ pub struct SigningIn {
     pub audience: Option<String>,
     /// `HERALD_JWT_LEEWAY_SECONDS`.
     pub leeway: Duration,
+    /// `HERALD_MAX_TOKEN_DAYS`.
+    pub max_token_age: Duration,
     /// The claims' names.
     pub claims: Claims,
     /// `HERALD_JWT_CACHE_ENTRIES`.
@@ -99,6 +104,8 @@ pub struct Bounds {
     pub workers: usize,
     /// How often clients must send something.
     pub keep_alive: Duration,
+    /// How long before a token's end its connection is told.
+    pub expiring: Duration,
     /// How often a quiet event stream is sent a comment.
     pub stream_comment: Duration,
     /// Of one connection.
@@ -281,6 +288,7 @@ fn signing_in(reader: &Reader) -> Result<SigningIn, ConfigError> {
         issuer: reader.some("HERALD_JWT_ISSUER"),
         audience: reader.some("HERALD_JWT_AUDIENCE"),
         leeway: reader.seconds("HERALD_JWT_LEEWAY_SECONDS", 0, 300)?,
+        max_token_age: DAY * reader.number("HERALD_MAX_TOKEN_DAYS", 1, 3_650)?,
         claims: Claims {
             user: reader.text("HERALD_JWT_CLAIM_USER"),
             groups: reader.text("HERALD_JWT_CLAIM_GROUPS"),
@@ -297,8 +305,9 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
     Ok(Bounds {
         workers: reader.number("HERALD_WORKERS", 0, 64)?,
         keep_alive: reader.seconds("HERALD_KEEP_ALIVE_SECONDS", 1, 3_600)?,
+        expiring: reader.seconds("HERALD_EXPIRING_SECONDS", 0, 86_400)?,
         stream_comment: reader.seconds("HERALD_STREAM_COMMENT_SECONDS", 1, 60)?,
-        outbox_bytes: reader.number("HERALD_OUTBOX_BYTES", 65_536, 16_777_216)?,
+        outbox_bytes: reader.number("HERALD_OUTBOX_BYTES", 131_072, 16_777_216)?,
         outbox_age: reader.seconds("HERALD_OUTBOX_SECONDS", 1, 60)?,
         queue_messages: reader.number("HERALD_SHARD_QUEUE_MESSAGES", 1, 65_536)?,
         queue_bytes: reader.number("HERALD_SHARD_QUEUE_BYTES", 131_072, 1_073_741_824)?,

@@ -52,6 +52,11 @@ pub const SETTINGS: &[Setting] = &[
     open("HERALD_JWT_ISSUER", "", "What iss must be"),
     open("HERALD_JWT_AUDIENCE", "", "What aud must be or contain"),
     open("HERALD_JWT_LEEWAY_SECONDS", "30", "How far clocks may differ, 0 to 300 s"),
+    open(
+        "HERALD_MAX_TOKEN_DAYS",
+        "30",
+        "How long any token may be good for; so long a user stays revoked, 1 to 3,650 days",
+    ),
     open("HERALD_JWT_CLAIM_USER", "sub", "Claim with the user id"),
     open("HERALD_JWT_CLAIM_GROUPS", "groups", "Claim with the group ids"),
     open("HERALD_JWT_CLAIM_ROLES", "roles", "Claim with the roles"),
@@ -71,7 +76,12 @@ pub const SETTINGS: &[Setting] = &[
         "How often clients must send something; closed after 1.25 times that, 1 to 3,600 s",
     ),
     open("HERALD_STREAM_COMMENT_SECONDS", "15", "How often a quiet event stream is sent a comment, 1 to 60 s"),
-    open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 65,536 to 16,777,216"),
+    open(
+        "HERALD_EXPIRING_SECONDS",
+        "60",
+        "How long before the end of its token a connection is told to send a new one, 0 to 86,400 s",
+    ),
+    open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 131,072 to 16,777,216"),
     open(
         "HERALD_OUTBOX_SECONDS",
         "10",

@@ -60,7 +60,7 @@ fn a_proxy_listener_needs_known_proxies() {
 fn every_number_has_a_range() {
     for (name, least, most) in [
         ("HERALD_KEEP_ALIVE_SECONDS", 1_i64, 3_600_i64),
-        ("HERALD_OUTBOX_BYTES", 65_536, 16_777_216),
+        ("HERALD_OUTBOX_BYTES", 131_072, 16_777_216),
         ("HERALD_OUTBOX_SECONDS", 1, 60),
         ("HERALD_SHARD_QUEUE_MESSAGES", 1, 65_536),
         ("HERALD_SHARD_QUEUE_BYTES", 131_072, 1_073_741_824),

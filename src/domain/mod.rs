@@ -6,6 +6,7 @@ pub mod cursor;
 pub mod instance;
 pub mod message;
 pub mod principal;
+pub mod revocation;
 pub mod rule;
 
 /// Longest user or group id, in bytes (contract, "Signing in").

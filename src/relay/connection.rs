@@ -1,10 +1,13 @@
 //! One socket's life: inbound frames, keep-alive, expiry, close.
 
 use super::Registration;
+use super::client_frame::{ClientFrame, MAX_TEXT_BYTES};
 use super::frame::{Close, Frame, Notice};
 use super::inbound::{Bounded, InboundRefusal, MAX_MESSAGE_BYTES};
 use super::outbox::{Next, OutboxBounds};
+use super::renewal::{Renewal, Renewer};
 use super::shard::Link;
+use crate::domain::cursor::Cursor;
 use actix_http::ws::ProtocolError;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::error::PayloadError;
@@ -12,16 +15,16 @@ use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, dev, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream};
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::LocalBoxFuture;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// The WebSocket subprotocol that Herald speaks.
 pub const SUBPROTOCOL: &str = "herald.v1";
-/// Largest message of a client, in bytes, that is not an `AUTH` frame.
-const MAX_TEXT_BYTES: usize = 1_024;
 /// A second refused frame within this time ends the connection.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
 /// How long a close waits for the client's answer.
@@ -30,28 +33,30 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// What a socket holds as long as it is open, such as its place among the sockets of its address.
 pub type Held = Box<dyn std::any::Any>;
 
+/// What a socket is given beside its registration.
+pub struct Terms {
+    /// Of its outbox.
+    pub bounds: OutboxBounds,
+    /// Verifies new tokens.
+    pub renewer: Arc<dyn Renewer>,
+    /// Dropped with the socket.
+    pub held: Held,
+}
+
 /// Answers the handshake with a socket that lives as long as `registration`. Errors: the handshake's own, when the
 /// request is no WebSocket handshake (RFC 6455 section 4.2.1).
 pub async fn accept(
     request: &HttpRequest,
     payload: dev::Payload,
     registration: Registration,
-    bounds: OutboxBounds,
-    held: Held,
+    terms: Terms,
 ) -> Result<HttpResponse, Error> {
     let (response, stream) = upgrade(request, payload).await?;
-    let link = registration.link.clone();
-    let inbound = Inbound { link, bounds, refused_at: None, close_received: false };
-    Ok(response.map_body(|_, handshake| {
-        Socket {
-            stream,
-            inbound,
-            _handshake: handshake,
-            _registration: Some(registration),
-            _held: held,
-            closed_at: None,
-        }
-        .boxed()
+    let Terms { bounds, renewer, held } = terms;
+    let inbound = Inbound::new(registration.link.clone(), bounds);
+    let admitted = Some(Admitted { registration, renewer });
+    Ok(response.map_body(|_, _handshake| {
+        Socket { stream, inbound, _handshake, admitted, renewal: None, _held: held, closed_at: None }.boxed()
     }))
 }
 
@@ -66,14 +71,14 @@ pub async fn refuse(
     let link = Rc::new(Link::new(String::new()));
     link.outbox.close(close);
     let bounds = OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE };
-    let inbound = Inbound { link: link.clone(), bounds, refused_at: None, close_received: false };
+    let inbound = Inbound::new(link.clone(), bounds);
     // No shard ticks for a socket that was never registered: this wakes it when its time is over.
     actix_web::rt::spawn(async move {
         tokio::time::sleep(CLOSE_PATIENCE).await;
         link.outbox.wake();
     });
-    Ok(response.map_body(|_, handshake| {
-        Socket { stream, inbound, _handshake: handshake, _registration: None, _held: held, closed_at: None }.boxed()
+    Ok(response.map_body(|_, _handshake| {
+        Socket { stream, inbound, _handshake, admitted: None, renewal: None, _held: held, closed_at: None }.boxed()
     }))
 }
 
@@ -96,10 +101,18 @@ struct Socket {
     /// actix-ws' own body; its end would end the stream.
     _handshake: BoxBody,
     /// None for a socket that was refused.
-    _registration: Option<Registration>,
+    admitted: Option<Admitted>,
+    /// A new token that is being verified; a newer one takes its place.
+    renewal: Option<LocalBoxFuture<'static, Renewal>>,
     _held: Held,
     /// When the close frame was handed to the dispatcher.
     closed_at: Option<Instant>,
+}
+
+/// What a socket has that was let in.
+struct Admitted {
+    registration: Registration,
+    renewer: Arc<dyn Renewer>,
 }
 
 impl MessageBody for Socket {
@@ -111,14 +124,17 @@ impl MessageBody for Socket {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
         let socket = &mut *self;
-        while let Poll::Ready(item) = Pin::new(&mut socket.stream).poll_next(cx) {
+        // Behind an error or a close frame the stream only ends; what waits, and the close, are still to be written.
+        while !socket.inbound.close_received {
+            let Poll::Ready(item) = Pin::new(&mut socket.stream).poll_next(cx) else { break };
             let Some(message) = item else { return Poll::Ready(None) };
-            let broken = message.is_err();
-            socket.inbound.take(message);
-            if broken || socket.inbound.close_received {
-                break;
+            match (socket.inbound.take(message), &socket.admitted) {
+                (Some(Asked::Renewal(token)), Some(_)) => socket.begin_renewal(token),
+                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => admitted.registration.acknowledge(cursor),
+                _ => {}
             }
         }
+        socket.poll_renewal(cx);
         match socket.inbound.link.outbox.poll_next(cx, Instant::now) {
             Poll::Ready(Next::Frame(frame)) => Poll::Ready(Some(Ok(frame.into_bytes()))),
             Poll::Ready(Next::Close(close)) => {
@@ -133,10 +149,37 @@ impl MessageBody for Socket {
 }
 
 impl Socket {
+    fn begin_renewal(&mut self, token: String) {
+        let Some(Admitted { registration, renewer }) = &self.admitted else { return };
+        let Some(current) = registration.principal() else { return };
+        self.renewal = Some(renewer.renew(current, registration.instance().clone(), token));
+    }
+
+    fn poll_renewal(&mut self, cx: &mut Context<'_>) {
+        let Some(Poll::Ready(renewal)) = self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx)) else { return };
+        self.renewal = None;
+        let Some(Admitted { registration, .. }) = &self.admitted else { return };
+        match renewal {
+            Renewal::Accepted(principal) => registration.renew(principal),
+            Renewal::Refused { code, detail } => {
+                self.inbound.send(&Frame::of(&Notice::Error { code, detail: &detail }), Instant::now());
+            }
+            Renewal::Ended(close) => self.inbound.link.outbox.close(close),
+        }
+    }
+
     /// Both sides have said goodbye, or the client had its time to.
     fn is_over(&self) -> bool {
         self.closed_at.is_some_and(|at| self.inbound.close_received || at.elapsed() >= CLOSE_PATIENCE)
     }
+}
+
+/// What a client's frame asks for beyond an answer.
+enum Asked {
+    /// This token instead of the old one.
+    Renewal(String),
+    /// Everything up to here was heard.
+    Acknowledgement(Cursor),
 }
 
 /// Judges what the client sends.
@@ -150,11 +193,16 @@ struct Inbound {
 }
 
 impl Inbound {
-    fn take(&mut self, message: Result<AggregatedMessage, ProtocolError>) {
+    fn new(link: Rc<Link>, bounds: OutboxBounds) -> Self {
+        Self { link, bounds, refused_at: None, close_received: false }
+    }
+
+    /// Answers what can be answered at once; what is left to do.
+    fn take(&mut self, message: Result<AggregatedMessage, ProtocolError>) -> Option<Asked> {
         let now = Instant::now();
         self.link.last_heard.set(now);
         match message {
-            Ok(AggregatedMessage::Text(text)) => self.take_text(&text, now),
+            Ok(AggregatedMessage::Text(text)) => return self.take_text(&text, now),
             Ok(AggregatedMessage::Binary(bytes)) if bytes.len() > MAX_TEXT_BYTES => self.link.outbox.close(too_large()),
             Ok(AggregatedMessage::Binary(_)) => self.refuse(now),
             Ok(AggregatedMessage::Ping(payload)) => self.send(&Frame::pong(&payload), now),
@@ -169,20 +217,25 @@ impl Inbound {
                 self.link.outbox.close(close_for(&error));
             }
         }
+        None
     }
 
-    fn take_text(&mut self, text: &str, now: Instant) {
-        if text.len() > MAX_TEXT_BYTES {
-            self.link.outbox.close(too_large());
-        } else if is_ping(text) {
-            self.send(&Frame::of(&Notice::Pong {}), now);
-        } else {
-            self.refuse(now);
+    fn take_text(&mut self, text: &str, now: Instant) -> Option<Asked> {
+        match ClientFrame::parse(text) {
+            ClientFrame::Auth { authorization } => return Some(Asked::Renewal(authorization.into_owned())),
+            ClientFrame::Ping { cursor } => {
+                self.send(&Frame::of(&Notice::Pong {}), now);
+                return cursor.and_then(|cursor| Cursor::parse(&cursor).ok()).map(Asked::Acknowledgement);
+            }
+            ClientFrame::TooLarge => self.link.outbox.close(too_large()),
+            ClientFrame::Other => self.refuse(now),
         }
+        None
     }
 
     fn refuse(&mut self, now: Instant) {
-        let (code, detail) = ("ONE_DIRECTIONAL", "clients only send PING; messages are sent through the REST API");
+        let (code, detail) =
+            ("ONE_DIRECTIONAL", "clients only send PING and AUTH; messages are sent through the REST API");
         if self.refused_at.is_some_and(|at| now.duration_since(at) < REFUSAL_MEMORY) {
             return self.link.outbox.close(Close::new(4400, code, detail));
         }
@@ -193,16 +246,6 @@ impl Inbound {
     fn send(&self, frame: &Frame, now: Instant) {
         self.link.outbox.push(frame, self.bounds, now);
     }
-}
-
-/// `PING`, bare or as `{"type":"PING"}`.
-fn is_ping(text: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Typed<'a> {
-        #[serde(borrow)]
-        r#type: std::borrow::Cow<'a, str>,
-    }
-    text == "PING" || serde_json::from_str::<Typed<'_>>(text).is_ok_and(|frame| frame.r#type == "PING")
 }
 
 fn too_large() -> Close {

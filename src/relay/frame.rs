@@ -163,6 +163,11 @@ pub enum Notice<'a> {
         /// Canonical names.
         channels: Vec<String>,
     },
+    /// The token ends: send a new one.
+    Expiring {
+        /// Until its `exp`; 0 when it has passed and only the leeway is left.
+        seconds: u64,
+    },
     /// This node is going away.
     Reconnect {
         /// When to connect again, in milliseconds from now.
@@ -180,7 +185,7 @@ pub enum Notice<'a> {
         /// A stable code.
         code: &'static str,
         /// One sentence.
-        detail: &'static str,
+        detail: &'a str,
     },
 }
 
@@ -214,9 +219,19 @@ impl Close {
         Self::new(4401, "TOKEN_EXPIRED", "fetch a new token and reconnect")
     }
 
+    /// 4401: an administrator revoked the token while the connection was open.
+    pub fn token_revoked() -> Self {
+        Self::new(4401, "TOKEN_REVOKED", "the token was revoked; sign in again")
+    }
+
     /// 4420.
     pub fn too_slow() -> Self {
         Self::new(4420, "TOO_SLOW", "messages were not read fast enough; reconnect")
+    }
+
+    /// 4409, with the administrator's words.
+    pub fn disconnected(reason: &str) -> Self {
+        Self::new(4409, "DISCONNECTED", reason)
     }
 
     /// 1012.

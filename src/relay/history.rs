@@ -238,13 +238,16 @@ impl History {
     }
 
     /// Everything kept, oldest first, and how far each audience was trimmed; for the next start.
-    pub fn export(&self) -> (u64, Vec<Arc<Entry>>, Vec<(Audience, u64)>) {
-        let trimmed = self.rings.iter().map(|(audience, ring)| (audience.clone(), ring.trimmed_to)).collect();
-        (self.forgotten_to, self.line.iter().flatten().cloned().collect(), trimmed)
+    pub fn export(&self) -> Exported<Arc<Entry>> {
+        Exported {
+            forgotten_to: self.forgotten_to,
+            entries: self.line.iter().flatten().cloned().collect(),
+            trimmed: self.rings.iter().map(|(audience, ring)| (audience.clone(), ring.trimmed_to)).collect(),
+        }
     }
 
     /// The window that `export` gave, in an order that stands at `position`.
-    pub fn import(&mut self, position: u64, exported: Exported, now: Instant) {
+    pub fn import(&mut self, position: u64, exported: Exported<Entry>, now: Instant) {
         *self = Self::new(self.bounds, 0, self.total.clone());
         (self.first, self.forgotten_to) =
             (exported.entries.first().map_or(position + 1, |entry| entry.position), exported.forgotten_to);
@@ -346,13 +349,13 @@ pub struct Listener<'a> {
     pub user: &'a UserId,
 }
 
-/// What [`History::export`] gave, read again.
-#[derive(Debug, Default)]
-pub struct Exported {
+/// A window between two processes.
+#[derive(Debug)]
+pub struct Exported<E> {
     /// Up to here, an audience that is not listed may have had messages.
     pub forgotten_to: u64,
     /// Oldest first.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<E>,
     /// How far each audience was trimmed.
     pub trimmed: Vec<(Audience, u64)>,
 }

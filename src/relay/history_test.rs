@@ -111,7 +111,7 @@ impl World {
 
     /// The window in another process: the same memory, taken up where it was left.
     fn restart(&mut self) {
-        let (forgotten_to, entries, trimmed) = self.history.export();
+        let Exported { forgotten_to, entries, trimmed } = self.history.export();
         let entries = entries.iter().map(|entry| {
             let times = Times { kept_until: entry.kept_until, expires: entry.expires };
             Entry::new(entry.position, entry.frame.clone(), &entry.audiences, &entry.without, times)

@@ -1,5 +1,6 @@
 //! Who is connected, and the way to their sockets.
 
+mod client_frame;
 pub mod connection;
 pub mod frame;
 pub mod history;
@@ -8,7 +9,9 @@ pub mod outbox;
 pub mod queue;
 pub mod realm;
 mod registration;
+pub mod renewal;
 pub mod repeats;
+pub mod roster;
 pub mod shard;
 pub mod stream;
 pub mod window;
@@ -29,9 +32,11 @@ use crate::domain::message::Message;
 use arc_swap::ArcSwap;
 use frame::Frame;
 use history::{Entry, History, HistoryBounds, Times};
+use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
 use realm::{Memory, Realm};
 use repeats::{Claim, ClaimError, Fingerprint, Repeats};
+use roster::Question;
 use shard::{Bounds, Counts, Delivery, Shard};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -39,13 +44,15 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 /// How long a publish waits for the workers' counts (contract, "Sending").
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Reconnects a second that a drained node asks its clients to spread over.
 const RECONNECTS_A_SECOND: u64 = 500;
+/// Upper bounds of the histogram of lags, in places of the order.
+const LAG_BUCKETS: [f64; 10] = [0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 500.0, 1_000.0];
 /// Time over which a drain spreads its closes.
 const DRAIN_WAVES: Duration = Duration::from_secs(3);
 
@@ -76,6 +83,10 @@ struct Inner {
     settings: RelaySettings,
     /// One queue a worker; grows while the workers start, then stays.
     queues: ArcSwap<Vec<Sender>>,
+    /// The other way to each worker, for questions about its connections.
+    questions: ArcSwap<Vec<mpsc::Sender<Question>>>,
+    /// How far acknowledgements lag behind what was queued, in places of the order.
+    lag: Histogram,
     /// Bytes that waited in the outboxes of each worker at its last tick.
     waiting: RwLock<Vec<usize>>,
     /// By instance; only instances of the catalog.
@@ -129,6 +140,8 @@ impl Relay {
             catalog,
             settings,
             queues: ArcSwap::from_pointee(Vec::new()),
+            questions: ArcSwap::from_pointee(Vec::new()),
+            lag: Histogram::new(LAG_BUCKETS),
             waiting: RwLock::default(),
             realms: RwLock::default(),
             history_bytes: Arc::default(),
@@ -141,14 +154,16 @@ impl Relay {
     /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`, as actix workers do.
     pub fn add_worker(&self) -> Worker {
         let (sender, receiver) = queue::bounded(self.0.settings.queue);
+        let (asked, questions) = mpsc::channel(roster::MAX_QUESTIONS);
         let mut waiting = self.0.waiting.write().unwrap_or_else(PoisonError::into_inner);
         let index = waiting.len();
         waiting.push(0);
         self.0.queues.rcu(|queues| queues.iter().cloned().chain([sender.clone()]).collect::<Vec<_>>());
+        self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
         drop(waiting);
         let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds)));
         let worker = Worker { relay: self.clone(), shard, index };
-        tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver)));
+        tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
         worker
     }
 
@@ -208,6 +223,11 @@ impl Relay {
     /// Every instance that was in use, for the metrics.
     pub fn all_realms(&self) -> Vec<Arc<Realm>> {
         self.realms().values().cloned().collect()
+    }
+
+    /// How far acknowledgements lag behind, for the metrics.
+    pub fn lag(&self) -> Histogram {
+        self.0.lag.clone()
     }
 
     /// Bytes of all windows.

@@ -2,6 +2,7 @@
 
 use super::outbox::{Next, OutboxBounds};
 use super::realm::Realm;
+use super::roster::Origin;
 use super::shard::{Bounds, Delivery, Key, Link, Member, Shard, Transport};
 use crate::catalog::{Snapshot, Tenant};
 use crate::domain::audience::{Address, Audience, Narrowing};
@@ -9,6 +10,7 @@ use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::message::Exclusion;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
+use crate::domain::revocation::Revocations;
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use crate::relay::frame::{Frame, Notice};
 use proptest::prelude::*;
@@ -146,6 +148,7 @@ fn tenant(instance: usize, channels: &Channels) -> Tenant {
             version: 1,
         },
         channels: channels.iter().map(channel).map(|channel| (channel.name.clone(), channel)).collect(),
+        revocations: Revocations::default(),
     }
 }
 
@@ -174,6 +177,7 @@ impl World {
             keep_alive: Duration::from_secs(75),
             comment: Duration::from_secs(15),
             leeway_seconds: 30,
+            expiring_seconds: 60,
         };
         let realms = INSTANCES.map(|id| Arc::new(Realm::fresh(id))).to_vec();
         let channels = vec![Channels::new(); INSTANCES.len()];
@@ -215,6 +219,12 @@ impl World {
             transport: Transport::Wss,
             realm: self.realms[instance].clone(),
             principal: Arc::new(principal),
+            origin: Origin {
+                address: [127, 0, 0, 1].into(),
+                user_agent: "".into(),
+                connected_at: chrono::DateTime::UNIX_EPOCH,
+            },
+            warned: false,
             narrowing: wishes,
             audiences,
             position: self.position,

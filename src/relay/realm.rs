@@ -4,7 +4,6 @@ use super::frame::Frame;
 use super::history::{Entry, Exported, History, Listener, Loss};
 use super::repeats::Repeats;
 use super::shard::Counts;
-use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::{InstanceId, Limits};
 use crate::domain::principal::UserId;
@@ -123,7 +122,7 @@ impl Realm {
     }
 
     /// The same realm where an earlier process left it.
-    pub fn resumed(instance: InstanceId, cursor: Cursor, mut memory: Memory, exported: Exported) -> Self {
+    pub fn resumed(instance: InstanceId, cursor: Cursor, mut memory: Memory, exported: Exported<Entry>) -> Self {
         memory.history.import(cursor.position, exported, Instant::now());
         let realm = Self::new(instance, cursor.epoch, memory);
         realm.lock().position = cursor.position;
@@ -143,6 +142,11 @@ impl Realm {
         *seats += 1;
         state.seats += 1;
         Ok(Seat { realm: self.clone(), user: user.clone() })
+    }
+
+    /// The memory that this order belongs to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Connections that are open.
@@ -191,7 +195,7 @@ impl Realm {
     }
 
     /// The order's position and the window, for the next start.
-    pub fn export(&self) -> (Cursor, (u64, Vec<Arc<Entry>>, Vec<(Audience, u64)>)) {
+    pub fn export(&self) -> (Cursor, Exported<Arc<Entry>>) {
         let state = self.lock();
         (Cursor { epoch: self.epoch, position: state.position }, state.history.export())
     }
@@ -271,6 +275,7 @@ impl Realm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::audience::Audience;
 
     #[test]
     fn seats_end_at_the_limits_of_user_and_instance_and_come_back() {

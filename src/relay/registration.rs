@@ -3,11 +3,13 @@
 use super::frame::{Frame, Notice, names};
 use super::history::Listener;
 use super::realm::{Arrival, NoSeat, Seat};
+use super::roster::Origin;
 use super::shard::{Key, Link, Member, Transport};
 use super::{Relay, Worker};
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
+use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub struct Joining {
     pub principal: Arc<Principal>,
     /// Its instance, as it is now.
     pub tenant: Arc<Tenant>,
+    /// How it came.
+    pub origin: Origin,
     /// `channels=`.
     pub narrowing: Option<Narrowing>,
     /// `cursor=`, where it was given: how far the client has heard everything; none within for a text that is no cursor.
@@ -68,7 +72,7 @@ impl Relay {
         if self.is_draining() {
             return Err(ConnectError::Draining);
         }
-        let Joining { transport, principal, tenant, narrowing, since } = joining;
+        let Joining { transport, principal, tenant, origin, narrowing, since } = joining;
         let desk = ProcessSeat::take(&self.0.open, self.0.settings.connections)?;
         let realm = self.realm(&tenant.instance.id);
         let seat = realm.take_seat(&principal.user, &tenant.instance.limits)?;
@@ -90,9 +94,47 @@ impl Relay {
         };
         link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
         let position = cursor.position;
-        let member = Member { link: link.clone(), transport, realm, principal, narrowing, audiences, position };
+        let member = Member {
+            link: link.clone(),
+            transport,
+            realm,
+            principal,
+            origin,
+            warned: false,
+            narrowing,
+            audiences,
+            position,
+        };
         let key = worker.shard.borrow_mut().insert(member);
         Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
+    }
+}
+
+impl Registration {
+    /// Whose connection it is, by the newest token.
+    pub fn principal(&self) -> Option<Arc<Principal>> {
+        self.worker.shard.borrow().get(self.key).map(|member| member.principal.clone())
+    }
+
+    /// Where it is connected.
+    pub fn instance(&self) -> &InstanceId {
+        &self.seat.realm.instance
+    }
+
+    /// Notes how far the client says that it has heard everything. A cursor that it was never sent is not believed.
+    pub fn acknowledge(&self, cursor: Cursor) {
+        let shard = self.worker.shard.borrow();
+        let Some(member) = shard.get(self.key) else { return };
+        if cursor.epoch == member.realm.epoch() && cursor.position <= member.position {
+            self.link.acknowledged.set(Some(cursor));
+            self.worker.relay.0.lag.observe((member.position - cursor.position) as f64);
+        }
+    }
+
+    /// Gives it the rights of the same user's new token, and tells it what it hears now.
+    pub fn renew(&self, principal: Arc<Principal>) {
+        let snapshot = self.worker.relay.catalog().load();
+        self.worker.shard.borrow_mut().renew(self.key, principal, &snapshot, Instant::now());
     }
 }
 

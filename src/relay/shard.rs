@@ -3,8 +3,10 @@
 use super::frame::{Close, Frame, Notice, names};
 use super::outbox::{Outbox, OutboxBounds, Pushed};
 use super::realm::Realm;
+use super::roster::Origin;
 use crate::catalog::{Snapshot, Tenant};
 use crate::domain::audience::{Audience, Narrowing};
+use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Exclusion;
 use crate::domain::principal::Principal;
@@ -28,12 +30,14 @@ pub struct Link {
     pub outbox: Outbox,
     /// When the client last sent a frame; of a stream, which sends none, when it was last written to.
     pub last_heard: Cell<Instant>,
+    /// How far the client says that it has heard everything.
+    pub acknowledged: Cell<Option<Cursor>>,
 }
 
 impl Link {
     /// A fresh connection that was heard just now.
     pub fn new(id: String) -> Self {
-        Self { id, outbox: Outbox::default(), last_heard: Cell::new(Instant::now()) }
+        Self { id, outbox: Outbox::default(), last_heard: Cell::new(Instant::now()), acknowledged: Cell::default() }
     }
 }
 
@@ -57,6 +61,10 @@ pub struct Member {
     pub realm: Arc<Realm>,
     /// Whose it is; asked again whenever rules change.
     pub principal: Arc<Principal>,
+    /// How it came.
+    pub origin: Origin,
+    /// Whether it was told that its token ends.
+    pub warned: bool,
     /// What the client wants to hear of what it may hear.
     pub narrowing: Option<Narrowing>,
     /// What it hears: the keys under which the index holds it.
@@ -102,6 +110,8 @@ pub struct Bounds {
     pub comment: Duration,
     /// Seconds that a token still counts after its `exp`.
     pub leeway_seconds: i64,
+    /// Seconds before its `exp` at which the client is told.
+    pub expiring_seconds: i64,
 }
 
 /// The connections of one worker.
@@ -226,16 +236,31 @@ impl Shard {
         self.members.get(key)
     }
 
-    /// Asks again what a connection may hear, and tells it when that changed.
+    /// Asks again whether a connection may stay and what it may hear, and tells it when that changed.
     pub fn reassess(&mut self, key: Key, snapshot: &Snapshot, now: Instant) {
+        self.judge(key, snapshot, now, Tell::IfChanged);
+    }
+
+    /// Puts a new token in the place of the old one, and tells the connection what it hears now.
+    pub fn renew(&mut self, key: Key, principal: Arc<Principal>, snapshot: &Snapshot, now: Instant) {
+        if let Some(member) = self.members.get_mut(key) {
+            (member.principal, member.warned) = (principal, false);
+            self.judge(key, snapshot, now, Tell::Always);
+        }
+    }
+
+    fn judge(&mut self, key: Key, snapshot: &Snapshot, now: Instant, tell: Tell) {
         let Some(member) = self.members.get_mut(key) else { return };
         let tenant = match snapshot.tenants.get(&member.realm.instance) {
             Some(tenant) if tenant.instance.enabled => tenant,
             Some(_) => return member.link.outbox.close(Close::instance_disabled()),
             None => return member.link.outbox.close(Close::instance_gone(member.principal.is_valid_everywhere())),
         };
+        if tenant.revokes(&member.principal) {
+            return member.link.outbox.close(Close::token_revoked());
+        }
         let heard = member.hears(tenant);
-        if heard == member.audiences {
+        if heard == member.audiences && tell == Tell::IfChanged {
             return;
         }
         if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
@@ -251,9 +276,10 @@ impl Shard {
     }
 
     /// Once a second: keep-alives, comments, token expiry, stuck sockets. Returns the bytes that wait in all outboxes.
-    pub fn tick(&self, now: Instant, unix_seconds: i64) -> usize {
+    pub fn tick(&mut self, now: Instant, unix_seconds: i64) -> usize {
         let mut waiting = 0;
-        for (_, member) in &self.members {
+        for (_, member) in &mut self.members {
+            member.warn(self.bounds, now, unix_seconds);
             let (outbox, transport) = (&member.link.outbox, member.transport);
             let silence = now.duration_since(member.link.last_heard.get());
             if outbox.is_ending() {
@@ -274,10 +300,28 @@ impl Shard {
     }
 }
 
+/// Whether a connection is told what it hears.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tell {
+    IfChanged,
+    Always,
+}
+
 impl Member {
     /// What it may hear under the rules of `tenant`.
     pub fn hears(&self, tenant: &Tenant) -> Vec<Audience> {
         tenant.audiences_of(&self.principal, self.narrowing.as_ref())
+    }
+
+    /// Tells the client once that its token ends.
+    fn warn(&mut self, bounds: Bounds, now: Instant, unix_seconds: i64) {
+        let left = self.principal.expires_at.saturating_sub(unix_seconds);
+        if self.warned || left > bounds.expiring_seconds {
+            return;
+        }
+        self.warned = true;
+        let seconds = u64::try_from(left).unwrap_or(0);
+        self.link.outbox.push(&Frame::of(&Notice::Expiring { seconds }), bounds.outbox, now);
     }
 
     /// Whether a message is news for this connection and does not leave it out.

@@ -69,7 +69,7 @@ impl Relay {
         };
         write(&Line::Begin { form: FORM, written_at_ms: Utc::now().timestamp_millis() })?;
         for realm in self.all_realms() {
-            let (cursor, (forgotten_to, entries, trimmed)) = realm.export();
+            let (cursor, Exported { forgotten_to, entries, trimmed }) = realm.export();
             let trimmed = trimmed.iter().map(|(audience, position)| (audience.to_string(), *position)).collect();
             let id = realm.instance.to_string();
             write(&Line::Instance { id, cursor: cursor.to_text(), forgotten_to, trimmed })?;
@@ -98,14 +98,12 @@ impl Relay {
     pub fn read_windows(&self, source: impl BufRead) -> Result<usize, WindowError> {
         let mut reader =
             Reading { relay: self, away: Duration::ZERO, now: Instant::now(), open: None, ids: vec![], realms: vec![] };
-        let mut lines = 0;
         let mut whole = false;
-        for line in source.lines() {
+        for (number, line) in (0..).zip(source.lines()) {
             if whole {
                 return Err(WindowError::Form);
             }
-            whole = reader.take(serde_json::from_str(&line?).map_err(|_| WindowError::Form)?, lines)?;
-            lines += 1;
+            whole = reader.take(serde_json::from_str(&line?).map_err(|_| WindowError::Form)?, number)?;
         }
         if !whole {
             return Err(WindowError::Form);
@@ -137,7 +135,7 @@ struct Reading<'a> {
     away: Duration,
     now: Instant,
     /// The instance whose entries are being read.
-    open: Option<(InstanceId, Cursor, Exported)>,
+    open: Option<(InstanceId, Cursor, Exported<Entry>)>,
     /// Its ids.
     ids: Vec<(String, Fingerprint, Remembered, Instant)>,
     realms: Vec<Realm>,

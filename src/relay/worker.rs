@@ -3,6 +3,7 @@
 use super::Relay;
 use super::frame::{Close, Frame, Notice};
 use super::queue::{Parcel, Receiver};
+use super::roster::Question;
 use super::shard::{Key, Shard};
 use crate::catalog::Snapshot;
 use chrono::Utc;
@@ -10,6 +11,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 /// Most messages that are taken before the sockets get their turn.
@@ -32,7 +34,7 @@ pub struct Worker {
 
 impl Worker {
     /// Runs until the relay ends. One tick a second looks after all connections: no timer a connection.
-    pub(super) async fn run(self, mut queue: Receiver) {
+    pub(super) async fn run(self, mut queue: Receiver, mut questions: mpsc::Receiver<Question>) {
         let mut changes = self.relay.catalog().changes();
         let mut phase = self.relay.phase();
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
@@ -48,12 +50,13 @@ impl Worker {
                     queue.settle(&batch);
                     batch.clear();
                 }
+                Some(question) = questions.recv() => question.answer(&self.shard.borrow()),
                 Ok(()) = changes.changed() => {
                     let snapshot = changes.borrow_and_update().clone();
                     self.reassess(&snapshot).await;
                 }
                 _ = ticker.tick() => {
-                    let waiting = self.shard.borrow().tick(Instant::now(), Utc::now().timestamp());
+                    let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
                     self.relay.note_waiting(self.index, waiting);
                     if self.index == 0 {
                         self.relay.trim_history();

@@ -20,7 +20,7 @@ pub struct AuditEntry {
     pub instance: Option<InstanceId>,
     /// What was done, such as `channel.update`.
     pub action: String,
-    /// What it was done to: a channel's name, an instance's id, a quota request's id.
+    /// What it was done to: a channel's name, an instance's id, a quota request's or a revocation's id.
     pub target: String,
     /// What was there before, in the API's words; none for what was new.
     pub before: Option<Value>,

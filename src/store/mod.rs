@@ -6,6 +6,7 @@ mod channels;
 mod error;
 mod instances;
 mod quota_requests;
+mod revocations;
 mod rules;
 mod snapshot;
 
@@ -13,7 +14,8 @@ pub use audit::AuditEntry;
 pub use change::Committed;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};
 pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};
-pub use snapshot::Changes;
+pub use revocations::RevocationEntry;
+pub use snapshot::{Changes, Configured};
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};

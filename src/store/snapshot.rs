@@ -2,13 +2,26 @@
 
 use super::channels::list_all_channels;
 use super::instances::list_instances;
+use super::revocations::list_all_revocations;
 use super::{ACQUIRE_TIMEOUT, Store, StoreError};
 use crate::domain::channel::Channel;
 use crate::domain::instance::{Instance, InstanceId};
+use crate::domain::revocation::Revocation;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{PgExecutor, PgPool};
 use std::collections::HashMap;
 use std::io;
+
+/// An instance and what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// The instance.
+    pub instance: Instance,
+    /// Its channels, by name.
+    pub channels: Vec<Channel>,
+    /// What it no longer accepts.
+    pub revocations: Vec<Revocation>,
+}
 
 impl Store {
     /// The version of the last committed change; 0 before the first. Errors: `StoreError`.
@@ -16,15 +29,15 @@ impl Store {
         find_catalog_version(&self.pool).await
     }
 
-    /// Every instance with its channels, by id and by name, and the version at which they were so.
-    /// Errors: `StoreError`.
-    pub async fn load_catalog(&self) -> Result<(i64, Vec<(Instance, Vec<Channel>)>), StoreError> {
+    /// Every instance with what belongs to it, by id, and the version at which all was so. Errors: `StoreError`.
+    pub async fn load_catalog(&self) -> Result<(i64, Vec<Configured>), StoreError> {
         let mut snapshot = self.pool.begin_with("begin isolation level repeatable read read only").await?;
         let version = find_catalog_version(&mut *snapshot).await?;
         let instances = list_instances(&mut *snapshot, None, None).await?;
         let channels = list_all_channels(&mut *snapshot).await?;
+        let revocations = list_all_revocations(&mut *snapshot).await?;
         snapshot.commit().await?;
-        Ok((version, with_channels(instances, channels)))
+        Ok((version, configured(instances, channels, revocations)))
     }
 
     /// Listens for changes from now on, on a connection of its own, which `close` neither ends nor waits for.
@@ -76,14 +89,24 @@ async fn find_catalog_version(executor: impl PgExecutor<'_>) -> Result<i64, Stor
     Ok(sqlx::query_scalar!("select version from catalog_version").fetch_one(executor).await?)
 }
 
-fn with_channels(instances: Vec<Instance>, channels: Vec<(InstanceId, Channel)>) -> Vec<(Instance, Vec<Channel>)> {
-    let mut by_instance: HashMap<InstanceId, Vec<Channel>> = HashMap::new();
-    for (instance, channel) in channels {
-        by_instance.entry(instance).or_default().push(channel);
-    }
+fn configured(
+    instances: Vec<Instance>,
+    channels: Vec<(InstanceId, Channel)>,
+    revocations: Vec<(InstanceId, Revocation)>,
+) -> Vec<Configured> {
+    let (mut channels, mut revocations) = (by_instance(channels), by_instance(revocations));
     let with_its_own = |instance: Instance| {
-        let channels = by_instance.remove(&instance.id).unwrap_or_default();
-        (instance, channels)
+        let channels = channels.remove(&instance.id).unwrap_or_default();
+        let revocations = revocations.remove(&instance.id).unwrap_or_default();
+        Configured { instance, channels, revocations }
     };
     instances.into_iter().map(with_its_own).collect()
+}
+
+fn by_instance<T>(rows: Vec<(InstanceId, T)>) -> HashMap<InstanceId, Vec<T>> {
+    let mut by_instance: HashMap<InstanceId, Vec<T>> = HashMap::new();
+    for (instance, row) in rows {
+        by_instance.entry(instance).or_default().push(row);
+    }
+    by_instance
 }

@@ -3,6 +3,7 @@
 use crate::support::{App, token};
 use herald::api::error::Code;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn committed(name: &str) -> String {
@@ -74,8 +75,8 @@ async fn every_example_runs_as_it_stands() {
     let app = App::start().await;
     let everything = ["REALTIME_CONNECT", "REALTIME_ADMIN", "REALTIME_OPERATOR"];
     let token = token("everyone").roles(&everything).instances(&["*"]).component();
-    let mut quota_request = String::new();
-    let order = ["create_", "get_", "replace_", "publish_", "approve_", "list_", "delete_"];
+    let mut made = BTreeMap::new();
+    let order = ["create_", "get_", "replace_", "publish_", "approve_", "list_", "disconnect_connections", "delete_"];
     let mut tried = 0;
     for verb in order {
         for (path, methods) in document["paths"].as_object().unwrap() {
@@ -90,11 +91,17 @@ async fn every_example_runs_as_it_stands() {
                     let (name, example) = (parameter["name"].as_str().unwrap(), parameter["example"].as_str());
                     match parameter["in"].as_str() {
                         Some("path") => {
-                            filled = filled.replace(&format!("{{{name}}}"), example.unwrap_or(&quota_request));
+                            // What has no name of its own was made under the list's path.
+                            let list = path.split("/{").next().unwrap();
+                            let id = example.unwrap_or_else(|| made.get(list).map_or("", String::as_str));
+                            filled = filled.replace(&format!("{{{name}}}"), id);
                         }
                         // Replacing has given it its second version.
                         Some("header") if verb == "delete_" => request_headers.push((name, "\"2\"")),
                         Some("header") => request_headers.push((name, example.expect("an example"))),
+                        Some("query") if example.is_some() => {
+                            filled += &format!("?{name}={}", example.expect("it is some"));
+                        }
                         _ => {}
                     }
                 }
@@ -110,15 +117,15 @@ async fn every_example_runs_as_it_stands() {
                 let answer = request.send().await.unwrap();
                 let (status, text) = (answer.status(), answer.text().await.unwrap());
                 assert!(status.is_success(), "{id}: {status} {text}");
-                if id == "create_quota_request" {
+                if verb == "create_" {
                     let body: Value = serde_json::from_str(&text).unwrap();
-                    quota_request = body["id"].as_str().unwrap().to_owned();
+                    made.insert(path.clone(), body["id"].as_str().unwrap_or_default().to_owned());
                 }
                 tried += 1;
             }
         }
     }
-    assert!(tried >= 18, "only {tried} operations were tried");
+    assert!(tried >= 22, "only {tried} operations were tried");
 }
 
 #[actix_web::test]

@@ -51,6 +51,9 @@ fn rows() -> Vec<Row> {
         row("get_channel", "GET", "/v1/channels/news", Admin, Value::Null, 200),
         row("replace_channel", "PUT", "/v1/channels/news", Admin, json!({"name": "news"}), 200),
         row("delete_channel", "DELETE", "/v1/channels/news", Admin, Value::Null, 204),
+        row("list_connections", "GET", "/v1/connections", Admin, Value::Null, 200),
+        row("disconnect_connections", "DELETE", "/v1/connections?user=nobody", Admin, Value::Null, 200),
+        row("disconnect_connection", "DELETE", "/v1/connections/nobody", Admin, Value::Null, 404),
         row("get_quotas", "GET", "/v1/quotas", Member, Value::Null, 200),
         row("create_quota_request", "POST", "/v1/quota-requests", Admin, request.clone(), 201),
         row("list_quota_requests", "GET", "/v1/quota-requests", AdminOrOperator, Value::Null, 200),
@@ -58,6 +61,10 @@ fn rows() -> Vec<Row> {
         row("approve_quota_request", "POST", "/v1/quota-requests/{request}/approve", Operator, json!({}), 200),
         row("deny_quota_request", "POST", "/v1/quota-requests/{second}/deny", Operator, json!({"note": "no"}), 200),
         row("list_audit", "GET", "/v1/audit", AdminOrOperator, Value::Null, 200),
+        row("create_revocation", "POST", "/v1/revocations", Admin, json!({"user": "mallory"}), 201),
+        row("list_revocations", "GET", "/v1/revocations", Admin, Value::Null, 200),
+        row("get_revocation", "GET", "/v1/revocations/{revocation}", Admin, Value::Null, 200),
+        row("delete_revocation", "DELETE", "/v1/revocations/{revocation}", Admin, Value::Null, 204),
         row("create_instance", "POST", "/v1/instances", Operator, json!({"id": "third", "name": "third"}), 201),
         row("list_instances", "GET", "/v1/instances", Operator, Value::Null, 200),
         row("get_instance", "GET", "/v1/instances/third", Operator, Value::Null, 200),
@@ -74,11 +81,13 @@ struct Caller<'a> {
     app: &'a App,
     request: String,
     second: String,
+    revocation: String,
 }
 
 impl Caller<'_> {
     async fn call(&self, row: &Row, token: Option<String>, instance: Option<&str>, expected: u16) -> String {
-        let path = row.path.replace("{request}", &self.request).replace("{second}", &self.second);
+        let ids = [("{request}", &self.request), ("{second}", &self.second), ("{revocation}", &self.revocation)];
+        let path = ids.iter().fold(row.path.to_owned(), |path, (name, id)| path.replace(name, id));
         let mut request = self.app.request(row.method, &path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -101,12 +110,16 @@ impl Caller<'_> {
 async fn every_operation_asks_for_the_right_token() {
     let app = App::start().await;
     app.create_instance("other", json!({})).await;
-    let ask = async |value: u32| {
-        let body = json!({"limit": "componentPayloadBytes", "value": value, "reason": "larger documents"});
-        let answer = app.call("POST", "/v1/quota-requests", Some(&Token::admin("root")), Some(body), 201).await;
+    let make = async |path: &str, body: Value| {
+        let answer = app.call("POST", path, Some(&Token::admin("root")), Some(body), 201).await;
         answer.body["id"].as_str().unwrap().to_owned()
     };
-    let caller = Caller { app: &app, request: ask(8_192).await, second: ask(16_384).await };
+    let ask = async |value: u32| {
+        let body = json!({"limit": "componentPayloadBytes", "value": value, "reason": "larger documents"});
+        make("/v1/quota-requests", body).await
+    };
+    let revocation = make("/v1/revocations", json!({"user": "somebody"})).await;
+    let caller = Caller { app: &app, request: ask(8_192).await, second: ask(16_384).await, revocation };
     for row in rows() {
         check(&caller, &row).await;
     }

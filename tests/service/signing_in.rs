@@ -137,7 +137,7 @@ async fn a_socket_is_told_by_its_close_code() {
         (format!("/?instance=main&authorization={}", token("a").expires_in(-40).sign()), 4401, "TOKEN_EXPIRED"),
         (format!("/?authorization={here}"), 4400, "INSTANCE_REQUIRED"),
         (format!("/?instance=main&instance=other&authorization={here}"), 4400, "CONFLICTING_PARAMETER"),
-        (format!("/?instance=main&authorization={here}&cursor=x"), 4400, "INVALID_REQUEST"),
+        (format!("/?instance=main&authorization={here}&unknown=x"), 4400, "INVALID_REQUEST"),
         (format!("/?instance=main&authorization={}", token("a").roles(&["OTHER"]).sign()), 4403, "ROLE_REQUIRED"),
         (format!("/?instance=nowhere&authorization={here}"), 4403, "INSTANCE_FORBIDDEN"),
         (format!("/?instance=nowhere&authorization={everywhere}"), 4404, "INSTANCE_NOT_FOUND"),

@@ -1,0 +1,195 @@
+//! Questions about connections that every worker answers for its own: who is there, and send these away.
+
+use super::Relay;
+use super::frame::Close;
+use super::shard::{Member, Shard, Transport};
+use crate::domain::audience::Audience;
+use crate::domain::cursor::Cursor;
+use crate::domain::instance::InstanceId;
+use crate::domain::principal::{GroupId, UserId};
+use chrono::{DateTime, Utc};
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the workers have to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Questions that may wait for one worker.
+pub(super) const MAX_QUESTIONS: usize = 64;
+
+/// How a connection came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address.
+    pub address: IpAddr,
+    /// `User-Agent`; empty where there was none.
+    pub user_agent: Box<str>,
+    /// When it was let in.
+    pub connected_at: DateTime<Utc>,
+}
+
+/// One connection as it is now.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Its id.
+    pub id: String,
+    /// Whose it is.
+    pub user: UserId,
+    /// The user's groups, by the newest token.
+    pub groups: Vec<GroupId>,
+    /// What it hears.
+    pub audiences: Vec<Audience>,
+    /// How it receives.
+    pub transport: Transport,
+    /// How it came.
+    pub origin: Origin,
+    /// `exp` of the newest token, in seconds since the Unix epoch.
+    pub expires_at: i64,
+    /// Bytes that wait for it.
+    pub queued_bytes: usize,
+    /// How far the client says that it has heard everything.
+    pub acknowledged: Option<Cursor>,
+    /// Places in the order between that and the newest message that was queued for it.
+    pub lag: Option<u64>,
+}
+
+/// Which connections of an instance are meant; what is none does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Its id.
+    pub id: Option<String>,
+    /// Whose it is.
+    pub user: Option<UserId>,
+    /// A group of its user.
+    pub group: Option<GroupId>,
+    /// What it hears.
+    pub audience: Option<Audience>,
+}
+
+/// A part of the list.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// By id.
+    pub items: Vec<ConnectionInfo>,
+    /// How many there are, on all pages.
+    pub total: u64,
+}
+
+/// A worker has not answered in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a worker has not answered in time")]
+pub struct Silent;
+
+/// What a worker is asked.
+#[derive(Debug)]
+pub(super) struct Question {
+    instance: InstanceId,
+    filter: Filter,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// The first `most` behind `after`.
+    List { after: Option<String>, most: usize, answer: oneshot::Sender<Listing> },
+    /// Close them all.
+    Disconnect { close: Close, answer: oneshot::Sender<u64> },
+}
+
+impl Relay {
+    /// The first `most` connections of an instance behind `after`, by id. Errors: `Silent`.
+    pub async fn list_connections(
+        &self,
+        instance: &InstanceId,
+        filter: &Filter,
+        after: Option<String>,
+        most: usize,
+    ) -> Result<Listing, Silent> {
+        let what = |answer| What::List { after: after.clone(), most, answer };
+        let mut whole = Listing::default();
+        for part in self.ask(instance, filter, what).await? {
+            whole.total += part.total;
+            whole.items.extend(part.items);
+        }
+        whole.items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        whole.items.truncate(most);
+        Ok(whole)
+    }
+
+    /// Closes connections of an instance; how many. Errors: `Silent`, when some may be closed and others not.
+    pub async fn disconnect(&self, instance: &InstanceId, filter: &Filter, close: &Close) -> Result<u64, Silent> {
+        let what = |answer| What::Disconnect { close: close.clone(), answer };
+        Ok(self.ask(instance, filter, what).await?.into_iter().sum())
+    }
+
+    async fn ask<T>(
+        &self,
+        instance: &InstanceId,
+        filter: &Filter,
+        what: impl Fn(oneshot::Sender<T>) -> What,
+    ) -> Result<Vec<T>, Silent> {
+        let workers: Vec<mpsc::Sender<Question>> = self.0.questions.load().iter().cloned().collect();
+        let mut answers = Vec::with_capacity(workers.len());
+        for worker in workers {
+            let (answer, told) = oneshot::channel();
+            let question = Question { instance: instance.clone(), filter: filter.clone(), what: what(answer) };
+            worker.try_send(question).map_err(|_| Silent)?;
+            answers.push(told);
+        }
+        let all = futures_util::future::try_join_all(answers);
+        tokio::time::timeout(PATIENCE, all).await.map_err(|_| Silent)?.map_err(|_| Silent)
+    }
+}
+
+impl Question {
+    /// Answers for one worker. Nobody may be waiting any more; that is no error.
+    pub(super) fn answer(self, shard: &Shard) {
+        let Self { instance, filter, what } = self;
+        let keys = shard.keys(&instance);
+        let members = keys.iter().filter_map(|key| shard.get(*key)).filter(|member| filter.includes(member));
+        let members = members.filter(|member| !member.link.outbox.is_ending());
+        match what {
+            What::Disconnect { close, answer } => {
+                let closed = members.map(|member| member.link.outbox.close(close.clone())).count();
+                let _nobody_waits = answer.send(closed as u64);
+            }
+            What::List { after, most, answer } => {
+                let mut total = 0;
+                let mut found: Vec<&Member> = members
+                    .inspect(|_| total += 1)
+                    .filter(|member| after.as_ref().is_none_or(|after| member.link.id > *after))
+                    .collect();
+                found.sort_unstable_by(|a, b| a.link.id.cmp(&b.link.id));
+                let items = found.into_iter().take(most).map(Member::info).collect();
+                drop(answer.send(Listing { items, total }));
+            }
+        }
+    }
+}
+
+impl Filter {
+    fn includes(&self, member: &Member) -> bool {
+        self.id.as_ref().is_none_or(|id| *id == member.link.id)
+            && self.user.as_ref().is_none_or(|user| *user == member.principal.user)
+            && self.group.as_ref().is_none_or(|group| member.principal.groups.contains(group))
+            && self.audience.as_ref().is_none_or(|audience| member.audiences.contains(audience))
+    }
+}
+
+impl Member {
+    fn info(&self) -> ConnectionInfo {
+        let acknowledged = self.link.acknowledged.get();
+        ConnectionInfo {
+            id: self.link.id.clone(),
+            user: self.principal.user.clone(),
+            groups: self.principal.groups.clone(),
+            audiences: self.audiences.clone(),
+            transport: self.transport,
+            origin: self.origin.clone(),
+            expires_at: self.principal.expires_at,
+            queued_bytes: self.link.outbox.waiting_bytes(),
+            acknowledged,
+            lag: acknowledged.map(|cursor| self.position.saturating_sub(cursor.position)),
+        }
+    }
+}
