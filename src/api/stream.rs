@@ -24,6 +24,9 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 /// `EventSource`, which gives token and instance in the query. `data` is the frame that a socket gets. A `MESSAGE` has no
 /// event name, every other frame has its type as its name; the last is `CLOSE` with `code` and `reason`. `CONNECTED` and
 /// `MESSAGE` carry their cursor as `id`. A quiet stream is sent a comment every 15 seconds.
+///
+/// An `EventSource` connects again by itself and then sends the newest `id` as `Last-Event-ID`: put no `cursor` into its
+/// URL, which would soon differ. What is refused is no stream, and an `EventSource` gives up.
 #[utoipa::path(
     tag = "Receiving",
     params(

@@ -88,9 +88,7 @@ async fn curl_follows_a_stream() {
     assert!(until("data: {\"type\":\"MESSAGE\"").await.ends_with("\"data\":{\"n\":1.5}}"));
     let mut app = app;
     app.begin_stop();
-    let close: Value =
-        serde_json::from_str(&until("data: {\"type\":\"CLOSE\",").await.replacen('"', "{\"", 1)).expect("JSON");
-    assert_eq!(close["code"], 1012);
+    assert!(until("data: {\"type\":\"CLOSE\",").await.starts_with("\"code\":1012,"));
     assert!(within("curl's end", curl.wait()).await.expect("a status").success(), "the stream ends whole");
 }
 
