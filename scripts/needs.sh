@@ -26,6 +26,7 @@ install_missing() {
         as_root=(sudo)
     fi
     echo "Installing ${missing[*]}"
+    # One stale or unreachable source fails the whole update; whether the packages can be had, the next line tells.
     "${as_root[@]}" apt-get update -qq || true
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line >/dev/null || { echo "This failed: $line" >&2; exit 1; }
 }

@@ -4,13 +4,13 @@ use super::Api;
 use super::admission::{Admin, WithBody};
 use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
-use super::resource::{IfMatch, Page, PageParameters, created, settle, stale, text, versioned};
+use super::resource::{IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned};
 use super::responses::{Changing, Creating, Reading};
-use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS};
+use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, MAX_RULES, Rule, Rules, Subject};
-use crate::store::{InsertError, UpdateError};
+use crate::store::InsertError;
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post, put};
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,10 @@ pub struct ChannelRequest {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 65536)]
     payload_limit: Option<u32>,
+    /// What a receiver gets that does not read fast enough.
+    #[serde(default)]
+    #[schema(default = "disconnect")]
+    slow: SlowBody,
     /// As read, when replacing: a copy of what `GET` answered is a good body. `If-Match` decides.
     #[serde(default)]
     version: Option<i64>,
@@ -103,6 +107,17 @@ pub enum EffectBody {
     Deny,
 }
 
+/// What a channel's slow receivers get.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SlowBody {
+    /// All messages wait; a connection without room for one more is closed with 4420 and resumes with its cursor.
+    #[default]
+    Disconnect,
+    /// Only the newest message waits; a `DROPPED` frame tells how many it replaced.
+    Latest,
+}
+
 /// A channel as it is.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -119,6 +134,8 @@ pub struct ChannelBody {
     publish_rules: Vec<RuleBody>,
     /// Largest message in bytes; `null` without a limit of its own.
     payload_limit: Option<u32>,
+    /// What a receiver gets that does not read fast enough.
+    slow: SlowBody,
     /// Grows by one with every change; also in `ETag`.
     version: i64,
 }
@@ -222,7 +239,7 @@ pub async fn replace_channel(
     let old = find(&api, instance, &name).await?;
     let channel = body.into_channel(old.name, if_match.check(old.version)?)?;
     let updated = api.store.update_channel(&principal.user, instance, &channel).await;
-    let channel = settle(&api, updated.map_err(not_updated)?).await;
+    let channel = settle(&api, updated.map_err(|error| not_changed(error, missing))?).await;
     Ok(versioned(channel.version, ChannelBody::from(channel)))
 }
 
@@ -248,7 +265,7 @@ pub async fn delete_channel(
     let old = find(&api, instance, &name).await?;
     let version = if_match.check(old.version)?;
     let deleted = api.store.delete_channel(&admin.principal.user, instance, &old.name, version).await;
-    settle(&api, deleted.map_err(not_updated)?).await;
+    settle(&api, deleted.map_err(|error| not_changed(error, missing))?).await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -274,14 +291,6 @@ fn not_inserted(error: InsertError) -> Problem {
     }
 }
 
-fn not_updated(error: UpdateError) -> Problem {
-    match error {
-        UpdateError::Missing => missing(),
-        UpdateError::Stale { current } => stale(current),
-        UpdateError::Store(error) => error.into(),
-    }
-}
-
 fn enabled() -> bool {
     true
 }
@@ -303,6 +312,7 @@ impl ChannelRequest {
             rules: rules("/rules", self.rules)?,
             publish_rules: rules("/publishRules", self.publish_rules)?,
             payload_limit: self.payload_limit,
+            slow: self.slow.into(),
             version,
         })
     }
@@ -352,6 +362,24 @@ impl From<&Rule> for RuleBody {
     }
 }
 
+impl From<SlowBody> for Slow {
+    fn from(slow: SlowBody) -> Self {
+        match slow {
+            SlowBody::Disconnect => Self::Disconnect,
+            SlowBody::Latest => Self::Latest,
+        }
+    }
+}
+
+impl From<Slow> for SlowBody {
+    fn from(slow: Slow) -> Self {
+        match slow {
+            Slow::Disconnect => Self::Disconnect,
+            Slow::Latest => Self::Latest,
+        }
+    }
+}
+
 impl From<Channel> for ChannelBody {
     fn from(channel: Channel) -> Self {
         let show = |rules: &Rules| rules.as_slice().iter().map(RuleBody::from).collect();
@@ -362,6 +390,7 @@ impl From<Channel> for ChannelBody {
             rules: show(&channel.rules),
             publish_rules: show(&channel.publish_rules),
             payload_limit: channel.payload_limit,
+            slow: channel.slow.into(),
             version: channel.version,
         }
     }

@@ -4,11 +4,11 @@ use super::Api;
 use super::admission::{Operator, WithBody};
 use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
-use super::resource::{IfMatch, Page, PageParameters, created, settle, stale, text, versioned};
+use super::resource::{IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned};
 use super::responses::{Operating, OperatingOnVersions};
 use crate::domain::instance::{Instance, InstanceId, LimitName, Limits};
 use crate::domain::principal::Role;
-use crate::store::{InsertError, UpdateError};
+use crate::store::InsertError;
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post, put};
 use serde::{Deserialize, Serialize};
@@ -221,7 +221,7 @@ pub async fn replace_instance(
     let old = find(&api, &id).await?;
     let instance = body.into_instance(old.id, if_match.check(old.version)?)?;
     let updated = api.store.update_instance(&principal.user, &instance).await;
-    let instance = settle(&api, updated.map_err(not_updated)?).await;
+    let instance = settle(&api, updated.map_err(|error| not_changed(error, missing))?).await;
     Ok(versioned(instance.version, InstanceBody::from(instance)))
 }
 
@@ -247,7 +247,7 @@ pub async fn delete_instance(
     let old = find(&api, &id).await?;
     let version = if_match.check(old.version)?;
     let deleted = api.store.delete_instance(&operator.principal.user, &old.id, version).await;
-    settle(&api, deleted.map_err(not_updated)?).await;
+    settle(&api, deleted.map_err(|error| not_changed(error, missing))?).await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -265,14 +265,6 @@ fn not_inserted(error: InsertError) -> Problem {
         InsertError::Exists => Problem::new(Code::InstanceExists, "there is an instance of this id"),
         InsertError::Store(error) => error.into(),
         InsertError::Full | InsertError::InstanceMissing => missing(),
-    }
-}
-
-fn not_updated(error: UpdateError) -> Problem {
-    match error {
-        UpdateError::Missing => missing(),
-        UpdateError::Stale { current } => stale(current),
-        UpdateError::Store(error) => error.into(),
     }
 }
 

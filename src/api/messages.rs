@@ -4,15 +4,15 @@ use super::admission::{Publisher, WithBody};
 use super::body::{RequestBody, StrictQuery, parse_json};
 use super::error::{Code, FieldError, Outcome, Problem};
 use super::rates::{self, Spent};
+use super::receipt::Receipt;
 use super::repeats::{self, IdempotencyKey};
 use super::{Api, ApiSettings};
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
-use crate::domain::channel::Channel;
+use crate::domain::channel::{Channel, Slow};
 use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
 use crate::domain::principal::{Principal, UserId};
-use crate::relay::Published;
-use crate::relay::repeats::{Claim, Remembered, Ticket};
+use crate::relay::repeats::{Claim, Ticket};
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpResponse, post, rt};
@@ -75,33 +75,6 @@ pub struct ExcludeRequest {
     #[serde(default)]
     #[schema(max_items = 100)]
     connections: Vec<String>,
-}
-
-/// What became of a message. Counted are connections; `matched` = `queued` + `dropped`.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Receipt {
-    /// The message's id.
-    id: String,
-    /// Its place in the instance's order.
-    cursor: String,
-    /// Canonical names of whom it was for.
-    #[schema(example = json!(["group:eng", "user:eng"]))]
-    audience: Vec<String>,
-    /// Connections it was for.
-    matched: u64,
-    /// Connections it is on its way to.
-    queued: u64,
-    /// Connections that were too slow to have room for it; they are closed with 4420.
-    dropped: u64,
-    /// Whether this answer repeats that of an earlier request.
-    duplicate: bool,
-    /// Only present, and true, when a part of the server took more than a second to count: the counts are then too low.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    incomplete: bool,
-    /// What is remembered of it.
-    #[serde(skip)]
-    published: Published,
 }
 
 /// A list of messages; each stands alone.
@@ -327,6 +300,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
         address: draft.written,
         audiences,
         exclude: draft.exclude,
+        slow: channel.map_or_else(Slow::default, |channel| channel.slow),
         time: Utc::now(),
         ttl: draft.ttl,
         payload,
@@ -350,45 +324,4 @@ fn too_much(error: PayloadError) -> Problem {
             ..Problem::new(Code::InvalidRequest, format!("/message: {error}"))
         },
     }
-}
-
-impl Receipt {
-    fn new(message: Message, published: Published) -> Self {
-        let audience = message.audiences.iter().map(ToString::to_string).collect();
-        Self::of(message.id, audience, &published, Duplicate::No)
-    }
-
-    /// The first answer again.
-    fn repeated(id: &str, remembered: &Remembered) -> Self {
-        Self::of(id.to_owned(), remembered.audiences.clone(), &remembered.published, Duplicate::Yes)
-    }
-
-    fn of(id: String, audience: Vec<String>, published: &Published, duplicate: Duplicate) -> Self {
-        Self {
-            id,
-            cursor: published.cursor.to_text(),
-            audience,
-            matched: published.counts.matched,
-            queued: published.counts.queued,
-            dropped: published.counts.dropped,
-            duplicate: duplicate == Duplicate::Yes,
-            incomplete: !published.complete,
-            published: *published,
-        }
-    }
-
-    fn remembered(&self) -> Remembered {
-        Remembered { published: self.published, audiences: self.audience.clone() }
-    }
-
-    fn into_response(self) -> HttpResponse {
-        HttpResponse::Accepted().json(self)
-    }
-}
-
-/// Whether a receipt repeats an earlier one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Duplicate {
-    No,
-    Yes,
 }

@@ -100,21 +100,23 @@ fn registry(api: &Api) -> Registry {
 fn register_instances(registry: &mut Registry, mut realms: Vec<Arc<Realm>>) {
     realms.sort_by_key(|realm| std::cmp::Reverse(realm.counters.messages.load(Relaxed)));
     let connections = Family::<Label, Gauge>::default();
-    let counters = ["messages", "matched", "queued", "dropped"].map(|_| Family::<Label, Counter>::default());
+    let counters =
+        ["messages", "matched", "queued", "dropped", "replaced"].map(|_| Family::<Label, Counter>::default());
     for (rank, realm) in realms.iter().enumerate() {
         let name = if rank < INSTANCES_WITH_A_LABEL { realm.instance.as_str() } else { "other" };
         let label = [("instance", name.to_owned())];
         connections.get_or_create(&label).inc_by(realm.connections() as i64);
         let counted = &realm.counters;
-        let values = [&counted.messages, &counted.matched, &counted.queued, &counted.dropped];
+        let values = [&counted.messages, &counted.matched, &counted.queued, &counted.dropped, &counted.replaced];
         for (family, value) in counters.iter().zip(values) {
             family.get_or_create(&label).inc_by(value.load(Relaxed));
         }
     }
-    let [messages, matched, queued, dropped] = counters;
+    let [messages, matched, queued, dropped, replaced] = counters;
     registry.register("connections", "Open connections by instance", connections);
     registry.register("messages", "Messages that got a place in their instance's order", messages);
     registry.register("matched", "Connections that messages were for", matched);
     registry.register("queued", "Connections that messages were queued for", queued);
     registry.register("dropped", "Connections that had no room for a message", dropped);
+    registry.register("replaced", "Messages that a newer one of their channel replaced in an outbox", replaced);
 }

@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod pages;
 pub mod quotas;
 pub mod rates;
+pub mod receipt;
 pub mod repeats;
 pub mod resource;
 pub mod responses;

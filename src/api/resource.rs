@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::error::{Code, Outcome, Problem};
-use crate::store::{Committed, StoreError};
+use crate::store::{Committed, StoreError, UpdateError};
 use actix_web::dev::Payload;
 use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -111,8 +111,17 @@ impl FromRequest for IfMatch {
     }
 }
 
+/// Why a resource was not changed: 404 in the words of `missing`, or 412.
+pub fn not_changed(error: UpdateError, missing: impl FnOnce() -> Problem) -> Problem {
+    match error {
+        UpdateError::Missing => missing(),
+        UpdateError::Stale { current } => stale(current),
+        UpdateError::Store(error) => error.into(),
+    }
+}
+
 /// 412 `VERSION_STALE`.
-pub fn stale(current: i64) -> Problem {
+fn stale(current: i64) -> Problem {
     Problem::new(Code::VersionStale, format!("the version is {current} by now"))
 }
 

@@ -4,11 +4,11 @@ use super::Api;
 use super::admission::{Admin, WithBody};
 use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
-use super::resource::{Page, PageParameters, settle};
+use super::resource::{Page, PageParameters, not_changed, settle};
 use super::responses::{Creating, Deleting, Reading};
 use crate::domain::principal::UserId;
 use crate::domain::revocation::{MAX_REVOCATIONS, Revocation, TokenId, whole_seconds};
-use crate::store::{InsertError, RevocationEntry, UpdateError};
+use crate::store::{InsertError, RevocationEntry};
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post};
@@ -153,7 +153,7 @@ pub async fn get_revocation(admin: Admin, id: Path<String>, api: Data<Api>) -> O
 #[delete("/v1/revocations/{id}")]
 pub async fn delete_revocation(admin: Admin, id: Path<String>, api: Data<Api>) -> Outcome<HttpResponse> {
     let deleted = api.store.delete_revocation(&admin.principal.user, &admin.tenant.instance.id, parse(&id)?).await;
-    settle(&api, deleted.map_err(not_deleted)?).await;
+    settle(&api, deleted.map_err(|error| not_changed(error, missing))?).await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -235,13 +235,6 @@ fn not_inserted(error: InsertError) -> Problem {
         InsertError::Exists | InsertError::InstanceMissing => {
             Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile")
         }
-    }
-}
-
-fn not_deleted(error: UpdateError) -> Problem {
-    match error {
-        UpdateError::Missing | UpdateError::Stale { .. } => missing(),
-        UpdateError::Store(error) => error.into(),
     }
 }
 

@@ -33,8 +33,20 @@ pub struct Channel {
     pub publish_rules: Rules,
     /// Largest `message` in bytes; only lowers the instance's limit.
     pub payload_limit: Option<u32>,
+    /// What a receiver gets that does not read fast enough.
+    pub slow: Slow,
     /// Grows by one with every change; what `ETag` shows.
     pub version: i64,
+}
+
+/// What happens to a channel's messages where a receiver does not read them fast enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slow {
+    /// All of them wait; where there is no room, the connection ends with 4420 and resumes by its cursor.
+    #[default]
+    Disconnect,
+    /// Only the newest waits; the receiver is told how many it replaced.
+    Latest,
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A message on its way: the publisher's own bytes, their size and depth checked once.
 
 use super::audience::{Address, Audience};
+use super::channel::Slow;
 use super::principal::UserId;
 use super::text_value;
 use chrono::{DateTime, Utc};
@@ -110,6 +111,8 @@ pub struct Message {
     pub audiences: Vec<Audience>,
     /// Who is left out.
     pub exclude: Exclusion,
+    /// What a receiver gets that does not read fast enough; `Latest` only of a message for one channel.
+    pub slow: Slow,
     /// When it was accepted; receivers see milliseconds.
     pub time: DateTime<Utc>,
     /// How long it is worth sending to those who resume; none for as long as the window, zero for live only.

@@ -168,6 +168,15 @@ pub enum Notice<'a> {
         /// Until its `exp`; 0 when it has passed and only the leeway is left.
         seconds: u64,
     },
+    /// Under the `latest` policy older messages were replaced by newer ones.
+    Dropped {
+        /// The canonical name of their channel.
+        channel: String,
+        /// How many.
+        count: u64,
+        /// Of the first of them. Everything before it was sent.
+        cursor: String,
+    },
     /// This node is going away.
     Reconnect {
         /// When to connect again, in milliseconds from now.
@@ -257,6 +266,7 @@ impl Close {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::channel::Slow;
     use crate::domain::message::{Exclusion, Payload};
 
     #[test]
@@ -268,6 +278,7 @@ mod tests {
                 address: "group:\"a\"".into(),
                 audiences: vec![Audience::All],
                 exclude: Exclusion::default(),
+                slow: Slow::Disconnect,
                 time: chrono::DateTime::UNIX_EPOCH,
                 ttl: None,
                 payload: Payload::new(&json, 100_000).unwrap(),

@@ -5,6 +5,7 @@ pub mod connection;
 pub mod frame;
 pub mod history;
 mod inbound;
+pub mod lanes;
 pub mod outbox;
 pub mod queue;
 pub mod realm;
@@ -26,12 +27,15 @@ pub use registration::{ConnectError, Joining, Registration};
 pub use worker::Worker;
 
 use crate::catalog::{Catalog, Snapshot};
+use crate::domain::audience::Audience;
+use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
 use frame::Frame;
 use history::{Entry, History, HistoryBounds, Times};
+use lanes::Lane;
 use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
 use realm::{Memory, Realm};
@@ -259,6 +263,7 @@ impl Relay {
             audiences: message.audiences.clone(),
             exclude: message.exclude.clone(),
             position: cursor.position,
+            lane: lane(message, cursor),
             frame,
         };
         let parcel = Arc::new(Parcel { delivery, bytes, tally: Tally::of(places.len()) });
@@ -347,5 +352,13 @@ impl Relay {
     fn drain_plan(&self) -> DrainPlan {
         let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
         DrainPlan { spread_ms, waves: DRAIN_WAVES }
+    }
+}
+
+/// Only a message for one channel can have a lane: the policy is the channel's.
+fn lane(message: &Message, cursor: Cursor) -> Option<Lane> {
+    match (message.slow, message.audiences.as_slice()) {
+        (Slow::Latest, [Audience::Channel(channel)]) => Some(Lane { channel: channel.clone(), cursor }),
+        _ => None,
     }
 }

@@ -6,7 +6,7 @@ use super::roster::Origin;
 use super::shard::{Bounds, Delivery, Key, Link, Member, Shard, Transport};
 use crate::catalog::{Snapshot, Tenant};
 use crate::domain::audience::{Address, Audience, Narrowing};
-use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::channel::{Channel, ChannelName, Slow};
 use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::message::Exclusion;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
@@ -135,6 +135,7 @@ fn tenant(instance: usize, channels: &Channels) -> Tenant {
         rules: Rules::new(rules.clone()).unwrap(),
         publish_rules: Rules::everyone(),
         payload_limit: None,
+        slow: Slow::Disconnect,
         version: 1,
     };
     Tenant {
@@ -265,6 +266,7 @@ impl World {
                 connections: vec![],
             },
             position: self.position,
+            lane: None,
             frame: Err(17),
         };
         let rehearsed = self.shard.deliver(&delivery, Instant::now());

@@ -1,6 +1,7 @@
 //! One connection's bounded queue, and what happens when it is full.
 
 use super::frame::{Close, Frame};
+use super::lanes::{Lane, Lanes};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -25,8 +26,11 @@ pub struct OutboxBounds {
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits for the socket.
-    Queued,
+    /// It waits for the socket, in the place of so many older ones of its lane.
+    Queued {
+        /// 0 without a lane.
+        replaced: u64,
+    },
     /// There was no room: what waited is given up and the connection ends with 4420.
     Full,
     /// The connection is ending anyway; it is no receiver any more.
@@ -52,10 +56,14 @@ struct Waiting {
     opening: VecDeque<Frame>,
     /// Until when the opening must be taken.
     opening_ends: Option<Instant>,
-    /// Oldest first.
-    frames: VecDeque<Frame>,
+    /// With their places, oldest first.
+    frames: VecDeque<(u64, Frame)>,
     /// Sum of the lengths of `frames` on the wire.
     bytes: usize,
+    /// What waits under the `latest` policy; none while nothing does.
+    lanes: Option<Box<Lanes>>,
+    /// How many frames were ever queued: the next one's place among `frames` and `lanes`.
+    places: u64,
     /// When something was last taken, or when the queue was last empty; none while it is empty.
     stalled_since: Option<Instant>,
     /// The socket's task, while it waits for a frame.
@@ -82,24 +90,42 @@ impl Outbox {
         if waiting.ending {
             return Pushed::Ending;
         }
-        if waiting.bytes + frame.wire_bytes() > bounds.bytes {
+        if waiting.total() + frame.wire_bytes() > bounds.bytes {
             waiting.end(Close::too_slow(), true);
             return Pushed::Full;
         }
+        let place = waiting.next_place(now);
         waiting.bytes += frame.wire_bytes();
-        waiting.stalled_since.get_or_insert(now);
-        waiting.frames.push_back(frame.clone());
+        waiting.frames.push_back((place, frame.clone()));
         waiting.wake();
-        Pushed::Queued
+        Pushed::Queued { replaced: 0 }
     }
 
-    /// What `push` would say now.
-    pub fn rehearse(&self, frame_bytes: usize, bounds: OutboxBounds) -> Pushed {
+    /// Queues a message in the place of those of its lane that wait since before `now`, or ends the connection with 4420
+    /// where even then there is no room.
+    pub fn push_latest(&self, frame: &Frame, lane: &Lane, bounds: OutboxBounds, now: Instant) -> Pushed {
+        let mut waiting = self.0.borrow_mut();
+        if waiting.ending {
+            return Pushed::Ending;
+        }
+        if waiting.total_behind(lane, now) + frame.wire_bytes() > bounds.bytes {
+            waiting.end(Close::too_slow(), true);
+            return Pushed::Full;
+        }
+        let place = waiting.next_place(now);
+        let replaced = waiting.lanes.get_or_insert_default().push(place, lane, frame, now);
+        waiting.wake();
+        Pushed::Queued { replaced }
+    }
+
+    /// What `push`, or `push_latest` with a lane, would say now, but for what it would replace.
+    pub fn rehearse(&self, frame_bytes: usize, lane: Option<&Lane>, bounds: OutboxBounds, now: Instant) -> Pushed {
         let waiting = self.0.borrow();
+        let waiting_bytes = lane.map_or_else(|| waiting.total(), |lane| waiting.total_behind(lane, now));
         match waiting.ending {
             true => Pushed::Ending,
-            false if waiting.bytes + frame_bytes > bounds.bytes => Pushed::Full,
-            false => Pushed::Queued,
+            false if waiting_bytes + frame_bytes > bounds.bytes => Pushed::Full,
+            false => Pushed::Queued { replaced: 0 },
         }
     }
 
@@ -127,7 +153,7 @@ impl Outbox {
 
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
-        self.0.borrow().bytes
+        self.0.borrow().total()
     }
 
     /// Wakes the socket's task so that it looks at the clock.
@@ -139,7 +165,7 @@ impl Outbox {
     pub fn poll_next(&self, cx: &mut Context<'_>, now: impl FnOnce() -> Instant) -> Poll<Next> {
         let mut waiting = self.0.borrow_mut();
         if let Some(frame) = waiting.take() {
-            let is_empty = waiting.opening.is_empty() && waiting.frames.is_empty();
+            let is_empty = waiting.opening.is_empty() && waiting.frames.is_empty() && waiting.lanes.is_none();
             waiting.stalled_since = if is_empty { None } else { Some(now()) };
             return Poll::Ready(Next::Frame(frame));
         }
@@ -166,9 +192,38 @@ impl Waiting {
             }
             return Some(frame);
         }
-        let frame = self.frames.pop_front()?;
+        let first_of_a_lane = self.lanes.as_ref().and_then(|lanes| lanes.first());
+        if first_of_a_lane.is_some_and(|place| self.frames.front().is_none_or(|(first, _)| place < *first)) {
+            return self.take_of_a_lane();
+        }
+        let (_, frame) = self.frames.pop_front()?;
         self.bytes -= frame.wire_bytes();
         Some(frame)
+    }
+
+    fn take_of_a_lane(&mut self) -> Option<Frame> {
+        let lanes = self.lanes.as_mut()?;
+        let frame = lanes.pop();
+        if lanes.is_empty() {
+            self.lanes = None;
+        }
+        frame
+    }
+
+    fn next_place(&mut self, now: Instant) -> u64 {
+        self.stalled_since.get_or_insert(now);
+        self.places += 1;
+        self.places
+    }
+
+    /// Bytes that wait.
+    fn total(&self) -> usize {
+        self.bytes + self.lanes.as_ref().map_or(0, |lanes| lanes.bytes())
+    }
+
+    /// Bytes that would wait once the lane's older messages have made room.
+    fn total_behind(&self, lane: &Lane, now: Instant) -> usize {
+        self.total() - self.lanes.as_ref().map_or(0, |lanes| lanes.replaceable(&lane.channel, now))
     }
 
     fn end(&mut self, close: Close, give_up: bool) {
@@ -176,7 +231,7 @@ impl Waiting {
             return;
         }
         if give_up {
-            (self.opening, self.frames) = (VecDeque::new(), VecDeque::new());
+            (self.opening, self.frames, self.lanes) = (VecDeque::new(), VecDeque::new(), None);
             (self.bytes, self.stalled_since, self.opening_ends) = (0, None, None);
         }
         self.ending = true;
@@ -198,6 +253,8 @@ mod tests {
 
     const BOUNDS: OutboxBounds = OutboxBounds { bytes: 34, stall: Duration::from_secs(10) };
 
+    const QUEUED: Pushed = Pushed::Queued { replaced: 0 };
+
     fn poll(outbox: &Outbox) -> Poll<Next> {
         outbox.poll_next(&mut Context::from_waker(Waker::noop()), Instant::now)
     }
@@ -207,8 +264,8 @@ mod tests {
         let (outbox, now) = (Outbox::default(), Instant::now());
         let frame = Frame::of(&Notice::Pong {});
         assert_eq!(frame.wire_bytes(), 17);
-        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Queued);
-        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Queued);
+        assert_eq!(outbox.push(&frame, BOUNDS, now), QUEUED);
+        assert_eq!(outbox.push(&frame, BOUNDS, now), QUEUED);
         outbox.close(Close::restarting());
         outbox.close(Close::token_expired());
         assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Ending);
@@ -222,8 +279,8 @@ mod tests {
     fn a_frame_over_the_bound_gives_up_what_waits_and_ends_with_4420() {
         let (outbox, now) = (Outbox::default(), Instant::now());
         let frame = Frame::of(&Notice::Pong {});
-        assert_eq!([outbox.push(&frame, BOUNDS, now), outbox.push(&frame, BOUNDS, now)], [Pushed::Queued; 2]);
-        assert_eq!(outbox.rehearse(1, BOUNDS), Pushed::Full);
+        assert_eq!([outbox.push(&frame, BOUNDS, now), outbox.push(&frame, BOUNDS, now)], [QUEUED; 2]);
+        assert_eq!(outbox.rehearse(1, None, BOUNDS, now), Pushed::Full);
         assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Full);
         assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Ending);
         assert_eq!(outbox.waiting_bytes(), 0);

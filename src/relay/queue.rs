@@ -102,6 +102,7 @@ pub struct Tally {
     matched: AtomicU64,
     queued: AtomicU64,
     dropped: AtomicU64,
+    replaced: AtomicU64,
     complete: Notify,
 }
 
@@ -113,6 +114,7 @@ impl Tally {
             matched: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
             complete: Notify::new(),
         }
     }
@@ -122,6 +124,7 @@ impl Tally {
         self.matched.fetch_add(counts.matched, Relaxed);
         self.queued.fetch_add(counts.queued, Relaxed);
         self.dropped.fetch_add(counts.dropped, Relaxed);
+        self.replaced.fetch_add(counts.replaced, Relaxed);
         if self.missing.fetch_sub(1, AcqRel) == 1 {
             self.complete.notify_one();
         }
@@ -132,6 +135,12 @@ impl Tally {
         let complete =
             self.missing.load(Acquire) == 0 || tokio::time::timeout(patience, self.complete.notified()).await.is_ok();
         let sum = |counter: &AtomicU64| counter.load(Relaxed);
-        (Counts { matched: sum(&self.matched), queued: sum(&self.queued), dropped: sum(&self.dropped) }, complete)
+        let counts = Counts {
+            matched: sum(&self.matched),
+            queued: sum(&self.queued),
+            dropped: sum(&self.dropped),
+            replaced: sum(&self.replaced),
+        };
+        (counts, complete)
     }
 }

@@ -72,6 +72,8 @@ pub struct Counters {
     pub queued: AtomicU64,
     /// Connections that had no room.
     pub dropped: AtomicU64,
+    /// Messages that a newer one of their channel replaced in an outbox.
+    pub replaced: AtomicU64,
 }
 
 /// Why there is no seat.
@@ -217,6 +219,7 @@ impl Realm {
         self.counters.matched.fetch_add(counts.matched, Relaxed);
         self.counters.queued.fetch_add(counts.queued, Relaxed);
         self.counters.dropped.fetch_add(counts.dropped, Relaxed);
+        self.counters.replaced.fetch_add(counts.replaced, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,7 @@
 //! One worker's registry: audience -> outboxes; plain data, no async.
 
 use super::frame::{Close, Frame, Notice, names};
+use super::lanes::Lane;
 use super::outbox::{Outbox, OutboxBounds, Pushed};
 use super::realm::Realm;
 use super::roster::Origin;
@@ -82,6 +83,8 @@ pub struct Counts {
     pub queued: u64,
     /// Who had no room and is ending with 4420.
     pub dropped: u64,
+    /// Messages that waited and whose place it took.
+    pub replaced: u64,
 }
 
 /// A message for the connections of one instance.
@@ -95,6 +98,8 @@ pub struct Delivery {
     pub exclude: Exclusion,
     /// Its place in the instance's order.
     pub position: u64,
+    /// Under the `latest` policy.
+    pub lane: Option<Lane>,
     /// What is written; none only counts what would happen to a frame of so many bytes.
     pub frame: Result<Frame, usize>,
 }
@@ -193,9 +198,12 @@ impl Shard {
             let pushed = match &delivery.frame {
                 Ok(frame) => {
                     member.position = delivery.position;
-                    member.link.outbox.push(frame, self.bounds.outbox, now)
+                    match &delivery.lane {
+                        None => member.link.outbox.push(frame, self.bounds.outbox, now),
+                        Some(lane) => member.link.outbox.push_latest(frame, lane, self.bounds.outbox, now),
+                    }
                 }
-                Err(bytes) => member.link.outbox.rehearse(*bytes, self.bounds.outbox),
+                Err(bytes) => member.link.outbox.rehearse(*bytes, delivery.lane.as_ref(), self.bounds.outbox, now),
             };
             counts.add(pushed);
         }
@@ -347,9 +355,10 @@ impl Room {
 impl Counts {
     fn add(&mut self, pushed: Pushed) {
         match pushed {
-            Pushed::Queued => {
+            Pushed::Queued { replaced } => {
                 self.matched += 1;
                 self.queued += 1;
+                self.replaced += replaced;
             }
             Pushed::Full => {
                 self.matched += 1;

@@ -193,6 +193,7 @@ fn retry_ms(name: &[u8], json: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::domain::audience::Audience;
+    use crate::domain::channel::Slow;
     use crate::domain::cursor::Cursor;
     use crate::domain::message::{Exclusion, Message, Payload};
 
@@ -210,6 +211,7 @@ mod tests {
             address: tricky.into(),
             audiences: vec![Audience::All],
             exclude: Exclusion::default(),
+            slow: Slow::Disconnect,
             time: chrono::DateTime::UNIX_EPOCH,
             ttl: None,
             payload: Payload::new(&json, 1_000).unwrap(),

@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Grows with every change of the form; another one is not taken up.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]
@@ -38,7 +38,7 @@ enum Line {
         same: String,
         left_ms: u64,
         cursor: String,
-        counts: [u64; 3],
+        counts: [u64; 4],
         complete: bool,
         audiences: Vec<String>,
     },
@@ -78,13 +78,13 @@ impl Relay {
             }
             for (id, same, remembered, left) in realm.repeats.export(now) {
                 let Remembered { published, audiences } = &*remembered;
-                let Counts { matched, queued, dropped } = published.counts;
+                let Counts { matched, queued, dropped, replaced } = published.counts;
                 write(&Line::Id {
                     id: id.to_string(),
                     same: URL_SAFE_NO_PAD.encode(same),
                     left_ms: left.as_millis() as u64,
                     cursor: published.cursor.to_text(),
-                    counts: [matched, queued, dropped],
+                    counts: [matched, queued, dropped, replaced],
                     complete: published.complete,
                     audiences: audiences.clone(),
                 })?;
@@ -176,8 +176,8 @@ impl Reading<'_> {
             Line::Id { id, same, left_ms, cursor, counts, complete, audiences } => {
                 let same = URL_SAFE_NO_PAD.decode(same).ok().and_then(|same| same.try_into().ok());
                 let cursor = Cursor::parse(&cursor).map_err(|_| WindowError::Form)?;
-                let [matched, queued, dropped] = counts;
-                let published = Published { cursor, counts: Counts { matched, queued, dropped }, complete };
+                let [matched, queued, dropped, replaced] = counts;
+                let published = Published { cursor, counts: Counts { matched, queued, dropped, replaced }, complete };
                 let until = self.now + Duration::from_millis(left_ms).saturating_sub(self.away);
                 let remembered = Remembered { published, audiences };
                 self.ids.push((id, same.ok_or(WindowError::Form)?, remembered, until));

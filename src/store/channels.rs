@@ -2,7 +2,7 @@
 
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
-use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS};
+use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ impl Store {
     ) -> Result<Vec<Channel>, StoreError> {
         let rows = sqlx::query_as!(
             ChannelRow,
-            "select name, description, enabled, rules, publish_rules, payload_limit, version from channels
+            "select name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
              where instance = $1 and ($2::text is null or name > $2) order by name limit $3",
             instance.as_str(),
             after.map(ChannelName::as_str),
@@ -88,7 +88,7 @@ impl Store {
 /// Every channel of every instance, by instance and name.
 pub(super) async fn list_all_channels(executor: impl PgExecutor<'_>) -> Result<Vec<(InstanceId, Channel)>, StoreError> {
     let rows = sqlx::query!(
-        "select instance, name, description, enabled, rules, publish_rules, payload_limit, version from channels
+        "select instance, name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
          order by instance, name"
     )
     .map(|row| {
@@ -99,6 +99,7 @@ pub(super) async fn list_all_channels(executor: impl PgExecutor<'_>) -> Result<V
             rules: row.rules,
             publish_rules: row.publish_rules,
             payload_limit: row.payload_limit,
+            slow: row.slow,
             version: row.version,
         };
         (row.instance, channel)
@@ -120,7 +121,7 @@ async fn find_channel(
 ) -> Result<Option<Channel>, StoreError> {
     let row = sqlx::query_as!(
         ChannelRow,
-        "select name, description, enabled, rules, publish_rules, payload_limit, version from channels
+        "select name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
          where instance = $1 and name = $2",
         instance.as_str(),
         name.as_str(),
@@ -151,8 +152,8 @@ async fn count_channels(change: &mut Change, instance: &InstanceId) -> Result<i6
 
 async fn insert_channel(change: &mut Change, instance: &InstanceId, channel: &Channel) -> Result<(), InsertError> {
     let outcome = sqlx::query!(
-        "insert into channels (instance, name, description, enabled, rules, publish_rules, payload_limit, version)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "insert into channels (instance, name, description, enabled, rules, publish_rules, payload_limit, slow, version)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         instance.as_str(),
         channel.name.as_str(),
         channel.description,
@@ -160,6 +161,7 @@ async fn insert_channel(change: &mut Change, instance: &InstanceId, channel: &Ch
         rules::to_json(&channel.rules),
         rules::to_json(&channel.publish_rules),
         channel.payload_limit.map(i64::from),
+        slow_text(channel.slow),
         channel.version,
     )
     .execute(change.connection())
@@ -175,7 +177,7 @@ async fn insert_channel(change: &mut Change, instance: &InstanceId, channel: &Ch
 async fn update_channel(change: &mut Change, instance: &InstanceId, channel: &Channel) -> Result<(), StoreError> {
     sqlx::query!(
         "update channels set description = $3, enabled = $4, rules = $5, publish_rules = $6, payload_limit = $7,
-         version = $8 where instance = $1 and name = $2",
+         slow = $8, version = $9 where instance = $1 and name = $2",
         instance.as_str(),
         channel.name.as_str(),
         channel.description,
@@ -183,6 +185,7 @@ async fn update_channel(change: &mut Change, instance: &InstanceId, channel: &Ch
         rules::to_json(&channel.rules),
         rules::to_json(&channel.publish_rules),
         channel.payload_limit.map(i64::from),
+        slow_text(channel.slow),
         channel.version,
     )
     .execute(change.connection())
@@ -216,8 +219,17 @@ fn picture(channel: &Channel) -> Value {
         "rules": rules::to_json(&channel.rules),
         "publishRules": rules::to_json(&channel.publish_rules),
         "payloadLimit": channel.payload_limit,
+        "slow": slow_text(channel.slow),
         "version": channel.version,
     })
+}
+
+/// The column's words, to which a constraint holds it; the API's too.
+fn slow_text(slow: Slow) -> &'static str {
+    match slow {
+        Slow::Disconnect => "disconnect",
+        Slow::Latest => "latest",
+    }
 }
 
 struct ChannelRow {
@@ -227,6 +239,7 @@ struct ChannelRow {
     rules: Value,
     publish_rules: Value,
     payload_limit: Option<i64>,
+    slow: String,
     version: i64,
 }
 
@@ -242,6 +255,7 @@ impl TryFrom<ChannelRow> for Channel {
             rules: rules::from_json(row.rules, "rules")?,
             publish_rules: rules::from_json(row.publish_rules, "publish_rules")?,
             payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
+            slow: if row.slow == slow_text(Slow::Latest) { Slow::Latest } else { Slow::Disconnect },
             version: row.version,
         })
     }

@@ -2,14 +2,13 @@
 
 use crate::secrets::{Herald, exchange};
 use crate::support::raw::frame;
-use crate::support::socket::connect_tls;
+use crate::support::socket::{connect_narrow, connect_tls};
 use crate::support::tokens::{Token, token};
 use crate::support::{App, Options, postgres, within};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// What floods send, in bytes.
@@ -33,12 +32,7 @@ fn handshake(token: &str) -> Vec<u8> {
 
 /// Connects, waits for `CONNECTED`, and has little room for more.
 async fn connect_slow(app: &App) -> TlsStream<TcpStream> {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4_096).expect("a small buffer");
-    let address = ([127, 0, 0, 1], app.port).into();
-    let tcp = within("a TCP connection", socket.connect(address)).await.expect("the server listens");
-    let (name, connector) = ("localhost".try_into().expect("a name"), TlsConnector::from(app.tls.clone()));
-    let mut stream = within("a TLS session", connector.connect(name, tcp)).await.expect("the certificate is trusted");
+    let mut stream = connect_narrow(app).await;
     stream.write_all(&handshake(&token("slow").sign())).await.expect("the server reads");
     let mut received = Vec::new();
     // The frame is one object and ends with its only brace.

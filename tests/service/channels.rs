@@ -25,7 +25,7 @@ async fn a_channel_is_created_read_replaced_and_deleted() {
     let created = create(&app, json!({"name": "news"}), 201).await;
     let whole = json!({
         "name": "news", "description": "", "enabled": true, "rules": [{"effect": "allow", "everyone": true}],
-        "publishRules": [{"effect": "allow", "everyone": true}], "payloadLimit": null, "version": 1
+        "publishRules": [{"effect": "allow", "everyone": true}], "payloadLimit": null, "slow": "disconnect", "version": 1
     });
     assert_eq!(created.body, whole);
     assert_eq!((created.header("location"), created.header("etag")), ("/v1/channels/news", "\"1\""));
@@ -34,13 +34,13 @@ async fn a_channel_is_created_read_replaced_and_deleted() {
     let rules = json!([{"effect": "allow", "group": "eng"}, {"effect": "deny", "user": "ü*:../b"}]);
     let new = json!({
         "name": "news", "description": "For engineers", "enabled": false, "rules": rules, "publishRules": [],
-        "payloadLimit": 65_536, "version": 1
+        "payloadLimit": 65_536, "slow": "latest", "version": 1
     });
     let replaced = change(&app, "PUT", "/v1/channels/news", "\"1\"", Some(new.clone()), 200).await;
     assert_eq!(replaced.header("etag"), "\"2\"");
     let read = change(&app, "GET", "/v1/channels/news", "", None, 200).await;
     assert_eq!(read.body["version"], 2);
-    for field in ["description", "enabled", "rules", "publishRules", "payloadLimit"] {
+    for field in ["description", "enabled", "rules", "publishRules", "payloadLimit", "slow"] {
         assert_eq!(read.body[field], new[field], "{field}");
     }
     change(&app, "DELETE", "/v1/channels/news", "\"2\"", None, 204).await;
@@ -116,7 +116,7 @@ async fn what_is_no_channel_is_refused_with_its_place() {
         (json!({"name": "group:x"}), "/name"),
         (json!({"name": "nеws"}), "/name"),
         (json!({"name": "x".repeat(65)}), "/name"),
-        (json!({"name": "a", "slow": "latest"}), "/slow"),
+        (json!({"name": "a", "slow": "Latest"}), "/slow"),
         (json!({"name": "a", "version": 1}), "/version"),
         (json!({"name": "a", "enabled": "yes"}), "/enabled"),
         (json!({"name": "a", "description": "x".repeat(1_001)}), "/description"),

@@ -170,9 +170,18 @@ async fn every_code_has_its_page_and_every_problem_leads_to_it() {
     app.send(app.request("GET", "/errors/NOTHING"), 404).await;
 }
 
+/// A frame is as `asyncapi.json` says.
+pub fn assert_described(frame: &Value) {
+    let document: Value = serde_json::from_str(&committed("asyncapi.json")).expect("asyncapi.json is JSON");
+    let kind = frame["type"].as_str().expect("a type");
+    let schema = &document["components"]["messages"][kind]["payload"];
+    assert!(schema.is_object(), "{kind} is not described");
+    let valid = jsonschema::validator_for(schema).expect("a schema").validate(frame).map_err(|error| error.to_string());
+    assert_eq!(valid, Ok(()), "{frame}");
+}
+
 #[actix_web::test]
 async fn frames_have_the_shape_that_asyncapi_describes() {
-    let document: Value = serde_json::from_str(&committed("asyncapi.json")).expect("asyncapi.json is JSON");
     let app = App::start().await;
     let mut socket = app.connect(&token("alice")).await;
     let mut frames = vec![socket.connected.clone()];
@@ -189,14 +198,7 @@ async fn frames_have_the_shape_that_asyncapi_describes() {
     app.begin_stop();
     frames.push(socket.frame().await);
     let mut types: Vec<&str> = frames.iter().map(|frame| frame["type"].as_str().unwrap()).collect();
-    for frame in &frames {
-        let kind = frame["type"].as_str().unwrap();
-        let schema = &document["components"]["messages"][kind]["payload"];
-        assert!(schema.is_object(), "{kind} is not described");
-        let valid =
-            jsonschema::validator_for(schema).expect("a schema").validate(frame).map_err(|error| error.to_string());
-        assert_eq!(valid, Ok(()), "{frame}");
-    }
+    frames.iter().for_each(assert_described);
     types.sort_unstable();
     assert_eq!(types, ["CHANNELS", "CONNECTED", "ERROR", "MESSAGE", "PONG", "RECONNECT"]);
 }

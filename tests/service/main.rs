@@ -25,4 +25,5 @@ mod revoking;
 mod sdk;
 mod secrets;
 mod signing_in;
+mod slow;
 mod streaming;

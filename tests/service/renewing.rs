@@ -1,5 +1,6 @@
 //! Living tokens: told before the end, renewed on the open socket, closed after it.
 
+use crate::documents::assert_described;
 use crate::support::{App, Options, Socket, Token, token};
 use serde_json::{Value, json};
 
@@ -82,6 +83,7 @@ async fn a_connection_is_told_once_before_its_token_ends_and_a_new_one_keeps_it(
         let expiring = socket.frame().await;
         let seconds = expiring["seconds"].as_u64().expect("seconds");
         assert!(expiring["type"] == "EXPIRING" && seconds <= 5, "{expiring}");
+        assert_described(&expiring);
     }
     assert_eq!(renew(&mut renewed, &token("alice")).await["type"], "CHANNELS");
     let (code, reason) = silent.closed().await;

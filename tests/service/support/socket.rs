@@ -4,7 +4,7 @@ use super::app::App;
 use super::{PATIENCE, within};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -42,7 +42,11 @@ impl Handshake {
 
     /// Sends it. The error is the HTTP answer of a refused handshake.
     pub async fn send(self, app: &App) -> Result<Socket, Box<Response2>> {
-        let tls = connect_tls(app).await;
+        self.send_over(connect_tls(app).await).await
+    }
+
+    /// Sends it over a connection of the caller's.
+    pub async fn send_over(self, tls: TlsStream<TcpStream>) -> Result<Socket, Box<Response2>> {
         match within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await {
             Ok((stream, response)) => Ok(Socket { stream, connected: Value::Null, response }),
             Err(Error::Http(response)) => Err(Box::new(*response)),
@@ -56,8 +60,20 @@ pub type Response2 = tokio_tungstenite::tungstenite::http::Response<Option<Vec<u
 
 /// A TLS connection to the server under test.
 pub async fn connect_tls(app: &App) -> TlsStream<TcpStream> {
-    let tcp =
-        within("a TCP connection", TcpStream::connect(("127.0.0.1", app.port))).await.expect("the server listens");
+    let tcp = TcpSocket::new_v4().expect("a socket");
+    tls_over(app, tcp).await
+}
+
+/// The same with little room for what is not read.
+pub async fn connect_narrow(app: &App) -> TlsStream<TcpStream> {
+    let tcp = TcpSocket::new_v4().expect("a socket");
+    tcp.set_recv_buffer_size(4_096).expect("a small buffer");
+    tls_over(app, tcp).await
+}
+
+async fn tls_over(app: &App, tcp: TcpSocket) -> TlsStream<TcpStream> {
+    let address = ([127, 0, 0, 1], app.port).into();
+    let tcp = within("a TCP connection", tcp.connect(address)).await.expect("the server listens");
     let name = "localhost".try_into().expect("a server name");
     let connector = TlsConnector::from(app.tls.clone());
     within("a TLS session", connector.connect(name, tcp)).await.expect("the certificate is trusted")

@@ -1,0 +1,88 @@
+//! What a publisher is told of its message.
+
+use crate::domain::message::Message;
+use crate::relay::Published;
+use crate::relay::repeats::Remembered;
+use actix_web::HttpResponse;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// What became of a message. Counted are connections; `matched` = `queued` + `dropped`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// The message's id.
+    id: String,
+    /// Its place in the instance's order.
+    cursor: String,
+    /// Canonical names of whom it was for.
+    #[schema(example = json!(["group:eng", "user:eng"]))]
+    audience: Vec<String>,
+    /// Connections it was for.
+    matched: u64,
+    /// Connections it is on its way to.
+    queued: u64,
+    /// Connections that were too slow to have room for it; they are closed with 4420.
+    dropped: u64,
+    /// Only present where a channel's slow receivers get the latest and some were slow: messages that had not been written
+    /// yet, and never will, because this one took their place.
+    #[serde(skip_serializing_if = "is_zero")]
+    replaced: u64,
+    /// Whether this answer repeats that of an earlier request.
+    duplicate: bool,
+    /// Only present, and true, when a part of the server took more than a second to count: the counts are then too low.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
+    /// What is remembered of it.
+    #[serde(skip)]
+    published: Published,
+}
+
+impl Receipt {
+    /// Of a message that was just sent or counted.
+    pub fn new(message: Message, published: Published) -> Self {
+        let audience = message.audiences.iter().map(ToString::to_string).collect();
+        Self::of(message.id, audience, &published, Duplicate::No)
+    }
+
+    /// The first answer again.
+    pub fn repeated(id: &str, remembered: &Remembered) -> Self {
+        Self::of(id.to_owned(), remembered.audiences.clone(), &remembered.published, Duplicate::Yes)
+    }
+
+    fn of(id: String, audience: Vec<String>, published: &Published, duplicate: Duplicate) -> Self {
+        Self {
+            id,
+            cursor: published.cursor.to_text(),
+            audience,
+            matched: published.counts.matched,
+            queued: published.counts.queued,
+            dropped: published.counts.dropped,
+            replaced: published.counts.replaced,
+            duplicate: duplicate == Duplicate::Yes,
+            incomplete: !published.complete,
+            published: *published,
+        }
+    }
+
+    /// What a repetition is answered from.
+    pub fn remembered(&self) -> Remembered {
+        Remembered { published: self.published, audiences: self.audience.clone() }
+    }
+
+    /// 202.
+    pub fn into_response(self) -> HttpResponse {
+        HttpResponse::Accepted().json(self)
+    }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Whether a receipt repeats an earlier one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Duplicate {
+    No,
+    Yes,
+}
