@@ -145,7 +145,7 @@ pub enum Notice<'a> {
         user_id: &'a str,
         /// Canonical names of all it will hear.
         channels: Vec<String>,
-        /// Everything after this position is delivered.
+        /// Everything after this position follows.
         cursor: String,
         /// Send a keep-alive at least this often.
         keep_alive_seconds: u64,

@@ -1,7 +1,7 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
 use super::frame::{Frame, Notice, names};
-use super::history::Listener;
+use super::history::{Listener, Loss};
 use super::realm::{Arrival, NoSeat, Seat};
 use super::roster::Origin;
 use super::shard::{Key, Link, Member, Transport};
@@ -87,7 +87,7 @@ impl Relay {
             instance: tenant.instance.id.as_str(),
             user_id: principal.user.as_str(),
             channels: names(&audiences),
-            cursor: cursor.to_text(),
+            cursor: whole_to(cursor, since, &replay).to_text(),
             keep_alive_seconds: self.0.settings.keep_alive_seconds,
             recovered: replay.as_ref().map(Result::is_ok),
             reason: replay.as_ref().and_then(|replay| replay.as_ref().err()).map(|loss| loss.as_str()),
@@ -107,6 +107,15 @@ impl Relay {
         };
         let key = worker.shard.borrow_mut().insert(member);
         Ok(Registration { worker: worker.clone(), key, link, seat, _desk: desk })
+    }
+}
+
+/// Up to where the client has everything once it has read `CONNECTED`: while a replay follows, no further than before. A
+/// client that is cut in between keeps this cursor, and must be sent the rest of the replay again.
+fn whole_to(newest: Cursor, since: Option<Option<Cursor>>, replay: &Option<Result<Vec<Frame>, Loss>>) -> Cursor {
+    match (since.flatten(), replay) {
+        (Some(since), Some(Ok(missed))) if !missed.is_empty() => since,
+        _ => newest,
     }
 }
 
@@ -135,6 +144,14 @@ impl Registration {
     pub fn renew(&self, principal: Arc<Principal>) {
         let snapshot = self.worker.relay.catalog().load();
         self.worker.shard.borrow_mut().renew(self.key, principal, &snapshot, Instant::now());
+    }
+}
+
+#[cfg(test)]
+impl Registration {
+    /// The canonical names of what it hears now.
+    pub fn hears(&self) -> Vec<String> {
+        self.worker.shard.borrow().get(self.key).map(|member| names(&member.audiences)).unwrap_or_default()
     }
 }
 

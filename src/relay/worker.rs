@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 /// Most messages that are taken before the sockets get their turn.
@@ -33,10 +33,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs until the relay ends. One tick a second looks after all connections: no timer a connection.
-    pub(super) async fn run(self, mut queue: Receiver, mut questions: mpsc::Receiver<Question>) {
-        let mut changes = self.relay.catalog().changes();
-        let mut phase = self.relay.phase();
+    /// Runs until the relay ends. One tick a second looks after all connections: no timer a connection. Listens from now
+    /// on, not from when it is first polled: a connection may be there before that.
+    pub(super) fn run(self, queue: Receiver, questions: mpsc::Receiver<Question>) -> impl Future<Output = ()> {
+        let (changes, phase) = (self.relay.catalog().changes(), self.relay.phase());
+        self.listen(queue, questions, changes, phase)
+    }
+
+    async fn listen(
+        self,
+        mut queue: Receiver,
+        mut questions: mpsc::Receiver<Question>,
+        mut changes: watch::Receiver<Arc<Snapshot>>,
+        mut phase: watch::Receiver<bool>,
+    ) {
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut batch = Vec::with_capacity(BATCH);
