@@ -98,7 +98,7 @@ impl World {
         let narrowing = person.narrowing.as_ref().map(|wishes| Narrowing::parse(&json!(wishes).to_string()).unwrap());
         let id = InstanceId::new(INSTANCES[person.instance]).unwrap();
         let joining = Joining {
-            transport: if which % 2 == 0 { Transport::Wss } else { Transport::Sse },
+            transport: if which.is_multiple_of(2) { Transport::Wss } else { Transport::Sse },
             principal: Arc::new(principal(&person)),
             tenant: self.catalog.tenant(&id).unwrap(),
             origin: Origin {
@@ -232,7 +232,9 @@ impl World {
         let later = Instant::now() + Duration::from_secs(11);
         let waits = |open: &Open| open.registration.link.outbox.waiting_bytes() > 0;
         let stalled: Vec<bool> = self.clients.iter().map(|client| client.open.as_ref().is_some_and(waits)).collect();
-        self.workers.iter().for_each(|worker| drop(worker.shard.borrow_mut().tick(later, 0)));
+        for worker in &self.workers {
+            worker.shard.borrow_mut().tick(later, 0);
+        }
         for (client, stalled) in self.clients.iter().zip(stalled) {
             assert!(!stalled || client.open.as_ref().is_some_and(Open::is_ending));
         }
