@@ -1,6 +1,7 @@
 //! Connections, for administrators: the list, acknowledgements, and sending connections away.
 
 use crate::support::app::Answer;
+use crate::support::socket::Handshake;
 use crate::support::{App, Token, token};
 use serde_json::{Value, json};
 
@@ -36,6 +37,20 @@ async fn a_connection_is_listed_with_what_it_is() {
     }
     assert!(one["connectedAt"].is_string() && one["expiresAt"].is_string() && one["userAgent"].is_string());
     assert_eq!((&list["total"], &list["next"]), (&json!(1), &Value::Null));
+}
+
+#[actix_web::test]
+async fn two_hundred_characters_of_a_user_agent_are_kept() {
+    let app = App::start().await;
+    for (length, kept) in [(199, 199), (200, 200), (201, 200)] {
+        let path = format!("/?authorization={}&instance=main", token("alice").sign());
+        let handshake = Handshake::new(&app, &path).header("user-agent", &"x".repeat(length));
+        let socket = handshake.send(&app).await.unwrap_or_else(|_| panic!("refused")).welcomed().await;
+        let list = ask(&app, "GET", "?user=alice", 200).await.body;
+        let shown = list["items"].as_array().expect("items").iter();
+        let mut shown = shown.filter(|item| item["connectionId"] == socket.connected["connectionId"]);
+        assert_eq!(shown.next().expect("it is listed")["userAgent"], "x".repeat(kept));
+    }
 }
 
 #[actix_web::test]

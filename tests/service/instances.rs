@@ -230,3 +230,18 @@ async fn every_change_is_in_the_audit() {
     let rest = app.call("GET", &next, Some(&admin), None, 200).await.body;
     assert_eq!(rest["items"].as_array().unwrap().len(), items.len() - 2);
 }
+
+#[actix_web::test]
+async fn a_hundred_quota_requests_wait_and_no_more() {
+    let app = App::start().await;
+    let wish = || json!({"limit": "payloadBytes", "value": 2_048, "reason": "more"});
+    for _ in 0..99 {
+        ask(&app, wish(), 201).await;
+    }
+    let last = ask(&app, wish(), 201).await.body["id"].clone();
+    let refused = ask(&app, wish(), 422).await;
+    assert_eq!((&refused.body["limit"], &refused.body["actual"]), (&json!(100), &json!(101)));
+    let path = format!("/v1/quota-requests/{}/deny", last.as_str().expect("an id"));
+    operate(&app, "POST", &path, "", None, 200).await;
+    ask(&app, wish(), 201).await;
+}

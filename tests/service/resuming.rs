@@ -1,6 +1,7 @@
 //! Resuming by cursor: everything missed, in order, once, then live; or a plain word that something is missing.
 
 use crate::support::app::Answer;
+use crate::support::socket::Handshake;
 use crate::support::{App, Options, Socket, Token, postgres, token};
 use serde_json::{Value, json};
 
@@ -131,6 +132,58 @@ async fn bytes_time_and_replays_have_their_bounds() {
         }
     }
     resume(&app, &token("c"), &c, None).await;
+}
+
+#[actix_web::test]
+async fn a_replay_has_as_many_bytes_as_are_set_and_not_one_more() {
+    const MOST: usize = 65_536;
+    /// What a frame over 125 bytes takes beside its text.
+    const HEADER: usize = 4;
+    let app = App::launch(Options::default().with("HERALD_REPLAY_BYTES", MOST), postgres::database().await).await;
+    app.create_instance("main", json!({"componentPayloadBytes": 65_536})).await;
+    for more in [0, 1] {
+        let mut live = app.connect(&token("a")).await;
+        let cursor = live.connected["cursor"].clone();
+        let mut left = MOST;
+        app.publish("ALL", json!("x".repeat(30_000))).await;
+        let frame = live.frame().await.to_string().len() + HEADER;
+        left -= frame;
+        app.publish("ALL", json!("x".repeat(30_000 + left - frame + more))).await;
+        let reason = if more == 0 { None } else { Some("TOO_MUCH") };
+        resume(&app, &token("a"), &cursor, reason).await;
+    }
+}
+
+#[actix_web::test]
+async fn where_the_process_keeps_too_much_the_instance_that_was_used_least_recently_gives_way() {
+    let options = Options::default().with("HERALD_HISTORY_TOTAL_BYTES", 1 << 20);
+    let app = App::launch(options, postgres::database().await).await;
+    for instance in ["main", "other"] {
+        app.create_instance(instance, json!({"componentPayloadBytes": 65_536})).await;
+    }
+    let publisher = token("publisher").component().instances(&["*"]).sign();
+    let publish = async |instance: &str| {
+        let body = json!({"channel": "ALL", "message": "x".repeat(60_000)});
+        let request = app.request("POST", "/v1/messages").header("instance", instance);
+        app.send(request.bearer_auth(&publisher).json(&body), 202).await.body["cursor"].clone()
+    };
+    let recovered = async |instance: &str, cursor: &Value| {
+        let cursor = cursor.as_str().expect("a cursor");
+        let path =
+            format!("/?authorization={}&instance={instance}&cursor={cursor}", token("a").instances(&["*"]).sign());
+        let socket = Handshake::new(&app, &path).send(&app).await.unwrap_or_else(|_| panic!("refused"));
+        socket.welcomed().await.connected["recovered"].clone()
+    };
+    let (main, other) = (publish("main").await, publish("other").await);
+    for _ in 0..7 {
+        publish("main").await;
+        publish("other").await;
+    }
+    assert_eq!((recovered("main", &main).await, recovered("other", &other).await), (json!(true), json!(true)));
+    for _ in 0..3 {
+        publish("other").await;
+    }
+    assert_eq!((recovered("main", &main).await, recovered("other", &other).await), (json!(false), json!(true)));
 }
 
 #[actix_web::test]
