@@ -3,6 +3,7 @@
 pub mod audience;
 pub mod channel;
 pub mod cursor;
+pub mod expression;
 pub mod instance;
 pub mod message;
 pub mod principal;

@@ -1,0 +1,213 @@
+//! `when` expressions and filters: CEL over what a verified token says, checked when saved and bounded when evaluated.
+
+mod calls;
+mod check;
+mod evaluate;
+mod explain;
+mod functions;
+mod kinds;
+mod meter;
+mod price;
+mod syntax;
+mod tree;
+mod value;
+mod write;
+
+use super::principal::Principal;
+use evaluate::Evaluator;
+use explain::Explainer;
+use meter::Meter;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tree::Node;
+
+/// Longest expression, in bytes (contract, "Channels and rules").
+pub const MAX_BYTES: usize = 512;
+/// Most steps of one evaluation; `price` says what a step is. Each byte that is written is a step, so this bounds them too.
+pub const MAX_STEPS: u64 = 1_000_000;
+/// Most elements that a macro or `in` walks over, and that `+` makes; a longer list is an error when evaluated.
+pub const MAX_ELEMENTS: usize = 256;
+/// Longest text that `+` makes and that a regular expression reads, in bytes.
+pub const MAX_TEXT: usize = 1_024;
+/// Longest reason of an explanation, in bytes.
+pub const MAX_REASON: usize = 512;
+
+/// How deep brackets and `?:` may nest.
+const MAX_NESTING: u16 = 12;
+/// How deep the parts of an expression may lie within each other; `a.b.c` is two deep.
+const MAX_DEPTH: usize = 32;
+/// Largest compiled regular expression, in bytes.
+const MAX_REGEX: usize = 64 << 10;
+/// Most text in the claims of a token of 8 KiB, which is Base64 of the claims beside a signature, in bytes.
+const MAX_CLAIM_BYTES: usize = 6_144;
+/// Most values in the same claims: each takes two bytes of JSON.
+const MAX_CLAIM_VALUES: usize = MAX_CLAIM_BYTES / 2;
+/// Longest text of an address, in bytes.
+const MAX_ADDRESS: usize = 45;
+/// Longest user agent that is kept, in bytes; what is longer is cut.
+const MAX_USER_AGENT: usize = 800;
+
+/// Where an expression stands, which decides what it may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// A rule about who hears a channel.
+    Hear,
+    /// A rule about who publishes to it. It knows no `connection`: publishing has none.
+    Publish,
+    /// A message's filter.
+    Filter,
+}
+
+/// An expression that was checked: it can be true or false, and its evaluation takes at most `MAX_STEPS`.
+/// Cloning copies a reference. Two are equal if their texts and scopes are.
+#[derive(Clone)]
+pub struct Expression(Arc<Checked>);
+
+struct Checked {
+    text: Box<str>,
+    scope: Scope,
+    root: Node,
+    price: u64,
+}
+
+/// Why a text is not an expression, for the one who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ExpressionError {
+    /// Where, in bytes from the start of the text; 0 is the first. At most the text's length.
+    pub position: usize,
+    /// A sentence without a full stop.
+    pub reason: String,
+}
+
+/// What an expression says of someone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// It has no answer for them: a missing claim, another kind of value than it takes, or none of true and false.
+    /// This "does not allow" and "does deny".
+    Error,
+}
+
+/// An outcome and what decided it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The same that `evaluate` says.
+    pub outcome: Outcome,
+    /// Which parts decided, with the values seen; at most `MAX_REASON` bytes.
+    pub reason: String,
+}
+
+/// What expressions are evaluated over. Making it copies nothing of the claims; it serves any number of expressions.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    principal: &'a Principal,
+    connection: Option<ConnectionFacts>,
+}
+
+/// What expressions see of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionFacts {
+    address: Box<str>,
+    user_agent: Box<str>,
+}
+
+impl Expression {
+    /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the first mistake found.
+    pub fn parse(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
+        let (parsed, positions) = syntax::read(text)?;
+        let root = check::check(text, scope, &parsed, &positions)?;
+        let price = price::price(&root);
+        if price > MAX_STEPS {
+            let reason = format!("evaluating this could take {price} steps; at most {MAX_STEPS} are allowed");
+            return Err(ExpressionError { position: root.at, reason });
+        }
+        Ok(Self(Arc::new(Checked { text: text.into(), scope, root, price })))
+    }
+
+    /// The text that was parsed.
+    pub fn as_str(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Where it stands.
+    pub fn scope(&self) -> Scope {
+        self.0.scope
+    }
+
+    /// The most steps that evaluating it takes for any token of at most 8 KiB; at most `MAX_STEPS`.
+    pub fn price(&self) -> u64 {
+        self.0.price
+    }
+
+    /// What it says of someone. For claims larger than a token can carry it ends after `MAX_STEPS` with `Error`.
+    pub fn evaluate(&self, facts: &Facts<'_>) -> Outcome {
+        self.evaluate_counted(facts).0
+    }
+
+    /// What `evaluate` says, and the steps that it took.
+    pub fn evaluate_counted(&self, facts: &Facts<'_>) -> (Outcome, u64) {
+        let mut evaluator = Evaluator::new(facts, Meter::new(MAX_STEPS));
+        let outcome = match evaluator.truth(&self.0.root) {
+            Ok(true) => Outcome::True,
+            Ok(false) => Outcome::False,
+            Err(_) => Outcome::Error,
+        };
+        (outcome, evaluator.meter.spent())
+    }
+
+    /// What `evaluate` says, and why.
+    pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
+        let outcome = self.evaluate(facts);
+        Explanation { outcome, reason: Explainer::new(facts).reason(&self.0.root) }
+    }
+}
+
+impl<'a> Facts<'a> {
+    /// What is known of a principal, and of its connection where there is one.
+    pub fn new(principal: &'a Principal, connection: Option<ConnectionFacts>) -> Self {
+        Self { principal, connection }
+    }
+}
+
+impl ConnectionFacts {
+    /// `user_agent` is empty where there was none, and cut to 800 bytes. An IPv4 address in IPv6 clothes is shown as IPv4.
+    pub fn new(address: IpAddr, user_agent: &str) -> Self {
+        let mut end = user_agent.len().min(MAX_USER_AGENT);
+        while !user_agent.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { address: address.to_canonical().to_string().into(), user_agent: user_agent[..end].into() }
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        (self.as_str(), self.scope()) == (other.as_str(), other.scope())
+    }
+}
+
+impl Eq for Expression {}
+
+impl Hash for Expression {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.as_str(), self.scope()).hash(state);
+    }
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.as_str()).field(&self.scope()).finish()
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,113 @@
+//! Says why an expression is true, false or fails for someone: which parts decided, with the values seen.
+
+use super::evaluate::Evaluator;
+use super::meter::{Cause, Failure, Meter};
+use super::tree::{Macro, Node, Walk, What};
+use super::write::{Bounded, quoted, shown};
+use super::{Facts, MAX_REASON, MAX_STEPS};
+
+/// Parts are evaluated again on the way down; all of that together may take this many evaluations' work.
+const EVALUATIONS: u64 = 4;
+
+pub(super) struct Explainer<'a> {
+    evaluator: Evaluator<'a>,
+}
+
+impl<'a> Explainer<'a> {
+    pub fn new(facts: &'a Facts<'a>) -> Self {
+        Self { evaluator: Evaluator::new(facts, Meter::new(EVALUATIONS * MAX_STEPS)) }
+    }
+
+    /// The reason in at most `MAX_REASON` bytes.
+    pub fn reason(mut self, root: &'a Node) -> String {
+        Bounded::new(MAX_REASON, self.explain(root))
+    }
+
+    fn explain(&mut self, node: &'a Node) -> String {
+        let truth = self.evaluator.truth(node);
+        match (&node.what, truth) {
+            (What::And(parts), Ok(false)) => self.those(parts, |truth| matches!(truth, Ok(false))),
+            (What::Or(parts), Ok(true)) => self.first(parts),
+            (What::And(parts) | What::Or(parts), Ok(_)) => self.those(parts, |_| true),
+            (What::And(parts) | What::Or(parts), Err(_)) => self.those(parts, Result::is_err),
+            (What::Not(operand), Ok(_)) => self.explain(operand),
+            (What::Choice(three), Ok(_)) => {
+                let chosen = usize::from(!self.evaluator.truth(&three[0]).unwrap_or_default()) + 1;
+                format!("{}, so {}", self.explain(&three[0]), self.explain(&three[chosen]))
+            }
+            (What::Walk(walk), Ok(truth)) => self.walk(node, walk, truth),
+            (_, Ok(truth)) => {
+                let seen = self.seen(node);
+                format!("{} is {truth}{}{seen}", quoted(node), if seen.is_empty() { "" } else { ": " })
+            }
+            (_, Err(failure)) => failed(node, &failure),
+        }
+    }
+
+    /// The reasons of the parts whose outcome is asked for.
+    fn those(&mut self, parts: &'a [Node], wanted: impl Fn(&Result<bool, Failure<'a>>) -> bool) -> String {
+        let mut reasons = Vec::new();
+        let mut bytes = 0;
+        for part in parts {
+            if bytes <= MAX_REASON && wanted(&self.evaluator.truth(part)) {
+                let reason = self.explain(part);
+                bytes += reason.len();
+                reasons.push(reason);
+            }
+        }
+        reasons.join("; ")
+    }
+
+    fn first(&mut self, parts: &'a [Node]) -> String {
+        for part in parts {
+            if let Ok(true) = self.evaluator.truth(part) {
+                return self.explain(part);
+            }
+        }
+        String::new()
+    }
+
+    fn walk(&mut self, node: &'a Node, walk: &'a Walk, truth: bool) -> String {
+        let Ok(range) = self.evaluator.value(&walk.range) else { return String::new() };
+        let count = match (walk.name, truth) {
+            (Macro::Exists, false) => "no element is so",
+            (Macro::Exists, true) => "an element is so",
+            (Macro::All, true) => "all elements are so",
+            (Macro::All, false) => "some element is not so",
+            (_, true) => "one element is so",
+            (_, false) => "not exactly one element is so",
+        };
+        format!("{} is {truth}: {count}; {} is {}", quoted(node), quoted(&walk.range), shown(&range))
+    }
+
+    /// The operands that do not show their value in the text, with their values.
+    fn seen(&mut self, node: &'a Node) -> String {
+        let mut seen: Vec<String> = Vec::new();
+        for operand in node.operands() {
+            // Whether a field is there shows in the container.
+            let operand = match (&node.what, &operand.what) {
+                (What::Has(_), What::Select(container, _)) => container,
+                _ => operand,
+            };
+            if matches!(operand.what, What::Literal(_)) {
+                continue;
+            }
+            if let Ok(value) = self.evaluator.value(operand) {
+                let operand = format!("{} is {}", quoted(operand), shown(&value));
+                if !seen.contains(&operand) {
+                    seen.push(operand);
+                }
+            }
+        }
+        seen.join(", ")
+    }
+}
+
+fn failed(node: &Node, failure: &Failure<'_>) -> String {
+    let part = quoted(failure.at);
+    let cause = match failure.cause {
+        Cause::Kind(..) => format!("{part} {}", failure.cause),
+        _ => format!("{part}: {}", failure.cause),
+    };
+    if std::ptr::eq(node, failure.at) { cause } else { format!("{} fails: {cause}", quoted(node)) }
+}

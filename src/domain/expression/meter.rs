@@ -1,0 +1,82 @@
+//! Counts the work of an evaluation in steps, and says what can go wrong in one.
+
+use super::tree::Node;
+
+/// Bytes of text that are read in one step.
+pub(super) const BYTES_PER_STEP: usize = 16;
+
+/// The work done so far. A step is a part of the expression evaluated, an element or a pair looked at, 16 bytes of text
+/// read, or one byte of a new text or list written.
+#[derive(Debug)]
+pub(super) struct Meter {
+    spent: u64,
+    most: u64,
+}
+
+impl Meter {
+    pub fn new(most: u64) -> Self {
+        Self { spent: 0, most }
+    }
+
+    /// The steps counted so far; at most the bound, and what was asked for last beyond it.
+    pub fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// Counts before the work is done. Errors: `TooMuchWork` once the bound is passed.
+    pub fn charge(&mut self, steps: usize) -> Result<(), Cause> {
+        if self.spent > self.most {
+            return Err(Cause::TooMuchWork);
+        }
+        self.spent = self.spent.saturating_add(steps as u64);
+        if self.spent > self.most { Err(Cause::TooMuchWork) } else { Ok(()) }
+    }
+
+    /// Counts a text that is read once.
+    pub fn charge_reading(&mut self, text: &str) -> Result<(), Cause> {
+        self.charge(text.len() / BYTES_PER_STEP)
+    }
+}
+
+/// Why a part of an expression has no value for someone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Cause {
+    #[error("no such key")]
+    NoSuchKey,
+    #[error("no such position in the list")]
+    NoSuchPosition,
+    #[error("is {0}, not {1}")]
+    Kind(&'static str, &'static str),
+    #[error("{0} and {1} have no order")]
+    NotOrdered(&'static str, &'static str),
+    #[error("{1} cannot be used with {0} here")]
+    NotAdded(&'static str, &'static str),
+    #[error("the number is too large or too small")]
+    Overflow,
+    #[error("division by zero")]
+    DivisionByZero,
+    #[error("not a number")]
+    NotANumber,
+    #[error("the text is longer than {0} bytes")]
+    TextTooLong(usize),
+    #[error("the list is longer than {0} elements")]
+    ListTooLong(usize),
+    #[error("not known here: no connection is looked at")]
+    NoConnection,
+    #[error("takes more than {} steps", super::MAX_STEPS)]
+    TooMuchWork,
+}
+
+/// A part of an expression that has no value.
+#[derive(Clone, Debug)]
+pub(super) struct Failure<'a> {
+    pub at: &'a Node,
+    pub cause: Cause,
+}
+
+impl Cause {
+    /// Names the part.
+    pub fn at(self, at: &Node) -> Failure<'_> {
+        Failure { at, cause: self }
+    }
+}

@@ -1,0 +1,169 @@
+//! Writing parts of expressions and values for people, within a bound.
+
+use super::tree::{Literal, Node, What};
+use super::value::{List, Map, Value};
+use std::fmt::{self, Display, Write};
+
+/// Most bytes of one value in an explanation.
+const MAX_VALUE: usize = 64;
+
+/// A text that takes at most so many bytes, and ends with `…` where there was more.
+pub(super) struct Bounded {
+    text: String,
+    most: usize,
+}
+
+impl Bounded {
+    /// What `display` writes, cut to `most` bytes, the `…` included.
+    pub fn new(most: usize, display: impl Display) -> String {
+        let mut bounded = Self { text: String::new(), most };
+        if write!(bounded, "{display}").is_err() {
+            let mut end = most.saturating_sub('…'.len_utf8()).min(bounded.text.len());
+            while !bounded.text.is_char_boundary(end) {
+                end -= 1;
+            }
+            bounded.text.truncate(end);
+            bounded.text.push('…');
+        }
+        bounded.text
+    }
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.most - self.text.len();
+        if text.len() <= room {
+            self.text.push_str(text);
+            return Ok(());
+        }
+        let mut end = room;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.text.push_str(&text[..end]);
+        Err(fmt::Error)
+    }
+}
+
+/// A value as an explanation shows it: like CEL, at most 64 bytes.
+pub(super) fn shown(value: &Value<'_>) -> String {
+    Bounded::new(MAX_VALUE, value)
+}
+
+/// A part of an expression as an explanation shows it.
+pub(super) fn quoted(node: &Node) -> String {
+    Bounded::new(2 * MAX_VALUE, node)
+}
+
+impl Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Int(value) => write!(f, "{value}"),
+            Self::Uint(value) => write!(f, "{value}u"),
+            Self::Double(value) => write!(f, "{value:?}"),
+            Self::Text(value) => write!(f, "{:?}", value.as_str()),
+            Self::List(list) => write_list(f, list),
+            Self::Map(map) => write_map(f, map),
+        }
+    }
+}
+
+fn write_list(f: &mut fmt::Formatter<'_>, list: &List<'_>) -> fmt::Result {
+    f.write_str("[")?;
+    for index in 0..list.len() {
+        let comma = if index == 0 { "" } else { ", " };
+        write!(f, "{comma}{}", list.get(index).unwrap_or(Value::Null))?;
+    }
+    f.write_str("]")
+}
+
+fn write_map(f: &mut fmt::Formatter<'_>, map: &Map<'_>) -> fmt::Result {
+    f.write_str("{")?;
+    for (index, (key, value)) in map.entries().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        write!(f, "{comma}{key}: {value}")?;
+    }
+    f.write_str("}")
+}
+
+impl Display for Literal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Value::from(self))
+    }
+}
+
+impl Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::Literal(literal) => write!(f, "{literal}"),
+            What::Variable(variable) => f.write_str(variable.text()),
+            What::Element(name) => f.write_str(name),
+            What::Select(operand, field) => write!(f, "{}.{field}", Operand(operand, 7)),
+            What::Has(operand) => write!(f, "has({operand})"),
+            What::Index(pair) => write!(f, "{}[{}]", Operand(&pair[0], 7), pair[1]),
+            What::Not(operand) => write!(f, "!{}", Operand(operand, 6)),
+            What::Negate(operand) => write!(f, "-{}", Operand(operand, 6)),
+            What::And(parts) => join(f, " && ", 3, parts),
+            What::Or(parts) => join(f, " || ", 2, parts),
+            What::Choice(three) => {
+                write!(f, "{} ? {} : {}", Operand(&three[0], 1), Operand(&three[1], 1), three[2])
+            }
+            What::Binary(operator, pair) => {
+                let (left, right) = (operator.binding(), operator.binding() + 1);
+                write!(f, "{} {} {}", Operand(&pair[0], left), operator.text(), Operand(&pair[1], right))
+            }
+            What::Call(function, operands) if function.is_method() => {
+                write!(f, "{}.{}(", Operand(&operands[0], 7), function.text())?;
+                join(f, ", ", 0, &operands[1..])?;
+                f.write_str(")")
+            }
+            What::Call(function, operands) => {
+                write!(f, "{}(", function.text())?;
+                join(f, ", ", 0, operands)?;
+                f.write_str(")")
+            }
+            What::Matches(text, regex) => write!(f, "{}.matches({:?})", Operand(text, 7), regex.as_str()),
+            What::List(elements) => {
+                f.write_str("[")?;
+                join(f, ", ", 0, elements)?;
+                f.write_str("]")
+            }
+            What::Map(entries) => {
+                f.write_str("{")?;
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    write!(f, "{}{key}: {value}", if index == 0 { "" } else { ", " })?;
+                }
+                f.write_str("}")
+            }
+            What::Walk(walk) => {
+                write!(f, "{}.{}({}, {})", Operand(&walk.range, 7), walk.name.text(), walk.element, walk.body)
+            }
+        }
+    }
+}
+
+fn join(f: &mut fmt::Formatter<'_>, between: &str, binding: u8, parts: &[Node]) -> fmt::Result {
+    for (index, part) in parts.iter().enumerate() {
+        write!(f, "{}{}", if index == 0 { "" } else { between }, Operand(part, binding))?;
+    }
+    Ok(())
+}
+
+/// A part in brackets, unless it binds at least as tightly as asked for.
+struct Operand<'n>(&'n Node, u8);
+
+impl Display for Operand<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let binding = match &self.0.what {
+            What::Choice(_) => 0,
+            What::Or(_) => 1,
+            What::And(_) => 2,
+            What::Binary(operator, _) => operator.binding(),
+            What::Not(_) | What::Negate(_) => 6,
+            _ => 7,
+        };
+        if binding < self.1 { write!(f, "({})", self.0) } else { write!(f, "{}", self.0) }
+    }
+}
