@@ -6,6 +6,7 @@ pub use follow::{follow, load};
 
 use crate::domain::audience::{Address, Audience, Narrowing, audiences_of};
 use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::expression::Facts;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
@@ -21,8 +22,8 @@ use tokio::sync::watch;
 pub struct Tenant {
     /// The instance.
     pub instance: Instance,
-    /// Its channels by name.
-    pub channels: BTreeMap<ChannelName, Channel>,
+    /// Its channels by name. An unchanged one keeps its `Arc` from one snapshot to the next.
+    pub channels: BTreeMap<ChannelName, Arc<Channel>>,
     /// The tokens that it no longer accepts.
     pub revocations: Revocations,
 }
@@ -64,9 +65,33 @@ impl Tenant {
         self.revocations.revokes(principal)
     }
 
-    /// What `principal` hears here, narrowed to `only` where given; see [`audiences_of`].
-    pub fn audiences_of(&self, principal: &Principal, only: Option<&Narrowing>) -> Vec<Audience> {
-        audiences_of(principal, self.channels.values(), only)
+    /// What someone hears here, narrowed to `only` where given; see [`audiences_of`]. Of channels that have not changed
+    /// since an earlier answer, that answer holds: their rules are not asked again.
+    pub fn audiences_of(&self, facts: &Facts<'_>, only: Option<&Narrowing>, known: Option<Known<'_>>) -> Vec<Audience> {
+        let channels = self.channels.values().map(|channel| &**channel);
+        audiences_of(facts.principal(), channels, only, |channel| {
+            match known.and_then(|known| known.says_of(channel)) {
+                Some(lets_in) => lets_in,
+                None => channel.enabled && channel.rules.decide(facts).allowed,
+            }
+        })
+    }
+}
+
+/// What the same person, with the same narrowing, heard of an earlier picture of the same instance.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// The earlier picture.
+    pub tenant: &'a Tenant,
+    /// What was heard then.
+    pub heard: &'a [Audience],
+}
+
+impl Known<'_> {
+    fn says_of(self, channel: &Channel) -> Option<bool> {
+        let before = self.tenant.channels.get(&channel.name)?;
+        let is_heard = |audience: &Audience| matches!(audience, Audience::Channel(name) if *name == channel.name);
+        std::ptr::eq(&**before, channel).then(|| self.heard.iter().any(is_heard))
     }
 }
 
@@ -154,12 +179,22 @@ impl Catalog {
     pub fn replace(&self, mut next: Snapshot) {
         let current = self.current.load();
         for (id, tenant) in &mut next.tenants {
-            if let Some(old) = current.tenants.get(id).filter(|old| *old == tenant) {
-                *tenant = old.clone();
+            match current.tenants.get(id) {
+                Some(old) if old == tenant => *tenant = old.clone(),
+                Some(old) => keep_unchanged(&mut Arc::make_mut(tenant).channels, &old.channels),
+                None => {}
             }
         }
         let next = Arc::new(next);
         self.current.store(next.clone());
         self.changed.send_replace(next);
+    }
+}
+
+fn keep_unchanged(channels: &mut BTreeMap<ChannelName, Arc<Channel>>, old: &BTreeMap<ChannelName, Arc<Channel>>) {
+    for (name, channel) in channels {
+        if let Some(old) = old.get(name).filter(|old| *old == channel) {
+            *channel = old.clone();
+        }
     }
 }

@@ -7,6 +7,7 @@ use super::error::{Code, Outcome, Problem};
 use super::resource::{IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned};
 use super::responses::{Changing, Creating, Reading};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, MAX_RULES, Rule, Rules, Subject};
@@ -76,7 +77,7 @@ pub struct ChannelRequest {
     version: Option<i64>,
 }
 
-/// One rule: an effect, and exactly one of `user`, `group` and `everyone`.
+/// One rule: an effect, and exactly one of `user`, `group`, `when` and `everyone`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"effect": "allow", "group": "eng"}))]
@@ -91,6 +92,11 @@ pub struct RuleBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     group: Option<String>,
+    /// Applies to whoever this expression (CEL, at most 512 bytes) is true of; see `docs/expressions.md`. Where it has no
+    /// answer, an allow rule does not apply and a deny rule does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, max_length = 512, example = "claims.plan == 'pro'")]
+    when: Option<String>,
     /// `true`: applies to everyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -309,8 +315,8 @@ impl ChannelRequest {
             name,
             description: text("/description", self.description, MAX_DESCRIPTION)?,
             enabled: self.enabled,
-            rules: rules("/rules", self.rules)?,
-            publish_rules: rules("/publishRules", self.publish_rules)?,
+            rules: rules("/rules", self.rules, Scope::Hear)?,
+            publish_rules: rules("/publishRules", self.publish_rules, Scope::Publish)?,
             payload_limit: self.payload_limit,
             slow: self.slow.into(),
             version,
@@ -318,26 +324,31 @@ impl ChannelRequest {
     }
 }
 
-fn rules(pointer: &str, bodies: Vec<RuleBody>) -> Outcome<Rules> {
+fn rules(pointer: &str, bodies: Vec<RuleBody>, scope: Scope) -> Outcome<Rules> {
     let each = bodies.into_iter().take(MAX_RULES + 1).enumerate();
-    let rules = each.map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"))).collect::<Outcome<Vec<_>>>()?;
+    let rules =
+        each.map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"), scope)).collect::<Outcome<Vec<_>>>()?;
     Rules::new(rules)
         .map_err(|error| Problem::invalid(pointer, error.to_string()).with_limit(MAX_RULES as u64, error.actual as u64))
 }
 
 impl RuleBody {
-    fn into_rule(self, pointer: &str) -> Outcome<Rule> {
+    fn into_rule(self, pointer: &str, scope: Scope) -> Outcome<Rule> {
         let at = |field: &str, detail: String| Problem::invalid(format!("{pointer}/{field}"), detail);
-        let subject = match (self.user, self.group, self.everyone) {
-            (Some(user), None, None) => {
+        let subject = match (self.user, self.group, self.when, self.everyone) {
+            (Some(user), None, None, None) => {
                 Subject::User(UserId::new(user).map_err(|error| at("user", error.to_string()))?)
             }
-            (None, Some(group), None) => {
+            (None, Some(group), None, None) => {
                 Subject::Group(GroupId::new(group).map_err(|error| at("group", error.to_string()))?)
             }
-            (None, None, Some(true)) => Subject::Everyone,
-            (None, None, Some(false)) => return Err(at("everyone", "it is true or left out".into())),
-            _ => return Err(Problem::invalid(pointer, "a rule has exactly one of user, group and everyone")),
+            (None, None, Some(when), None) => {
+                let expression = Expression::parse(&when, scope);
+                Subject::When(expression.map_err(|error| Problem::expression(format!("{pointer}/when"), error))?)
+            }
+            (None, None, None, Some(true)) => Subject::Everyone,
+            (None, None, None, Some(false)) => return Err(at("everyone", "it is true or left out".into())),
+            _ => return Err(Problem::invalid(pointer, "a rule has exactly one of user, group, when and everyone")),
         };
         let effect = match self.effect {
             EffectBody::Allow => Effect::Allow,
@@ -353,12 +364,13 @@ impl From<&Rule> for RuleBody {
             Effect::Allow => EffectBody::Allow,
             Effect::Deny => EffectBody::Deny,
         };
-        let (user, group, everyone) = match &rule.subject {
-            Subject::User(user) => (Some(user.to_string()), None, None),
-            Subject::Group(group) => (None, Some(group.to_string()), None),
-            Subject::Everyone => (None, None, Some(true)),
-        };
-        Self { effect, user, group, everyone }
+        let body = Self { effect, user: None, group: None, when: None, everyone: None };
+        match &rule.subject {
+            Subject::User(user) => Self { user: Some(user.to_string()), ..body },
+            Subject::Group(group) => Self { group: Some(group.to_string()), ..body },
+            Subject::When(expression) => Self { when: Some(expression.to_string()), ..body },
+            Subject::Everyone => Self { everyone: Some(true), ..body },
+        }
     }
 }
 

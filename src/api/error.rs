@@ -1,5 +1,6 @@
 //! The one place where an error becomes a status, a code and a problem body (RFC 9457).
 
+use crate::domain::expression::ExpressionError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
@@ -67,7 +68,7 @@ codes! {
     BodyTooLarge "BODY_TOO_LARGE" 413 "The request body is too large" "limit is in bytes: 64 KiB, and for a batch 1 MiB, unless the operator of this server chose otherwise.";
     JsonRequired "JSON_REQUIRED" 415 "The body must be JSON" "Send `Content-Type: application/json`.";
     InvalidRequest "INVALID_REQUEST" 422 "The request does not have the right shape" "errors lists where (a JSON pointer, RFC 6901, or the parameter's name) and why. Unknown fields are refused too, so that a typing error is never ignored.";
-    ExpressionInvalid "EXPRESSION_INVALID" 422 "The expression was not accepted" "The detail names the position and the reason.";
+    ExpressionInvalid "EXPRESSION_INVALID" 422 "The expression was not accepted" "position is where it is wrong, in bytes from its start, and reason says why. It is CEL over user, groups, roles, claims and connection, at most 512 bytes; docs/expressions.md has the language and twenty examples.";
     TlsRequired "TLS_REQUIRED" 426 "Only TLS is served" "Use https and wss. The proxy listener takes requests only from the configured proxies with X-Forwarded-Proto: https.";
     UpgradeRequired "UPGRADE_REQUIRED" 426 "This route is a WebSocket" "Connect with a WebSocket client (RFC 6455).";
     IfMatchRequired "IF_MATCH_REQUIRED" 428 "The If-Match header is missing" "Send the ETag that you read, so that you change what you saw.";
@@ -102,6 +103,8 @@ pub struct Problem {
     pub retry_after_seconds: Option<u64>,
     /// What is wrong with which field.
     pub errors: Vec<FieldError>,
+    /// Where an expression is wrong, in bytes from its start, and why.
+    pub expression: Option<ExpressionError>,
 }
 
 /// What every layer above the store answers with.
@@ -110,7 +113,15 @@ pub type Outcome<T> = Result<T, Problem>;
 impl Problem {
     /// A problem with a code and a sentence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), limit: None, actual: None, retry_after_seconds: None, errors: Vec::new() }
+        Self {
+            code,
+            detail: detail.into(),
+            limit: None,
+            actual: None,
+            retry_after_seconds: None,
+            errors: Vec::new(),
+            expression: None,
+        }
     }
 
     /// `INVALID_REQUEST` at one place of the body or one parameter.
@@ -118,6 +129,15 @@ impl Problem {
         let (pointer, detail) = (pointer.into(), detail.into());
         let mut problem = Self::new(Code::InvalidRequest, format!("{pointer}: {detail}"));
         problem.errors.push(FieldError { pointer, detail });
+        problem
+    }
+
+    /// `EXPRESSION_INVALID` at one place of the body.
+    pub fn expression(pointer: impl Into<String>, error: ExpressionError) -> Self {
+        let (pointer, detail) = (pointer.into(), format!("{} (at byte {})", error.reason, error.position));
+        let mut problem = Self::new(Code::ExpressionInvalid, format!("{pointer}: {detail}"));
+        problem.errors.push(FieldError { pointer, detail });
+        problem.expression = Some(error);
         problem
     }
 
@@ -150,6 +170,8 @@ impl Problem {
             actual: self.actual,
             retry_after_seconds: self.retry_after_seconds,
             errors: &self.errors,
+            position: self.expression.as_ref().map(|error| error.position),
+            reason: self.expression.as_ref().map(|error| &*error.reason),
         })
     }
 }
@@ -170,6 +192,10 @@ struct ProblemBody<'a> {
     retry_after_seconds: Option<u64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
 }
 
 impl fmt::Display for Problem {

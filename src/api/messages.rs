@@ -10,6 +10,7 @@ use super::{Api, ApiSettings};
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
+use crate::domain::expression::Facts;
 use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
 use crate::domain::principal::{Principal, UserId};
 use crate::relay::repeats::{Claim, Ticket};
@@ -56,6 +57,11 @@ pub struct PublishRequest {
     /// Who does not get it although it is for them.
     #[serde(default)]
     exclude: Option<ExcludeRequest>,
+    /// Only to those of whom this expression is true: CEL over what their tokens say, at most 512 bytes; see
+    /// `docs/expressions.md`. Needs a component's token or `REALTIME_ADMIN`.
+    #[serde(default)]
+    #[schema(max_length = 512, example = "claims.plan == 'pro'")]
+    filter: Option<String>,
     /// Seconds that it is worth sending to clients that resume. 0: only to those connected now. Left out, and at most:
     /// as long as messages are kept, 120 unless the server's settings say otherwise.
     #[serde(default)]
@@ -215,7 +221,7 @@ impl Mode {
 }
 
 async fn publish(api: &Data<Api>, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
-    let draft = request.into_draft(&api.settings)?;
+    let draft = request.into_draft(api, &admission.principal)?;
     let Some(id) = draft.id.clone().filter(|_| mode == Mode::Send) else {
         return send(api, admission, draft, mode).await;
     };
@@ -256,7 +262,7 @@ async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode) -> Out
 }
 
 impl PublishRequest {
-    fn into_draft(self, settings: &ApiSettings) -> Outcome<Draft> {
+    fn into_draft(self, api: &Api, principal: &Principal) -> Outcome<Draft> {
         let address = Address::parse(&self.channel).map_err(|error| Problem::invalid("/channel", error.to_string()))?;
         let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
         for (list, length) in [("users", users.len()), ("connections", connections.len())] {
@@ -269,7 +275,7 @@ impl PublishRequest {
             UserId::new(user).map_err(|error| Problem::invalid(format!("/exclude/users/{index}"), error.to_string()))
         });
         let exclude = Exclusion { users: users.collect::<Outcome<_>>()?, connections };
-        let window = settings.window.as_secs();
+        let window = api.settings.window.as_secs();
         if let Some(ttl) = self.ttl.filter(|ttl| *ttl > window) {
             let problem = Problem::invalid("/ttl", format!("messages are kept for {window} seconds at most"));
             return Err(problem.with_limit(window, ttl));
@@ -277,7 +283,8 @@ impl PublishRequest {
         let ttl = self.ttl.map(Duration::from_secs);
         let id = self.id.map(MessageId::new).transpose();
         let id = id.map_err(|error| Problem::invalid("/id", error.to_string()))?;
-        Ok(Draft { id, written: self.channel.into(), address, json: self.message.get().into(), exclude, ttl })
+        let filter = self.filter.map(|filter| api.filters.get(&filter, principal)).transpose()?;
+        Ok(Draft { id, written: self.channel.into(), address, json: self.message.get().into(), exclude, filter, ttl })
     }
 }
 
@@ -290,7 +297,8 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
         };
         Problem::new(code, error.to_string())
     })?;
-    if let Some(channel) = channel.filter(|channel| !channel.publish_rules.decide(principal).allowed) {
+    let facts = Facts::new(principal, None);
+    if let Some(channel) = channel.filter(|channel| !channel.publish_rules.decide(&facts).allowed) {
         let detail = format!("the publishRules of the channel {} do not allow it", channel.name);
         return Err(Problem::new(Code::PublishDenied, detail));
     }
@@ -300,6 +308,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
         address: draft.written,
         audiences,
         exclude: draft.exclude,
+        filter: draft.filter,
         slow: channel.map_or_else(Slow::default, |channel| channel.slow),
         time: Utc::now(),
         ttl: draft.ttl,

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod connections;
 pub mod credentials;
 pub mod error;
+pub mod filters;
 pub mod gate;
 pub mod health;
 pub mod instances;
@@ -49,6 +50,8 @@ pub struct Api {
     pub authenticator: Authenticator,
     /// How much each may publish and connect.
     pub limits: RateLimits,
+    /// Filters that were compiled lately.
+    pub filters: filters::Filters,
     /// Who is connected.
     pub relay: Relay,
     /// What one address may take.

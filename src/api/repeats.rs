@@ -70,6 +70,7 @@ pub fn fingerprint(user: &UserId, draft: &Draft) -> Fingerprint {
     part(user.as_str());
     part(&draft.written);
     part(&draft.json);
+    part(draft.filter.as_ref().map_or("", |filter| filter.as_str()));
     part(&draft.ttl.map_or(String::new(), |ttl| ttl.as_secs().to_string()));
     part(&draft.exclude.users.len().to_string());
     draft.exclude.users.iter().for_each(|user| part(user.as_str()));

@@ -37,6 +37,10 @@ pub struct ProblemDocument {
     retry_after_seconds: Option<u64>,
     /// What is wrong with which field.
     errors: Option<Vec<FieldProblem>>,
+    /// Where an expression is wrong, in bytes from its start.
+    position: Option<u64>,
+    /// Why it is wrong.
+    reason: Option<String>,
 }
 
 /// One field's part of a problem.
@@ -67,7 +71,7 @@ problem_sets! {
     /// Of the publishing routes.
     Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden PublishDenied ChannelNotFound InstanceNotFound ChannelDisabled
-        IdReused PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
+        IdReused PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest ExpressionInvalid RateLimited Overloaded;
     /// Of the WebSocket handshake; most are told by a close code instead.
     Connecting: OriginForbidden UpgradeRequired RateLimited TooManyConnections Overloaded;
     /// Of the event stream, which says in HTTP what is wrong.
@@ -83,11 +87,11 @@ problem_sets! {
     /// Of routes that make something, for an instance's administrators.
     Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest
-        StoreUnavailable;
+        ExpressionInvalid StoreUnavailable;
     /// Of routes that change, for an instance's administrators.
     Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
-        InvalidRequest IfMatchRequired StoreUnavailable;
+        InvalidRequest ExpressionInvalid IfMatchRequired StoreUnavailable;
     /// Of routes that take something away without a version, for an instance's administrators.
     Deleting: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound StoreUnavailable;

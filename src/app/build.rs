@@ -1,6 +1,7 @@
 //! Makes the parts of the service out of the configuration, and starts the tasks that keep them fresh.
 
 use super::{StartError, memory};
+use crate::api::filters::Filters;
 use crate::api::gate::Gate;
 use crate::api::metrics::Metrics;
 use crate::api::{Api, ApiSettings};
@@ -81,6 +82,7 @@ pub(super) async fn build(
         store,
         authenticator,
         limits: RateLimits::default(),
+        filters: Filters::default(),
         gate: Gate::new(bounds.connections_per_address, rate),
         metrics: Metrics::default(),
         settings: Arc::new(ApiSettings {

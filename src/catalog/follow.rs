@@ -86,7 +86,7 @@ async fn notified(changes: &mut Option<Changes>) {
 
 fn snapshot(rows: Vec<Configured>) -> Snapshot {
     let tenant = |Configured { instance, channels, revocations }: Configured| {
-        let channels = channels.into_iter().map(|channel| (channel.name.clone(), channel)).collect();
+        let channels = channels.into_iter().map(|channel| (channel.name.clone(), Arc::new(channel))).collect();
         let revocations = revocations.into_iter().collect();
         (instance.id.clone(), Arc::new(Tenant { instance, channels, revocations }))
     };

@@ -104,27 +104,26 @@ impl Address {
     }
 }
 
-/// Which audiences a principal hears: everyone, itself, its groups, and every enabled channel whose rules let it;
-/// narrowed to `only`, where given. In the order `ALL`, user, groups, channels by name; without doubles.
+/// Which audiences a principal hears: everyone, itself, its groups, and every channel that `lets_in` it; narrowed to
+/// `only`, where given. In the order `ALL`, user, groups, channels as they come; without doubles. Channels outside `only`
+/// are not asked about.
 pub fn audiences_of<'a>(
     principal: &Principal,
-    channels: impl Iterator<Item = &'a Channel>,
+    channels: impl Iterator<Item = &'a Channel> + Clone,
     only: Option<&Narrowing>,
+    lets_in: impl Fn(&Channel) -> bool,
 ) -> Vec<Audience> {
-    let mut named = Vec::new();
-    let mut heard: Vec<&Channel> = Vec::new();
+    let named: Vec<&ChannelName> =
+        only.map_or_else(Vec::new, |_| channels.clone().map(|channel| &channel.name).collect());
+    let is_wanted = |audience: &Audience| only.is_none_or(|narrowing| narrowing.includes(audience, &named));
+    let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
+    let groups = principal.groups.iter().cloned().map(Audience::Group);
+    let mut audiences: Vec<Audience> = own.chain(groups).filter(is_wanted).collect();
     for channel in channels {
-        named.push(&channel.name);
-        if channel.enabled && channel.rules.decide(principal).allowed {
-            heard.push(channel);
+        let audience = Audience::Channel(channel.name.clone());
+        if is_wanted(&audience) && lets_in(channel) {
+            audiences.push(audience);
         }
-    }
-    heard.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut audiences = vec![Audience::All, Audience::User(principal.user.clone())];
-    audiences.extend(principal.groups.iter().cloned().map(Audience::Group));
-    audiences.extend(heard.iter().map(|channel| Audience::Channel(channel.name.clone())));
-    if let Some(narrowing) = only {
-        audiences.retain(|audience| narrowing.includes(audience, &named));
     }
     audiences
 }

@@ -173,6 +173,11 @@ impl<'a> Facts<'a> {
     pub fn new(principal: &'a Principal, connection: Option<ConnectionFacts>) -> Self {
         Self { principal, connection }
     }
+
+    /// Who it is about.
+    pub fn principal(&self) -> &'a Principal {
+        self.principal
+    }
 }
 
 impl ConnectionFacts {

@@ -2,6 +2,7 @@
 
 use super::audience::{Address, Audience};
 use super::channel::Slow;
+use super::expression::Expression;
 use super::principal::UserId;
 use super::text_value;
 use chrono::{DateTime, Utc};
@@ -111,6 +112,8 @@ pub struct Message {
     pub audiences: Vec<Audience>,
     /// Who is left out.
     pub exclude: Exclusion,
+    /// Who else is left out: everyone of whom it is not true.
+    pub filter: Option<Expression>,
     /// What a receiver gets that does not read fast enough; `Latest` only of a message for one channel.
     pub slow: Slow,
     /// When it was accepted; receivers see milliseconds.
@@ -132,6 +135,8 @@ pub struct Draft {
     pub json: Box<str>,
     /// `exclude`.
     pub exclude: Exclusion,
+    /// `filter`.
+    pub filter: Option<Expression>,
     /// `ttl`.
     pub ttl: Option<Duration>,
     /// `id`, where the publisher chose one.

@@ -1,6 +1,7 @@
-//! Who may hear or publish: allow and deny rules over users and groups, decided without any state.
+//! Who may hear or publish: allow and deny rules over users, groups and expressions, decided without any state.
 
-use super::principal::{GroupId, Principal, UserId};
+use super::expression::{Expression, Facts, Outcome};
+use super::principal::{GroupId, UserId};
 
 /// Most rules of one list (contract, "Channels and rules").
 pub const MAX_RULES: usize = 100;
@@ -21,6 +22,8 @@ pub enum Subject {
     User(UserId),
     /// Every member of this group.
     Group(GroupId),
+    /// Whoever the expression is true of.
+    When(Expression),
     /// Every principal of the instance.
     Everyone,
 }
@@ -46,7 +49,7 @@ pub struct TooManyRules {
     pub actual: usize,
 }
 
-/// What a rule list says of a principal.
+/// What a rule list says of someone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The outcome.
@@ -75,8 +78,9 @@ impl Rules {
     }
 
     /// Deny wins; no matching allow = denied.
-    pub fn decide(&self, principal: &Principal) -> Decision {
-        let first = |effect| self.0.iter().position(|rule| rule.effect == effect && rule.subject.includes(principal));
+    pub fn decide(&self, facts: &Facts<'_>) -> Decision {
+        let first =
+            |effect| self.0.iter().position(|rule| rule.effect == effect && rule.applies(rule.subject.includes(facts)));
         match first(Effect::Deny) {
             Some(rule) => Decision { allowed: false, rule: Some(rule) },
             None => {
@@ -87,12 +91,27 @@ impl Rules {
     }
 }
 
+impl Rule {
+    /// Whether it has its effect where its subject has this outcome: what has no answer "does not allow" and "does deny".
+    pub fn applies(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::True => true,
+            Outcome::False => false,
+            Outcome::Error => self.effect == Effect::Deny,
+        }
+    }
+}
+
 impl Subject {
-    fn includes(&self, principal: &Principal) -> bool {
-        match self {
+    /// Whether someone is meant. Only an expression can be without an answer.
+    pub fn includes(&self, facts: &Facts<'_>) -> Outcome {
+        let principal = facts.principal();
+        let is_meant = match self {
             Self::User(user) => principal.user == *user,
             Self::Group(group) => principal.groups.contains(group),
+            Self::When(expression) => return expression.evaluate(facts),
             Self::Everyone => true,
-        }
+        };
+        if is_meant { Outcome::True } else { Outcome::False }
     }
 }

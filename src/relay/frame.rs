@@ -278,6 +278,7 @@ mod tests {
                 address: "group:\"a\"".into(),
                 audiences: vec![Audience::All],
                 exclude: Exclusion::default(),
+                filter: None,
                 slow: Slow::Disconnect,
                 time: chrono::DateTime::UNIX_EPOCH,
                 ttl: None,

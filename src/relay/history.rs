@@ -2,6 +2,7 @@
 
 use super::frame::Frame;
 use crate::domain::audience::Audience;
+use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub struct Entry {
     /// Whom it was for.
     pub audiences: Box<[Audience]>,
     /// Whom it was not for; holds on replay too.
-    pub without: Box<[UserId]>,
+    pub without: Without,
     /// When it leaves the window.
     pub kept_until: Instant,
     /// When it is no longer worth sending: its `ttl`.
@@ -102,12 +103,12 @@ struct Ring {
 
 impl Entry {
     /// A message that no ring holds yet.
-    pub fn new(position: u64, frame: Frame, audiences: &[Audience], without: &[UserId], times: Times) -> Self {
+    pub fn new(position: u64, frame: Frame, audiences: &[Audience], without: Without, times: Times) -> Self {
         Self {
             position,
             frame,
             audiences: audiences.into(),
-            without: without.into(),
+            without,
             kept_until: times.kept_until,
             expires: times.expires,
             held_by: AtomicU32::new(0),
@@ -117,6 +118,15 @@ impl Entry {
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.frame.wire_bytes()
     }
+}
+
+/// Who is left out of a message's audiences, whenever it is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Without {
+    /// These.
+    pub users: Box<[UserId]>,
+    /// Those of whom it is not true.
+    pub filter: Option<Expression>,
 }
 
 /// How long a message is kept and sent.
@@ -187,9 +197,9 @@ impl History {
         self.pop_holes();
     }
 
-    /// What someone who heard everything up to `position` has missed of these audiences, in order, once.
-    /// Errors: `Loss`, when that cannot be said or sent whole.
-    pub fn since(&mut self, position: u64, who: Listener<'_>, now: Instant) -> Result<Vec<Frame>, Loss> {
+    /// What someone who heard everything up to `position` has missed of these audiences, in order, once; filters are still
+    /// to be asked, by `replay`. Errors: `Loss`, when that cannot be said whole.
+    pub fn since(&mut self, position: u64, who: Listener<'_>, now: Instant) -> Result<Vec<Arc<Entry>>, Loss> {
         // What has left the window is a loss; only a message's own ttl may end it unseen.
         self.trim(now);
         let mut missed: Vec<&Arc<Entry>> = Vec::new();
@@ -204,12 +214,8 @@ impl History {
         }
         missed.sort_unstable_by_key(|entry| entry.position);
         missed.dedup_by_key(|entry| entry.position);
-        missed.retain(|entry| entry.expires > now && !entry.without.contains(who.user));
-        let bytes: usize = missed.iter().map(|entry| entry.frame.wire_bytes()).sum();
-        if missed.len() > self.bounds.replay_messages || bytes > self.bounds.replay_bytes {
-            return Err(Loss::TooMuch);
-        }
-        Ok(missed.into_iter().map(|entry| entry.frame.clone()).collect())
+        missed.retain(|entry| entry.expires > now && !entry.without.users.contains(who.user));
+        Ok(missed.into_iter().cloned().collect())
     }
 
     /// Lets go of what is older than the window.
@@ -338,6 +344,32 @@ impl Drop for History {
     fn drop(&mut self) {
         self.total.fetch_sub(self.bytes, Relaxed);
     }
+}
+
+/// What is sent of what `History::since` found, to whom `passes` says a filter lets through; each filter is asked about
+/// once. Errors: `Loss::TooMuch`.
+pub fn replay(
+    missed: &[Arc<Entry>],
+    bounds: HistoryBounds,
+    passes: impl Fn(&Expression) -> bool,
+) -> Result<Vec<Frame>, Loss> {
+    let mut answers: HashMap<&Expression, bool> = HashMap::new();
+    let (mut frames, mut bytes) = (Vec::new(), 0);
+    for entry in missed {
+        let is_let_through = match &entry.without.filter {
+            Some(filter) => *answers.entry(filter).or_insert_with(|| passes(filter)),
+            None => true,
+        };
+        if !is_let_through {
+            continue;
+        }
+        bytes += entry.frame.wire_bytes();
+        frames.push(entry.frame.clone());
+        if frames.len() > bounds.replay_messages || bytes > bounds.replay_bytes {
+            return Err(Loss::TooMuch);
+        }
+    }
+    Ok(frames)
 }
 
 /// Who resumes.

@@ -2,6 +2,7 @@
 
 mod client_frame;
 pub mod connection;
+mod filters;
 pub mod frame;
 pub mod history;
 mod inbound;
@@ -34,7 +35,7 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
 use frame::Frame;
-use history::{Entry, History, HistoryBounds, Times};
+use history::{Entry, History, HistoryBounds, Times, Without};
 use lanes::Lane;
 use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
@@ -262,6 +263,7 @@ impl Relay {
             instance: realm.instance.clone(),
             audiences: message.audiences.clone(),
             exclude: message.exclude.clone(),
+            filter: message.filter.clone(),
             position: cursor.position,
             lane: lane(message, cursor),
             frame,
@@ -280,7 +282,8 @@ impl Relay {
         }
         let now = Instant::now();
         let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
-        Some(Entry::new(cursor.position, frame.clone(), &message.audiences, &message.exclude.users, times))
+        let without = Without { users: message.exclude.users.as_slice().into(), filter: message.filter.clone() };
+        Some(Entry::new(cursor.position, frame.clone(), &message.audiences, without, times))
     }
 
     /// Where the windows take more than the process may, those that were used least recently give way first.

@@ -6,10 +6,11 @@ mod world;
 
 use crate::domain::audience::Address;
 use crate::domain::channel::Slow;
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, Rule, Subject};
 use client::Client;
-use naive::{CHANNELS, INSTANCES, Person, State, WORDS};
+use naive::{CHANNELS, EXPRESSIONS, INSTANCES, Person, State, WORDS};
 use proptest::prelude::*;
 use world::{Draft, World};
 
@@ -28,6 +29,12 @@ enum Step {
     Read {
         client: usize,
         frames: usize,
+    },
+    /// A client gets a new token: other groups, another level.
+    Renew {
+        client: usize,
+        groups: Vec<&'static str>,
+        level: Option<i64>,
     },
     /// A connection breaks, and what was on its way is lost.
     Break(usize),
@@ -53,6 +60,9 @@ fn rule() -> impl Strategy<Value = Rule> {
     let subject = prop_oneof![
         1 => (0..WORDS.len()).prop_map(|user| Subject::User(UserId::new(WORDS[user]).unwrap())),
         1 => (0..WORDS.len()).prop_map(|group| Subject::Group(GroupId::new(WORDS[group]).unwrap())),
+        2 => (0..EXPRESSIONS.len()).prop_map(|which| {
+            Subject::When(Expression::parse(EXPRESSIONS[which].0, Scope::Hear).unwrap())
+        }),
         2 => Just(Subject::Everyone),
     ];
     (prop::bool::weighted(0.8), subject)
@@ -71,16 +81,19 @@ fn address() -> impl Strategy<Value = String> {
     prop_oneof![prop::sample::select(all), prop::sample::select(common.to_vec())]
 }
 
+fn groups() -> impl Strategy<Value = Vec<&'static str>> {
+    let groups = prop::collection::btree_set(prop::sample::select(WORDS.to_vec()), 0..3);
+    groups.prop_map(|groups| groups.into_iter().collect())
+}
+
+fn level() -> impl Strategy<Value = Option<i64>> {
+    prop::option::of(0i64..4)
+}
+
 fn person() -> impl Strategy<Value = Person> {
-    let word = || prop::sample::select(WORDS.to_vec());
-    let groups = prop::collection::btree_set(word(), 0..3).prop_map(|groups| groups.into_iter().collect());
     let narrowing = prop::option::weighted(0.3, prop::collection::vec(address(), 0..3));
-    (0..INSTANCES.len(), word(), groups, narrowing).prop_map(|(instance, user, groups, narrowing)| Person {
-        instance,
-        user,
-        groups,
-        narrowing,
-    })
+    (0..INSTANCES.len(), prop::sample::select(WORDS.to_vec()), groups(), level(), narrowing)
+        .prop_map(|(instance, user, groups, level, narrowing)| Person { instance, user, groups, level, narrowing })
 }
 
 fn state() -> impl Strategy<Value = State> {
@@ -94,8 +107,17 @@ fn state() -> impl Strategy<Value = State> {
 
 fn draft() -> impl Strategy<Value = Draft> {
     let without = prop::collection::vec(prop::sample::select(WORDS.to_vec()), 0..2);
-    (0..INSTANCES.len(), address(), without, prop::bool::weighted(0.1), 0usize..400).prop_map(
-        |(instance, address, without, live_only, padding)| Draft { instance, address, without, live_only, padding },
+    let filter = prop::option::weighted(0.3, 0..EXPRESSIONS.len());
+    let live_only = prop::bool::weighted(0.1);
+    (0..INSTANCES.len(), address(), without, filter, live_only, 0usize..400).prop_map(
+        |(instance, address, without, filter, live_only, padding)| Draft {
+            instance,
+            address,
+            without,
+            filter,
+            live_only,
+            padding,
+        },
     )
 }
 
@@ -105,6 +127,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Rest),
         5 => person().prop_map(Step::Join),
         14 => (client.clone(), 1usize..12).prop_map(|(client, frames)| Step::Read { client, frames }),
+        3 => (client.clone(), groups(), level())
+            .prop_map(|(client, groups, level)| Step::Renew { client, groups, level }),
         5 => client.clone().prop_map(Step::Break),
         10 => client.prop_map(Step::Resume),
         5 => (instance.clone(), 0..CHANNELS.len(), prop::option::weighted(0.9, state()))
@@ -127,6 +151,11 @@ async fn take(world: &mut World, step: Step) {
         Step::Read { client, frames } => {
             if let Some(which) = which(client) {
                 world.clients[which].read(frames);
+            }
+        }
+        Step::Renew { client, groups, level } => {
+            if let Some(which) = which(client) {
+                world.renew(which, groups, level);
             }
         }
         Step::Break(client) => {

@@ -1,6 +1,5 @@
 //! What the relay keeps for one instance across all workers: the order of its messages, who is present, what was counted.
 
-use super::frame::Frame;
 use super::history::{Entry, Exported, History, Listener, Loss};
 use super::repeats::Repeats;
 use super::shard::Counts;
@@ -58,7 +57,7 @@ pub struct Arrival {
     /// The newest position; every message behind it is sent to the connection's shard.
     pub cursor: Cursor,
     /// What was missed, where a cursor was given.
-    pub replay: Option<Result<Vec<Frame>, Loss>>,
+    pub missed: Option<Result<Vec<Arc<Entry>>, Loss>>,
 }
 
 /// Sums since the start.
@@ -170,13 +169,13 @@ impl Realm {
         }
         state.present[shard] += 1;
         let cursor = Cursor { epoch: self.epoch, position: state.position };
-        let replay = since.map(|since| match since {
+        let missed = since.map(|since| match since {
             Some(since) if since.epoch == self.epoch && since.position <= cursor.position => {
                 state.history.since(since.position, who, Instant::now())
             }
             _ => Err(Loss::Epoch),
         });
-        Arrival { cursor, replay }
+        Arrival { cursor, missed }
     }
 
     /// When a message was last published here, and the bytes of its window.
@@ -309,12 +308,15 @@ mod tests {
         order.advance(None);
         drop(order);
         assert_eq!(realm.cursor().position, 2);
-        for (since, outcome) in [(2, Ok(vec![])), (1, Ok(vec![])), (3, Err(Loss::Epoch))] {
+        for (since, outcome) in [(2, Ok(0)), (1, Ok(0)), (3, Err(Loss::Epoch))] {
             let since = Some(Some(Cursor { epoch: 1, position: since }));
-            assert_eq!(realm.arrive(0, since, who).replay, Some(outcome));
+            assert_eq!(
+                realm.arrive(0, since, who).missed.map(|missed| missed.map(|missed| missed.len())),
+                Some(outcome)
+            );
         }
         for foreign in [None, Some(Cursor { epoch: 2, position: 1 })] {
-            assert_eq!(realm.arrive(0, Some(foreign), who).replay, Some(Err(Loss::Epoch)));
+            assert_eq!(realm.arrive(0, Some(foreign), who).missed.and_then(Result::err), Some(Loss::Epoch));
         }
         realm.leave(3);
         assert!(!realm.order().has_someone_on(3));

@@ -1,7 +1,7 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
 use super::frame::{Frame, Notice, names};
-use super::history::{Listener, Loss};
+use super::history::{Listener, Loss, replay};
 use super::realm::{Arrival, NoSeat, Seat};
 use super::roster::Origin;
 use super::shard::{Key, Link, Member, Transport};
@@ -9,6 +9,7 @@ use super::{Relay, Worker};
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::{Expression, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 use std::rc::Rc;
@@ -79,9 +80,12 @@ impl Relay {
         // The newest rules count: whatever comes later reaches this worker as a change.
         let tenant = self.0.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
         let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
-        let audiences = tenant.audiences_of(&principal, narrowing.as_ref());
+        let audiences = tenant.audiences_of(&origin.facts(&principal), narrowing.as_ref(), None);
         let who = Listener { audiences: &audiences, user: &principal.user };
-        let Arrival { cursor, replay } = realm.arrive(worker.index, since, who);
+        let Arrival { cursor, missed } = realm.arrive(worker.index, since, who);
+        // Outside the order's lock: a filter takes longer than a position.
+        let passes = |filter: &Expression| filter.evaluate(&origin.facts(&principal)) == Outcome::True;
+        let replay = missed.map(|missed| replay(&missed?, self.0.settings.history, passes));
         let connected = Notice::Connected {
             connection_id: &link.id,
             instance: tenant.instance.id.as_str(),
@@ -103,6 +107,7 @@ impl Relay {
             warned: false,
             narrowing,
             audiences,
+            judged_by: tenant,
             position,
         };
         let key = worker.shard.borrow_mut().insert(member);

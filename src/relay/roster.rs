@@ -5,8 +5,9 @@ use super::frame::Close;
 use super::shard::{Member, Shard, Transport};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::{ConnectionFacts, Facts};
 use crate::domain::instance::InstanceId;
-use crate::domain::principal::{GroupId, UserId};
+use crate::domain::principal::{GroupId, Principal, UserId};
 use chrono::{DateTime, Utc};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,6 +27,13 @@ pub struct Origin {
     pub user_agent: Box<str>,
     /// When it was let in.
     pub connected_at: DateTime<Utc>,
+}
+
+impl Origin {
+    /// What rules and filters are asked about, of a connection that came like this.
+    pub fn facts<'a>(&self, principal: &'a Principal) -> Facts<'a> {
+        Facts::new(principal, Some(ConnectionFacts::new(self.address, &self.user_agent)))
+    }
 }
 
 /// One connection as it is now.

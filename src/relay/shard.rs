@@ -1,13 +1,15 @@
 //! One worker's registry: audience -> outboxes; plain data, no async.
 
+use super::filters::Filters;
 use super::frame::{Close, Frame, Notice, names};
 use super::lanes::Lane;
 use super::outbox::{Outbox, OutboxBounds, Pushed};
 use super::realm::Realm;
 use super::roster::Origin;
-use crate::catalog::{Snapshot, Tenant};
+use crate::catalog::{Known, Snapshot, Tenant};
 use crate::domain::audience::{Audience, Narrowing};
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::{Expression, Facts, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Exclusion;
 use crate::domain::principal::Principal;
@@ -70,6 +72,8 @@ pub struct Member {
     pub narrowing: Option<Narrowing>,
     /// What it hears: the keys under which the index holds it.
     pub audiences: Vec<Audience>,
+    /// By which picture of the instance that was decided.
+    pub judged_by: Arc<Tenant>,
     /// The newest position that it has seen or that is none of its business.
     pub position: u64,
 }
@@ -96,6 +100,8 @@ pub struct Delivery {
     pub audiences: Vec<Audience>,
     /// Less these.
     pub exclude: Exclusion,
+    /// Less those of whom it is not true.
+    pub filter: Option<Expression>,
     /// Its place in the instance's order.
     pub position: u64,
     /// Under the `latest` policy.
@@ -132,6 +138,7 @@ pub struct Shard {
 struct Room {
     members: IndexSet<Key>,
     index: HashMap<Audience, IndexSet<Key>>,
+    filters: Filters,
     /// The tenant under whose rules all were last asked again.
     judged_by: Option<Arc<Tenant>>,
 }
@@ -148,6 +155,7 @@ impl Shard {
         let entry = self.members.vacant_entry();
         let key = entry.key();
         room.members.insert(key);
+        room.filters.forget(key);
         for audience in &member.audiences {
             room.index.entry(audience.clone()).or_default().insert(key);
         }
@@ -160,6 +168,7 @@ impl Shard {
         let member = self.members.try_remove(key)?;
         if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
             room.members.swap_remove(&key);
+            room.filters.remove(key);
             for audience in &member.audiences {
                 room.unlist(audience, key);
             }
@@ -187,12 +196,13 @@ impl Shard {
     /// Queues a message for everyone it is for. Costs a reference a receiver.
     pub fn deliver(&mut self, delivery: &Delivery, now: Instant) -> Counts {
         let mut counts = Counts::default();
-        let Some(room) = self.rooms.get(&delivery.instance) else { return counts };
+        let Some(room) = self.rooms.get_mut(&delivery.instance) else { return counts };
+        let receivers = room.receivers(delivery, &self.members);
         // A delivered position stamps its receiver, so that a second audience skips it. Counting leaves no stamp.
         let mut counted = IndexSet::new();
-        for key in delivery.audiences.iter().filter_map(|audience| room.index.get(audience)).flatten() {
-            let Some(member) = self.members.get_mut(*key) else { continue };
-            if !member.wants(delivery) || (delivery.frame.is_err() && !counted.insert(*key)) {
+        for key in receivers {
+            let Some(member) = self.members.get_mut(key) else { continue };
+            if !member.wants(delivery) || (delivery.frame.is_err() && !counted.insert(key)) {
                 continue;
             }
             let pushed = match &delivery.frame {
@@ -253,6 +263,9 @@ impl Shard {
     pub fn renew(&mut self, key: Key, principal: Arc<Principal>, snapshot: &Snapshot, now: Instant) {
         if let Some(member) = self.members.get_mut(key) {
             (member.principal, member.warned) = (principal, false);
+            if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
+                room.filters.forget(key);
+            }
             self.judge(key, snapshot, now, Tell::Always);
         }
     }
@@ -267,7 +280,8 @@ impl Shard {
         if tenant.revokes(&member.principal) {
             return member.link.outbox.close(Close::token_revoked());
         }
-        let heard = member.hears(tenant);
+        let heard = member.hears(tenant, tell);
+        member.judged_by = tenant.clone();
         if heard == member.audiences && tell == Tell::IfChanged {
             return;
         }
@@ -311,14 +325,23 @@ impl Shard {
 /// Whether a connection is told what it hears.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tell {
+    /// The rules may have changed.
     IfChanged,
+    /// Its token has changed.
     Always,
 }
 
 impl Member {
-    /// What it may hear under the rules of `tenant`.
-    pub fn hears(&self, tenant: &Tenant) -> Vec<Audience> {
-        tenant.audiences_of(&self.principal, self.narrowing.as_ref())
+    /// What rules and filters are asked about.
+    pub fn facts(&self) -> Facts<'_> {
+        self.origin.facts(&self.principal)
+    }
+
+    /// What it may hear under the rules of `tenant`. Rules that have not changed are asked again only of a new token.
+    fn hears(&self, tenant: &Tenant, tell: Tell) -> Vec<Audience> {
+        let known = Known { tenant: &self.judged_by, heard: &self.audiences };
+        let known = (tell == Tell::IfChanged).then_some(known);
+        tenant.audiences_of(&self.facts(), self.narrowing.as_ref(), known)
     }
 
     /// Tells the client once that its token ends.
@@ -342,6 +365,30 @@ impl Member {
 }
 
 impl Room {
+    /// Whom a delivery is for, some of them more than once.
+    fn receivers<'a>(
+        &'a mut self,
+        delivery: &'a Delivery,
+        members: &Slab<Member>,
+    ) -> Box<dyn Iterator<Item = Key> + 'a> {
+        let audiences = || delivery.audiences.iter().filter_map(|audience| self.index.get(audience));
+        let Some(filter) = &delivery.filter else { return Box::new(audiences().flatten().copied()) };
+        let sieve = self.filters.sieve(filter, &self.members);
+        let passes = |key| members.get(key).is_some_and(|member| filter.evaluate(&member.facts()) == Outcome::True);
+        sieve.ask(audiences().flatten().copied(), passes);
+        // The shorter list is walked, so that a filter that few pass costs no more than they do.
+        match sieve.passing.len() < audiences().map(IndexSet::len).sum::<usize>() {
+            true => {
+                let index = &self.index;
+                let is_meant = |key: &Key| {
+                    delivery.audiences.iter().any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
+                };
+                Box::new(sieve.passing.iter().copied().filter(move |key| is_meant(key)))
+            }
+            false => Box::new(audiences().flatten().copied().filter(|key| sieve.passing.contains(key))),
+        }
+    }
+
     fn unlist(&mut self, audience: &Audience, key: Key) {
         if let Some(keys) = self.index.get_mut(audience) {
             keys.swap_remove(&key);

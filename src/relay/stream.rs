@@ -211,6 +211,7 @@ mod tests {
             address: tricky.into(),
             audiences: vec![Audience::All],
             exclude: Exclusion::default(),
+            filter: None,
             slow: Slow::Disconnect,
             time: chrono::DateTime::UNIX_EPOCH,
             ttl: None,

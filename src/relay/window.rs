@@ -1,13 +1,14 @@
 //! The windows of all instances as text, so that a graceful stop loses nothing: written at the end, taken up at the start.
 
 use super::frame::Frame;
-use super::history::{Entry, Exported, Times};
+use super::history::{Entry, Exported, Times, Without};
 use super::realm::Realm;
 use super::repeats::{Fingerprint, Remembered};
 use super::shard::Counts;
 use super::{Published, Relay};
 use crate::domain::audience::{Address, Audience};
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use base64::Engine;
@@ -20,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Grows with every change of the form; another one is not taken up.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]
@@ -31,7 +32,15 @@ enum Line {
     /// An instance; its entries follow.
     Instance { id: String, cursor: String, forgotten_to: u64, trimmed: Vec<(String, u64)> },
     /// A message, with how long it is still kept and sent.
-    Entry { position: u64, audiences: Vec<String>, without: Vec<String>, kept_ms: u64, expires_ms: u64, frame: String },
+    Entry {
+        position: u64,
+        audiences: Vec<String>,
+        without: Vec<String>,
+        filter: Option<String>,
+        kept_ms: u64,
+        expires_ms: u64,
+        frame: String,
+    },
     /// An id that is remembered, with its first answer and for how long.
     Id {
         id: String,
@@ -121,7 +130,8 @@ fn entry_line(entry: &Entry, now: Instant) -> Line {
     Line::Entry {
         position: entry.position,
         audiences: entry.audiences.iter().map(ToString::to_string).collect(),
-        without: entry.without.iter().map(ToString::to_string).collect(),
+        without: entry.without.users.iter().map(ToString::to_string).collect(),
+        filter: entry.without.filter.as_ref().map(ToString::to_string),
         kept_ms: left(entry.kept_until),
         expires_ms: left(entry.expires),
         frame: String::from_utf8_lossy(entry.frame.json()).into_owned(),
@@ -159,10 +169,12 @@ impl Reading<'_> {
                 let trimmed = trimmed.collect::<Result<_, WindowError>>()?;
                 self.open = Some((id, cursor, Exported { forgotten_to, entries: vec![], trimmed }));
             }
-            Line::Entry { position, audiences, without, kept_ms, expires_ms, frame } => {
+            Line::Entry { position, audiences, without, filter, kept_ms, expires_ms, frame } => {
                 let audiences = audiences.iter().map(|name| audience(name)).collect::<Result<Vec<_>, _>>()?;
                 let without = without.iter().map(UserId::new).collect::<Result<Vec<_>, _>>();
-                let without = without.map_err(|_| WindowError::Form)?;
+                let users = without.map_err(|_| WindowError::Form)?.into();
+                let filter = filter.map(|filter| Expression::parse(&filter, Scope::Filter)).transpose();
+                let without = Without { users, filter: filter.map_err(|_| WindowError::Form)? };
                 let left = |ms: u64| self.now + Duration::from_millis(ms).saturating_sub(self.away);
                 let times = Times { kept_until: left(kept_ms), expires: left(expires_ms) };
                 let Some((_, cursor, exported)) = &mut self.open else { return Err(WindowError::Form) };
@@ -171,7 +183,7 @@ impl Reading<'_> {
                     return Err(WindowError::Form);
                 }
                 let frame = Frame::of_json(frame.as_bytes());
-                exported.entries.push(Entry::new(position, frame, &audiences, &without, times));
+                exported.entries.push(Entry::new(position, frame, &audiences, without, times));
             }
             Line::Id { id, same, left_ms, cursor, counts, complete, audiences } => {
                 let same = URL_SAFE_NO_PAD.decode(same).ok().and_then(|same| same.try_into().ok());

@@ -3,6 +3,7 @@
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
+use crate::domain::expression::Scope;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};
@@ -252,8 +253,8 @@ impl TryFrom<ChannelRow> for Channel {
             name: ChannelName::new(row.name).map_err(CorruptRow::at("channels", "name"))?,
             description: row.description,
             enabled: row.enabled,
-            rules: rules::from_json(row.rules, "rules")?,
-            publish_rules: rules::from_json(row.publish_rules, "publish_rules")?,
+            rules: rules::from_json(row.rules, Scope::Hear)?,
+            publish_rules: rules::from_json(row.publish_rules, Scope::Publish)?,
             payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
             slow: if row.slow == slow_text(Slow::Latest) { Slow::Latest } else { Slow::Disconnect },
             version: row.version,

@@ -92,7 +92,10 @@ impl Checker<'_> {
             "connection" if self.scope == Scope::Publish => return refuse(at, NO_CONNECTION),
             "connection" => return refuse(at, "connection stands only before .address and .userAgent"),
             "now" | "time" | "request" => {
-                return refuse(at, format!("{name} is not known: an expression is evaluated once a connection, not as time goes"));
+                return refuse(
+                    at,
+                    format!("{name} is not known: an expression is evaluated once a connection, not as time goes"),
+                );
             }
             _ => return refuse(at, format!("{name} is not known; {}", self.known_names())),
         };

@@ -149,7 +149,8 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>, meter: &mut Meter) ->
             if left.len() + right.len() > MAX_ELEMENTS {
                 return Err(Cause::ListTooLong(MAX_ELEMENTS));
             }
-            let all = (0..left.len()).map(|index| left.get(index)).chain((0..right.len()).map(|index| right.get(index)));
+            let all =
+                (0..left.len()).map(|index| left.get(index)).chain((0..right.len()).map(|index| right.get(index)));
             list(all.flatten().collect(), meter)
         }
         _ => arithmetic(Operator::Add, left, right),

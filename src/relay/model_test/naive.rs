@@ -6,11 +6,34 @@ use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::revocation::Revocations;
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The same few words for users, groups and channels, so that they collide.
 pub const WORDS: [&str; 5] = ["a", "b", "c", "group:a", "channel:b"];
 pub const CHANNELS: [&str; 3] = ["a", "b", "d"];
 pub const INSTANCES: [&str; 2] = ["one", "two"];
+
+/// What someone's claims say, for the naive reading of an expression; none is an error.
+type Reading = fn(&Person) -> Option<bool>;
+
+/// Expressions, each with what it means.
+pub const EXPRESSIONS: [(&str, Reading); 7] = [
+    ("user == 'a'", |person| Some(person.user == "a")),
+    ("'b' in groups && user != 'b'", |person| Some(person.groups.contains(&"b") && person.user != "b")),
+    ("claims.level >= 2", |person| Some(person.level? >= 2)),
+    ("has(claims.level) && claims.level < 2", |person| Some(person.level.is_some_and(|level| level < 2))),
+    (
+        "user == 'c' || claims.level == 1",
+        |person| if person.user == "c" { Some(true) } else { Some(person.level? == 1) },
+    ),
+    ("connection.address == '127.0.0.1'", |_| Some(true)),
+    ("claims.level", |_| None),
+];
+
+/// What expression number `which` says.
+pub fn reading(which: usize, person: &Person) -> Option<bool> {
+    EXPRESSIONS[which].1(person)
+}
 
 /// A channel, as the model configures one.
 #[derive(Clone, Debug)]
@@ -29,6 +52,8 @@ pub struct Person {
     pub instance: usize,
     pub user: &'static str,
     pub groups: Vec<&'static str>,
+    /// The claim `level`.
+    pub level: Option<i64>,
     pub narrowing: Option<Vec<String>>,
 }
 
@@ -55,15 +80,22 @@ impl Person {
     }
 
     fn is_let_in(&self, channel: &State) -> bool {
-        let any = |effect| channel.rules.iter().any(|rule| rule.effect == effect && self.is_meant_by(rule));
+        let any = |effect| {
+            let applies = |rule: &Rule| self.is_meant_by(rule).unwrap_or(rule.effect == Effect::Deny);
+            channel.rules.iter().any(|rule| rule.effect == effect && applies(rule))
+        };
         channel.enabled && any(Effect::Allow) && !any(Effect::Deny)
     }
 
-    fn is_meant_by(&self, rule: &Rule) -> bool {
+    fn is_meant_by(&self, rule: &Rule) -> Option<bool> {
         match &rule.subject {
-            Subject::User(user) => user.as_str() == self.user,
-            Subject::Group(group) => self.groups.contains(&group.as_str()),
-            Subject::Everyone => true,
+            Subject::User(user) => Some(user.as_str() == self.user),
+            Subject::Group(group) => Some(self.groups.contains(&group.as_str())),
+            Subject::When(expression) => {
+                let which = EXPRESSIONS.iter().position(|(text, _)| *text == expression.as_str());
+                reading(which.expect("it is one of these"), self)
+            }
+            Subject::Everyone => Some(true),
         }
     }
 }
@@ -106,7 +138,7 @@ pub fn tenant(instance: usize, channels: &Channels) -> Tenant {
             limits: Limits::default(),
             version: 1,
         },
-        channels: channels.iter().map(channel).map(|channel| (channel.name.clone(), channel)).collect(),
+        channels: channels.iter().map(channel).map(|channel| (channel.name.clone(), Arc::new(channel))).collect(),
         revocations: Revocations::default(),
     }
 }

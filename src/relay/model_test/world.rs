@@ -1,11 +1,12 @@
 //! The relay beside a model that forgets nothing: every step is taken by both and compared.
 
 use super::client::{Client, Due, Open};
-use super::naive::{Channels, INSTANCES, Person, State, meaning, tenant};
+use super::naive::{Channels, EXPRESSIONS, INSTANCES, Person, State, meaning, reading, tenant};
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::audience::{Address, Narrowing};
 use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::{self, Expression};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::{Exclusion, Message, Payload};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
@@ -48,6 +49,8 @@ pub struct Draft {
     pub instance: usize,
     pub address: String,
     pub without: Vec<&'static str>,
+    /// One of the expressions.
+    pub filter: Option<usize>,
     /// Whether it is for those connected now alone.
     pub live_only: bool,
     pub padding: usize,
@@ -147,6 +150,16 @@ impl World {
         VecDeque::new()
     }
 
+    /// Gives a client a new token, on the open socket if there is one.
+    pub fn renew(&mut self, which: usize, groups: Vec<&'static str>, level: Option<i64>) {
+        let client = &mut self.clients[which];
+        (client.person.groups, client.person.level) = (groups, level);
+        let Some(open) = client.open.as_mut().filter(|open| !open.is_ending()) else { return };
+        open.heard = client.person.heard(&self.tenancies[client.person.instance].channels);
+        open.registration.renew(Arc::new(principal(&client.person)));
+        open.due.push_back(Due::Channels(open.heard.clone()));
+    }
+
     /// Changes or deletes a channel, and waits until every connection knows.
     pub async fn configure(&mut self, instance: usize, channel: &'static str, state: Option<State>) {
         let channels = &mut self.tenancies[instance].channels;
@@ -191,6 +204,9 @@ impl World {
                 users: draft.without.iter().map(|id| UserId::new(id).unwrap()).collect(),
                 connections: vec![],
             },
+            filter: draft
+                .filter
+                .map(|which| Expression::parse(EXPRESSIONS[which].0, expression::Scope::Filter).unwrap()),
             slow,
             time: chrono::DateTime::UNIX_EPOCH,
             ttl: draft.live_only.then_some(Duration::ZERO),
@@ -221,7 +237,7 @@ impl World {
         let is_meant = |client: &Client| {
             let Some(open) = client.open.as_ref().filter(|open| !open.is_ending()) else { return false };
             client.person.instance == draft.instance
-                && !draft.without.contains(&client.person.user)
+                && draft.is_for(&client.person)
                 && names.iter().any(|name| open.heard.contains(name))
         };
         (0..self.clients.len()).filter(|which| is_meant(&self.clients[*which])).collect()
@@ -277,6 +293,13 @@ impl World {
     }
 }
 
+impl Draft {
+    /// Whether someone of its audiences gets it.
+    fn is_for(&self, person: &Person) -> bool {
+        !self.without.contains(&person.user) && self.filter.is_none_or(|which| reading(which, person) == Some(true))
+    }
+}
+
 impl Sent {
     fn due(&self, lane: Option<String>) -> Due {
         Due::Message { number: self.number, cursor: self.cursor, lane }
@@ -289,7 +312,7 @@ impl Tenancy {
         let is_missed = |sent: &&Sent| {
             sent.cursor.position > since.position
                 && !sent.draft.live_only
-                && !sent.draft.without.contains(&person.user)
+                && sent.draft.is_for(person)
                 && sent.names.iter().any(|name| open.heard.contains(name))
         };
         self.sent.iter().filter(is_missed).collect()
@@ -323,7 +346,7 @@ fn principal(person: &Person) -> Principal {
         roles: vec![],
         scope: Scope::Everywhere,
         component: None,
-        claims: serde_json::Map::new(),
+        claims: person.level.map(|level| ("level".to_owned(), json!(level))).into_iter().collect(),
         token_id: None,
         issued_at: None,
         expires_at: i64::MAX,

@@ -1,0 +1,111 @@
+//! Who of a room passes a message's filter: each connection is asked once, and the answer kept as long as it holds.
+
+use super::shard::Key;
+use crate::domain::expression::Expression;
+use indexmap::{IndexMap, IndexSet};
+
+/// Filters that one room keeps; the least recently used gives way. Each holds at most a key for every connection.
+pub const MAX_FILTERS: usize = 64;
+
+/// The filters that an instance's publishers used lately.
+#[derive(Debug, Default)]
+pub struct Filters(IndexMap<Expression, Sieve>);
+
+/// One filter's answers; a connection in neither set does not pass.
+#[derive(Debug, Default)]
+pub struct Sieve {
+    /// Who passes.
+    pub passing: IndexSet<Key>,
+    /// Who was not asked yet.
+    pub unknown: IndexSet<Key>,
+}
+
+impl Filters {
+    /// A connection came, or its token changed: it is asked when a filter is used next.
+    pub fn forget(&mut self, key: Key) {
+        for sieve in self.0.values_mut() {
+            sieve.passing.swap_remove(&key);
+            sieve.unknown.insert(key);
+        }
+    }
+
+    /// A connection went.
+    pub fn remove(&mut self, key: Key) {
+        for sieve in self.0.values_mut() {
+            sieve.passing.swap_remove(&key);
+            sieve.unknown.swap_remove(&key);
+        }
+    }
+
+    /// The answers to `filter`, which becomes the one most recently used. `everyone` is asked if it is new.
+    pub fn sieve(&mut self, filter: &Expression, everyone: &IndexSet<Key>) -> &mut Sieve {
+        let known = self.0.shift_remove(filter);
+        if known.is_none() && self.0.len() >= MAX_FILTERS {
+            self.0.shift_remove_index(0);
+        }
+        let fresh = || Sieve { passing: IndexSet::new(), unknown: everyone.clone() };
+        self.0.entry(filter.clone()).or_insert_with(|| known.unwrap_or_else(fresh))
+    }
+}
+
+impl Sieve {
+    /// Asks those of `keys` who were not asked yet.
+    pub fn ask(&mut self, keys: impl Iterator<Item = Key>, mut passes: impl FnMut(Key) -> bool) {
+        if self.unknown.is_empty() {
+            return;
+        }
+        for key in keys {
+            if self.unknown.swap_remove(&key) && passes(key) {
+                self.passing.insert(key);
+            }
+        }
+        if self.unknown.is_empty() {
+            self.unknown = IndexSet::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::expression::Scope;
+
+    fn filter(text: &str) -> Expression {
+        Expression::parse(text, Scope::Filter).unwrap()
+    }
+
+    #[test]
+    fn each_is_asked_once_and_again_when_it_is_forgotten() {
+        let (mut filters, everyone) = (Filters::default(), IndexSet::from([1, 2, 3]));
+        let mut asked = Vec::new();
+        let mut ask = |filters: &mut Filters, keys: &[Key]| {
+            let sieve = filters.sieve(&filter("user == 'a'"), &everyone);
+            sieve.ask(keys.iter().copied(), |key| {
+                asked.push(key);
+                key != 2
+            });
+            sieve.passing.clone()
+        };
+        assert_eq!(ask(&mut filters, &[1, 2]), IndexSet::from([1]));
+        assert_eq!(ask(&mut filters, &[1, 2, 3]), IndexSet::from([1, 3]));
+        filters.forget(1);
+        assert_eq!(ask(&mut filters, &[1, 2, 3]), IndexSet::from([3, 1]));
+        filters.remove(3);
+        assert_eq!(ask(&mut filters, &[1, 2]), IndexSet::from([1]));
+        assert_eq!(asked, [1, 2, 3, 1]);
+    }
+
+    #[test]
+    fn sixty_four_are_kept_and_the_least_recently_used_gives_way() {
+        let (mut filters, everyone) = (Filters::default(), IndexSet::from([1]));
+        let text = |number: usize| filter(&format!("user == '{number}'"));
+        for number in 0..MAX_FILTERS {
+            filters.sieve(&text(number), &everyone).ask([1].into_iter(), |_| true);
+        }
+        assert!(filters.sieve(&text(0), &everyone).unknown.is_empty());
+        filters.sieve(&text(MAX_FILTERS), &everyone);
+        assert_eq!(filters.0.len(), MAX_FILTERS);
+        assert!(filters.sieve(&text(0), &everyone).unknown.is_empty(), "it was used lately");
+        assert!(!filters.sieve(&text(1), &everyone).unknown.is_empty(), "it had to give way");
+    }
+}
