@@ -47,7 +47,8 @@ impl Checker<'_> {
 
     fn has(&mut self, argument: &Parsed, at: usize) -> Checked {
         let operand = self.node(argument)?;
-        let is_field = matches!(operand.what, What::Select(..) | What::Variable(Variable::Address | Variable::UserAgent));
+        let is_field =
+            matches!(operand.what, What::Select(..) | What::Variable(Variable::Address | Variable::UserAgent));
         if !is_field {
             let reason = "has takes a field, as in has(claims.plan); for other keys write \"key\" in claims";
             return refuse(operand.at, reason);
@@ -60,7 +61,7 @@ impl Checker<'_> {
         require(&target, Kinds::TEXT, "what matches looks at")?;
         let position = self.position(pattern.id);
         let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
-            return refuse(position, "a regular expression must be a literal text");
+            return refuse(self.start(pattern), "a regular expression must be a literal text");
         };
         let regex = compile(pattern.inner(), position)?;
         let at = target.at;

@@ -166,7 +166,7 @@ impl<'a> Evaluator<'a> {
         for (key, value) in entries {
             made.push((Value::from(key), self.value(value)?));
         }
-        self.meter.charge(size_of_val(made.as_slice())).map_err(|cause| cause.at(node))?;
+        self.meter.charge_writing(size_of_val(made.as_slice())).map_err(|cause| cause.at(node))?;
         Ok(Value::Map(Map::Made(made.into())))
     }
 
@@ -175,8 +175,7 @@ impl<'a> Evaluator<'a> {
         if range.len().is_some_and(|len| len > MAX_ELEMENTS) {
             return Err(Cause::ListTooLong(MAX_ELEMENTS).at(&walk.range));
         }
-        let elements =
-            range.walked().ok_or_else(|| Cause::Kind(range.kind(), "a list or a map").at(&walk.range))?;
+        let elements = range.walked().ok_or_else(|| Cause::Kind(range.kind(), "a list or a map").at(&walk.range))?;
         let (mut kept, mut found, mut failure) = (Vec::new(), 0, None);
         for element in elements {
             self.meter.charge(1).map_err(|cause| cause.at(node))?;

@@ -233,7 +233,10 @@ impl Estimate {
     fn or(self, other: Self) -> Self {
         Self {
             steps: self.steps.max(other.steps),
-            size: Size { values: self.size.values.max(other.size.values), bytes: self.size.bytes.max(other.size.bytes) },
+            size: Size {
+                values: self.size.values.max(other.size.values),
+                bytes: self.size.bytes.max(other.size.bytes),
+            },
             elements: self.elements.max(other.elements),
             lookup: self.lookup.max(other.lookup),
         }
