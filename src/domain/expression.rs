@@ -5,6 +5,7 @@ mod check;
 mod evaluate;
 mod explain;
 mod functions;
+mod fuzzing;
 mod kinds;
 mod meter;
 mod price;
@@ -16,7 +17,7 @@ mod write;
 use super::principal::Principal;
 use evaluate::Evaluator;
 use explain::Explainer;
-use meter::Meter;
+use meter::{Cause, Failure, Meter};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ use tree::Node;
 
 /// Longest expression, in bytes (contract, "Channels and rules").
 pub const MAX_BYTES: usize = 512;
-/// Most steps of one evaluation; `price` says what a step is. Each byte that is written is a step, so this bounds them too.
+/// Most steps of one evaluation (`Work` says what a step is), and so the most bytes that it writes.
 pub const MAX_STEPS: u64 = 1_000_000;
 /// Most elements that a macro or `in` walks over, and that `+` makes; a longer list is an error when evaluated.
 pub const MAX_ELEMENTS: usize = 256;
@@ -103,6 +104,16 @@ pub struct Explanation {
     pub reason: String,
 }
 
+/// What an evaluation took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// A step is a part of the expression evaluated, an element or a pair looked at, up to 16 bytes of text read (8 steps a
+    /// byte where a regular expression reads, one a byte where `bucket` does), or one byte of a new text or list written.
+    pub steps: u64,
+    /// The bytes of texts, lists and maps that were made; each was a step.
+    pub bytes_written: u64,
+}
+
 /// What expressions are evaluated over. Making it copies nothing of the claims; it serves any number of expressions.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -150,21 +161,38 @@ impl Expression {
         self.evaluate_counted(facts).0
     }
 
-    /// What `evaluate` says, and the steps that it took.
-    pub fn evaluate_counted(&self, facts: &Facts<'_>) -> (Outcome, u64) {
-        let mut evaluator = Evaluator::new(facts, Meter::new(MAX_STEPS));
-        let outcome = match evaluator.truth(&self.0.root) {
-            Ok(true) => Outcome::True,
-            Ok(false) => Outcome::False,
-            Err(_) => Outcome::Error,
-        };
-        (outcome, evaluator.meter.spent())
+    /// What `evaluate` says, and what it took.
+    pub fn evaluate_counted(&self, facts: &Facts<'_>) -> (Outcome, Work) {
+        let (truth, work) = self.truth(facts);
+        (Outcome::of(&truth), work)
     }
 
     /// What `evaluate` says, and why.
     pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
-        let outcome = self.evaluate(facts);
-        Explanation { outcome, reason: Explainer::new(facts).reason(&self.0.root) }
+        let (truth, _) = self.truth(facts);
+        let outcome = Outcome::of(&truth);
+        let reason = match truth {
+            // Its parts may well have an answer, and would seem to contradict it.
+            Err(failure) if failure.cause == Cause::TooMuchWork => explain::failed(&self.0.root, &failure),
+            _ => Explainer::new(facts).reason(&self.0.root),
+        };
+        Explanation { outcome, reason }
+    }
+
+    fn truth<'a>(&'a self, facts: &'a Facts<'a>) -> (Result<bool, Failure<'a>>, Work) {
+        let mut evaluator = Evaluator::new(facts, Meter::new(MAX_STEPS));
+        let truth = evaluator.truth(&self.0.root);
+        (truth, evaluator.meter.work())
+    }
+}
+
+impl Outcome {
+    fn of(truth: &Result<bool, Failure<'_>>) -> Self {
+        match truth {
+            Ok(true) => Self::True,
+            Ok(false) => Self::False,
+            Err(_) => Self::Error,
+        }
     }
 }
 
@@ -189,6 +217,13 @@ impl ConnectionFacts {
         }
         Self { address: address.to_canonical().to_string().into(), user_agent: user_agent[..end].into() }
     }
+}
+
+/// What the fuzz target and the tests run on any text: reading, evaluating and explaining hold their bounds.
+/// Panics where they do not.
+#[doc(hidden)]
+pub fn fuzz(text: &str) {
+    fuzzing::fuzz(text);
 }
 
 impl PartialEq for Expression {
@@ -216,3 +251,14 @@ impl fmt::Display for Expression {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod hostile_test;
+#[cfg(test)]
+mod language_test;
+#[cfg(test)]
+mod model_test;
+#[cfg(test)]
+mod page_test;
+#[cfg(test)]
+mod support_test;

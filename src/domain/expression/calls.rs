@@ -61,7 +61,7 @@ impl Checker<'_> {
         require(&target, Kinds::TEXT, "what matches looks at")?;
         let position = self.position(pattern.id);
         let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
-            return refuse(position, "a regular expression must be a literal text");
+            return refuse(self.start(pattern), "a regular expression must be a literal text");
         };
         let regex = compile(pattern.inner(), position)?;
         let at = target.at;

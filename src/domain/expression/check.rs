@@ -43,6 +43,17 @@ impl Checker<'_> {
         self.positions.offset_for(id).map_or(0, |(start, _)| start as usize).min(self.text.len())
     }
 
+    /// Where a part begins.
+    pub fn start(&self, parsed: &Parsed) -> usize {
+        let at = self.position(parsed.id);
+        let first = match &parsed.expr {
+            Expr::Select(select) => Some(select.operand.as_ref()),
+            Expr::Call(call) => call.target.as_deref().or(call.args.first()),
+            _ => None,
+        };
+        first.map_or(at, |first| at.min(self.start(first)))
+    }
+
     pub fn node(&mut self, parsed: &Parsed) -> Checked {
         let at = self.position(parsed.id);
         if self.depth == MAX_DEPTH {

@@ -166,7 +166,7 @@ impl<'a> Evaluator<'a> {
         for (key, value) in entries {
             made.push((Value::from(key), self.value(value)?));
         }
-        self.meter.charge(size_of_val(made.as_slice())).map_err(|cause| cause.at(node))?;
+        self.meter.charge_writing(size_of_val(made.as_slice())).map_err(|cause| cause.at(node))?;
         Ok(Value::Map(Map::Made(made.into())))
     }
 

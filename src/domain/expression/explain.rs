@@ -7,7 +7,7 @@ use super::write::{Bounded, quoted, shown};
 use super::{Facts, MAX_REASON, MAX_STEPS};
 
 /// Parts are evaluated again on the way down; all of that together may take this many evaluations' work.
-const EVALUATIONS: u64 = 4;
+const EVALUATIONS: u64 = 64;
 
 pub(super) struct Explainer<'a> {
     evaluator: Evaluator<'a>,
@@ -70,12 +70,12 @@ impl<'a> Explainer<'a> {
     fn walk(&mut self, node: &'a Node, walk: &'a Walk, truth: bool) -> String {
         let Ok(range) = self.evaluator.value(&walk.range) else { return String::new() };
         let count = match (walk.name, truth) {
-            (Macro::Exists, false) => "no element is so",
-            (Macro::Exists, true) => "an element is so",
-            (Macro::All, true) => "all elements are so",
-            (Macro::All, false) => "some element is not so",
-            (_, true) => "one element is so",
-            (_, false) => "not exactly one element is so",
+            (Macro::Exists, false) => "no element matches",
+            (Macro::Exists, true) => "an element matches",
+            (Macro::All, true) => "every element matches",
+            (Macro::All, false) => "an element does not match",
+            (_, true) => "one element matches",
+            (_, false) => "not exactly one element matches",
         };
         format!("{} is {truth}: {count}; {} is {}", quoted(node), quoted(&walk.range), shown(&range))
     }
@@ -103,7 +103,7 @@ impl<'a> Explainer<'a> {
     }
 }
 
-fn failed(node: &Node, failure: &Failure<'_>) -> String {
+pub(super) fn failed(node: &Node, failure: &Failure<'_>) -> String {
     let part = quoted(failure.at);
     let cause = match failure.cause {
         Cause::Kind(..) => format!("{part} {}", failure.cause),

@@ -106,7 +106,7 @@ fn string<'a>(of: &Value<'a>, meter: &mut Meter) -> Made<'a> {
         Value::Double(value) => value.to_string(),
         other => return Err(Cause::Kind(other.kind(), "a number, a text, or true or false")),
     };
-    meter.charge(made.len())?;
+    meter.charge_writing(made.len())?;
     Ok(Value::Text(made.into()))
 }
 
@@ -130,7 +130,7 @@ pub(super) fn matches<'a>(of: &Value<'a>, regex: &Regex, meter: &mut Meter) -> M
 
 /// A new list.
 pub(super) fn list<'a>(elements: Vec<Value<'a>>, meter: &mut Meter) -> Made<'a> {
-    meter.charge(size_of_val(elements.as_slice()))?;
+    meter.charge_writing(size_of_val(elements.as_slice()))?;
     Ok(Value::List(List::Made(elements.into())))
 }
 
@@ -142,7 +142,7 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>, meter: &mut Meter) ->
             if left.len() + right.len() > MAX_TEXT {
                 return Err(Cause::TextTooLong(MAX_TEXT));
             }
-            meter.charge(left.len() + right.len())?;
+            meter.charge_writing(left.len() + right.len())?;
             Ok(Value::Text([left, right].concat().into()))
         }
         (Value::List(left), Value::List(right)) => {

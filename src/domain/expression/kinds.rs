@@ -96,8 +96,10 @@ impl Kinds {
 
 impl fmt::Display for Kinds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.set == ALL {
-            return f.write_str("anything");
+        match self.set {
+            0 => return f.write_str("nothing"),
+            ALL => return f.write_str("anything"),
+            _ => {}
         }
         let names = [
             (NULL, "null"),

@@ -1,35 +1,42 @@
 //! Counts the work of an evaluation in steps, and says what can go wrong in one.
 
+use super::Work;
 use super::tree::Node;
 
 /// Bytes of text that are read in one step.
 pub(super) const BYTES_PER_STEP: usize = 16;
 
-/// The work done so far. A step is a part of the expression evaluated, an element or a pair looked at, 16 bytes of text
-/// read, or one byte of a new text or list written.
+/// The work done so far, within a bound.
 #[derive(Debug)]
 pub(super) struct Meter {
-    spent: u64,
+    work: Work,
     most: u64,
 }
 
 impl Meter {
     pub fn new(most: u64) -> Self {
-        Self { spent: 0, most }
+        Self { work: Work::default(), most }
     }
 
-    /// The steps counted so far; at most the bound, and what was asked for last beyond it.
-    pub fn spent(&self) -> u64 {
-        self.spent
+    /// What was counted so far. It passes the bound only by what was asked for last, and that was not done.
+    pub fn work(&self) -> Work {
+        self.work
     }
 
     /// Counts before the work is done. Errors: `TooMuchWork` once the bound is passed.
     pub fn charge(&mut self, steps: usize) -> Result<(), Cause> {
-        if self.spent > self.most {
+        if self.work.steps > self.most {
             return Err(Cause::TooMuchWork);
         }
-        self.spent = self.spent.saturating_add(steps as u64);
-        if self.spent > self.most { Err(Cause::TooMuchWork) } else { Ok(()) }
+        self.work.steps = self.work.steps.saturating_add(steps as u64);
+        if self.work.steps > self.most { Err(Cause::TooMuchWork) } else { Ok(()) }
+    }
+
+    /// Counts a new text or list before it is made: each of its bytes is a step.
+    pub fn charge_writing(&mut self, bytes: usize) -> Result<(), Cause> {
+        self.charge(bytes)?;
+        self.work.bytes_written += bytes as u64;
+        Ok(())
     }
 
     /// Counts a text that is read once.

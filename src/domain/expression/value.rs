@@ -246,6 +246,7 @@ impl<'a> Map<'a> {
     pub fn get(&self, key: &Value<'_>, meter: &mut Meter) -> Result<Option<Value<'a>>, Cause> {
         match (self, key) {
             (Self::Json(entries), Value::Text(key)) => Ok(entries.get(key.as_str()).map(Value::from)),
+            (_, Value::Null | Value::List(_) | Value::Map(_)) => Err(Cause::Kind(key.kind(), "a key of a map")),
             (Self::Json(_), _) => Ok(None),
             (Self::Made(entries), key) => {
                 for (known, value) in entries.iter() {
