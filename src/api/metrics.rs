@@ -89,6 +89,9 @@ fn registry(api: &Api) -> Registry {
     registry.register("open_connections", "Open connections of this process", gauge(api.relay.open() as f64));
     registry.register("outbox_bytes", "Bytes that wait for sockets", gauge(api.relay.waiting_bytes() as f64));
     registry.register("history_bytes", "Bytes kept for clients that resume", gauge(api.relay.history_bytes() as f64));
+    let evaluations = Counter::<u64>::default();
+    evaluations.inc_by(api.relay.evaluations());
+    registry.register("evaluations", "Expressions of rules and filters evaluated for connections", evaluations);
     let age = api.catalog.age().as_secs_f64();
     registry.register_with_unit("catalog_age", "Since the catalog was last confirmed", Unit::Seconds, gauge(age));
     let up = f64::from(u8::from(api.catalog.store_is_up()));

@@ -18,6 +18,7 @@ use super::principal::Principal;
 use evaluate::Evaluator;
 use explain::Explainer;
 use meter::{Cause, Failure, Meter};
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -119,6 +120,8 @@ pub struct Work {
 pub struct Facts<'a> {
     principal: &'a Principal,
     connection: Option<ConnectionFacts>,
+    /// How often an expression was evaluated over them.
+    asked: Cell<u64>,
 }
 
 /// What expressions see of a connection.
@@ -180,6 +183,7 @@ impl Expression {
     }
 
     fn truth<'a>(&'a self, facts: &'a Facts<'a>) -> (Result<bool, Failure<'a>>, Work) {
+        facts.asked.set(facts.asked.get() + 1);
         let mut evaluator = Evaluator::new(facts, Meter::new(MAX_STEPS));
         let truth = evaluator.truth(&self.0.root);
         (truth, evaluator.meter.work())
@@ -199,7 +203,12 @@ impl Outcome {
 impl<'a> Facts<'a> {
     /// What is known of a principal, and of its connection where there is one.
     pub fn new(principal: &'a Principal, connection: Option<ConnectionFacts>) -> Self {
-        Self { principal, connection }
+        Self { principal, connection, asked: Cell::new(0) }
+    }
+
+    /// How often an expression was evaluated over them.
+    pub fn asked(&self) -> u64 {
+        self.asked.get()
     }
 
     /// Who it is about.

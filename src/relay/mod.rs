@@ -46,7 +46,7 @@ use shard::{Bounds, Counts, Delivery, Shard};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -100,6 +100,8 @@ struct Inner {
     history_bytes: Arc<AtomicUsize>,
     /// Ids that all instances remember.
     ids: Arc<AtomicUsize>,
+    /// How often a rule or a filter was evaluated.
+    evaluations: Arc<AtomicU64>,
     /// Connections of the process.
     open: Arc<AtomicUsize>,
     /// True once the node is going away.
@@ -151,6 +153,7 @@ impl Relay {
             realms: RwLock::default(),
             history_bytes: Arc::default(),
             ids: Arc::default(),
+            evaluations: Arc::default(),
             open: Arc::default(),
             draining: watch::Sender::new(false),
         }))
@@ -166,7 +169,7 @@ impl Relay {
         self.0.queues.rcu(|queues| queues.iter().cloned().chain([sender.clone()]).collect::<Vec<_>>());
         self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
         drop(waiting);
-        let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds)));
+        let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
         let worker = Worker { relay: self.clone(), shard, index };
         tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
         worker
@@ -233,6 +236,11 @@ impl Relay {
     /// How far acknowledgements lag behind, for the metrics.
     pub fn lag(&self) -> Histogram {
         self.0.lag.clone()
+    }
+
+    /// How often a rule's or a message's expression was evaluated for a connection.
+    pub fn evaluations(&self) -> u64 {
+        self.0.evaluations.load(Relaxed)
     }
 
     /// Bytes of all windows.

@@ -80,12 +80,14 @@ impl Relay {
         // The newest rules count: whatever comes later reaches this worker as a change.
         let tenant = self.0.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
         let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
-        let audiences = tenant.audiences_of(&origin.facts(&principal), narrowing.as_ref(), None);
+        let facts = origin.facts(&principal);
+        let audiences = tenant.audiences_of(&facts, narrowing.as_ref(), None);
         let who = Listener { audiences: &audiences, user: &principal.user };
         let Arrival { cursor, missed } = realm.arrive(worker.index, since, who);
         // Outside the order's lock: a filter takes longer than a position.
-        let passes = |filter: &Expression| filter.evaluate(&origin.facts(&principal)) == Outcome::True;
+        let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
         let replay = missed.map(|missed| replay(&missed?, self.0.settings.history, passes));
+        self.0.evaluations.fetch_add(facts.asked(), Relaxed);
         let connected = Notice::Connected {
             connection_id: &link.id,
             instance: tenant.instance.id.as_str(),

@@ -19,6 +19,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// A connection's place in its shard.
@@ -131,6 +132,8 @@ pub struct Shard {
     members: Slab<Member>,
     rooms: HashMap<InstanceId, Room>,
     bounds: Bounds,
+    /// How often a rule or a filter was evaluated, on all workers.
+    evaluations: Arc<AtomicU64>,
 }
 
 /// The connections of one instance on this worker. An audience without a connection is not in the index.
@@ -145,8 +148,8 @@ struct Room {
 
 impl Shard {
     /// An empty shard.
-    pub fn new(bounds: Bounds) -> Self {
-        Self { members: Slab::new(), rooms: HashMap::new(), bounds }
+    pub fn new(bounds: Bounds, evaluations: Arc<AtomicU64>) -> Self {
+        Self { members: Slab::new(), rooms: HashMap::new(), bounds, evaluations }
     }
 
     /// Registers a connection under its audiences.
@@ -197,7 +200,7 @@ impl Shard {
     pub fn deliver(&mut self, delivery: &Delivery, now: Instant) -> Counts {
         let mut counts = Counts::default();
         let Some(room) = self.rooms.get_mut(&delivery.instance) else { return counts };
-        let receivers = room.receivers(delivery, &self.members);
+        let receivers = room.receivers(delivery, &self.members, &self.evaluations);
         // A delivered position stamps its receiver, so that a second audience skips it. Counting leaves no stamp.
         let mut counted = IndexSet::new();
         for key in receivers {
@@ -280,7 +283,9 @@ impl Shard {
         if tenant.revokes(&member.principal) {
             return member.link.outbox.close(Close::token_revoked());
         }
-        let heard = member.hears(tenant, tell);
+        let facts = member.facts();
+        let heard = member.hears(tenant, &facts, tell);
+        self.evaluations.fetch_add(facts.asked(), Relaxed);
         member.judged_by = tenant.clone();
         if heard == member.audiences && tell == Tell::IfChanged {
             return;
@@ -338,10 +343,10 @@ impl Member {
     }
 
     /// What it may hear under the rules of `tenant`. Rules that have not changed are asked again only of a new token.
-    fn hears(&self, tenant: &Tenant, tell: Tell) -> Vec<Audience> {
+    fn hears(&self, tenant: &Tenant, facts: &Facts<'_>, tell: Tell) -> Vec<Audience> {
         let known = Known { tenant: &self.judged_by, heard: &self.audiences };
         let known = (tell == Tell::IfChanged).then_some(known);
-        tenant.audiences_of(&self.facts(), self.narrowing.as_ref(), known)
+        tenant.audiences_of(facts, self.narrowing.as_ref(), known)
     }
 
     /// Tells the client once that its token ends.
@@ -370,11 +375,15 @@ impl Room {
         &'a mut self,
         delivery: &'a Delivery,
         members: &Slab<Member>,
+        evaluations: &AtomicU64,
     ) -> Box<dyn Iterator<Item = Key> + 'a> {
         let audiences = || delivery.audiences.iter().filter_map(|audience| self.index.get(audience));
         let Some(filter) = &delivery.filter else { return Box::new(audiences().flatten().copied()) };
         let sieve = self.filters.sieve(filter, &self.members);
-        let passes = |key| members.get(key).is_some_and(|member| filter.evaluate(&member.facts()) == Outcome::True);
+        let passes = |key| {
+            evaluations.fetch_add(1, Relaxed);
+            members.get(key).is_some_and(|member| filter.evaluate(&member.facts()) == Outcome::True)
+        };
         sieve.ask(audiences().flatten().copied(), passes);
         // The shorter list is walked, so that a filter that few pass costs no more than they do.
         match sieve.passing.len() < audiences().map(IndexSet::len).sum::<usize>() {

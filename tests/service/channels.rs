@@ -131,7 +131,7 @@ async fn what_is_no_channel_is_refused_with_its_place() {
         (json!({"name": "a", "rules": [{"effect": "allow", "user": ""}]}), "/rules/0/user"),
         (json!({"name": "a", "publishRules": [{"effect": "deny", "group": "x".repeat(129)}]}), "/publishRules/0/group"),
         (json!({"name": "a", "rules": [{"effect": "maybe", "everyone": true}]}), "/rules/0/effect"),
-        (json!({"name": "a", "rules": [{"effect": "allow", "when": "true"}]}), "/rules/0/when"),
+        (json!({"name": "a", "rules": [{"effect": "allow", "when": "true", "everyone": true}]}), "/rules/0"),
     ] {
         let answer = create(&app, body.clone(), 422).await;
         assert_eq!(

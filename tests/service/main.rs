@@ -12,6 +12,7 @@ mod clients;
 mod command_line;
 mod connections;
 mod documents;
+mod filtering;
 mod instances;
 mod operation;
 mod outages;
