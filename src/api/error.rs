@@ -104,7 +104,7 @@ pub struct Problem {
     /// What is wrong with which field.
     pub errors: Vec<FieldError>,
     /// Where an expression is wrong, in bytes from its start, and why.
-    pub expression: Option<ExpressionError>,
+    pub expression: Option<Box<ExpressionError>>,
 }
 
 /// What every layer above the store answers with.
@@ -137,7 +137,7 @@ impl Problem {
         let (pointer, detail) = (pointer.into(), format!("{} (at byte {})", error.reason, error.position));
         let mut problem = Self::new(Code::ExpressionInvalid, format!("{pointer}: {detail}"));
         problem.errors.push(FieldError { pointer, detail });
-        problem.expression = Some(error);
+        problem.expression = Some(Box::new(error));
         problem
     }
 

@@ -353,11 +353,11 @@ pub fn replay(
     bounds: HistoryBounds,
     passes: impl Fn(&Expression) -> bool,
 ) -> Result<Vec<Frame>, Loss> {
-    let mut answers: HashMap<&Expression, bool> = HashMap::new();
+    let mut answers: HashMap<&str, bool> = HashMap::new();
     let (mut frames, mut bytes) = (Vec::new(), 0);
     for entry in missed {
         let is_let_through = match &entry.without.filter {
-            Some(filter) => *answers.entry(filter).or_insert_with(|| passes(filter)),
+            Some(filter) => *answers.entry(filter.as_str()).or_insert_with(|| passes(filter)),
             None => true,
         };
         if !is_let_through {
