@@ -1,21 +1,19 @@
 //! The filters of messages: compiled once, however often a publisher sends them.
 
 use super::error::{Code, Outcome, Problem};
-use crate::domain::expression::{Expression, Scope};
+use crate::domain::expression::{Compiled, Expression, Scope};
 use crate::domain::principal::Principal;
-use quick_cache::sync::Cache;
-use std::sync::Arc;
 
 /// Compiled filters that are kept, of all instances: an expression says the same everywhere.
 const MAX_COMPILED: usize = 1_000;
 
 /// Compiled filters by their text; cheap to clone.
 #[derive(Clone)]
-pub struct Filters(Arc<Cache<Box<str>, Expression>>);
+pub struct Filters(Compiled);
 
 impl Default for Filters {
     fn default() -> Self {
-        Self(Arc::new(Cache::new(MAX_COMPILED)))
+        Self(Compiled::new(MAX_COMPILED))
     }
 }
 
@@ -26,11 +24,6 @@ impl Filters {
         if !principal.may_see_others() {
             return Err(Problem::new(Code::RoleRequired, "filter needs a component token or REALTIME_ADMIN"));
         }
-        if let Some(filter) = self.0.get(text) {
-            return Ok(filter);
-        }
-        let filter = Expression::parse(text, Scope::Filter).map_err(|error| Problem::expression("/filter", error))?;
-        self.0.insert(text.into(), filter.clone());
-        Ok(filter)
+        self.0.parse(text, Scope::Filter).map_err(|error| Problem::expression("/filter", error))
     }
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod check;
+mod compiled;
 mod evaluate;
 mod explain;
 mod functions;
@@ -13,6 +14,8 @@ mod syntax;
 mod tree;
 mod value;
 mod write;
+
+pub use compiled::Compiled;
 
 use super::principal::Principal;
 use evaluate::Evaluator;

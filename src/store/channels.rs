@@ -3,7 +3,7 @@
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
-use crate::domain::expression::Scope;
+use crate::domain::expression::{Compiled, Scope};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};
@@ -28,12 +28,12 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(Channel::try_from).collect::<Result<_, _>>()?)
+        Ok(rows.into_iter().map(|row| row.into_channel(&self.compiled)).collect::<Result<_, _>>()?)
     }
 
     /// One channel. Errors: `StoreError`.
     pub async fn find_channel(&self, instance: &InstanceId, name: &ChannelName) -> Result<Option<Channel>, StoreError> {
-        find_channel(&self.pool, instance, name).await
+        find_channel(&self.pool, instance, name, &self.compiled).await
     }
 
     /// Makes a channel, with version 1 whatever it says.
@@ -63,7 +63,7 @@ impl Store {
         channel: &Channel,
     ) -> Result<Committed<Channel>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before = expect_channel(&mut change, instance, &channel.name, channel.version).await?;
+        let before = expect_channel(&mut change, instance, (&channel.name, channel.version), &self.compiled).await?;
         let channel = Channel { version: before.version + 1, ..channel.clone() };
         update_channel(&mut change, instance, &channel).await?;
         change.record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel))).await?;
@@ -79,7 +79,7 @@ impl Store {
         expected: i64,
     ) -> Result<Committed<()>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before = expect_channel(&mut change, instance, name, expected).await?;
+        let before = expect_channel(&mut change, instance, (name, expected), &self.compiled).await?;
         delete_channel(&mut change, instance, name).await?;
         change.record(entry("channel.delete", instance, name, Some(&before), None)).await?;
         Ok(change.commit(()).await?)
@@ -87,7 +87,10 @@ impl Store {
 }
 
 /// Every channel of every instance, by instance and name.
-pub(super) async fn list_all_channels(executor: impl PgExecutor<'_>) -> Result<Vec<(InstanceId, Channel)>, StoreError> {
+pub(super) async fn list_all_channels(
+    executor: impl PgExecutor<'_>,
+    compiled: &Compiled,
+) -> Result<Vec<(InstanceId, Channel)>, StoreError> {
     let rows = sqlx::query!(
         "select instance, name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
          order by instance, name"
@@ -110,7 +113,7 @@ pub(super) async fn list_all_channels(executor: impl PgExecutor<'_>) -> Result<V
     rows.into_iter()
         .map(|(instance, row)| {
             let instance = InstanceId::new(instance).map_err(CorruptRow::at("channels", "instance"))?;
-            Ok((instance, Channel::try_from(row)?))
+            Ok((instance, row.into_channel(compiled)?))
         })
         .collect()
 }
@@ -119,6 +122,7 @@ async fn find_channel(
     executor: impl PgExecutor<'_>,
     instance: &InstanceId,
     name: &ChannelName,
+    compiled: &Compiled,
 ) -> Result<Option<Channel>, StoreError> {
     let row = sqlx::query_as!(
         ChannelRow,
@@ -129,16 +133,16 @@ async fn find_channel(
     )
     .fetch_optional(executor)
     .await?;
-    Ok(row.map(Channel::try_from).transpose()?)
+    Ok(row.map(|row| row.into_channel(compiled)).transpose()?)
 }
 
 async fn expect_channel(
     change: &mut Change,
     instance: &InstanceId,
-    name: &ChannelName,
-    expected: i64,
+    (name, expected): (&ChannelName, i64),
+    compiled: &Compiled,
 ) -> Result<Channel, UpdateError> {
-    match find_channel(change.connection(), instance, name).await? {
+    match find_channel(change.connection(), instance, name, compiled).await? {
         None => Err(UpdateError::Missing),
         Some(channel) if channel.version != expected => Err(UpdateError::Stale { current: channel.version }),
         Some(channel) => Ok(channel),
@@ -244,20 +248,18 @@ struct ChannelRow {
     version: i64,
 }
 
-impl TryFrom<ChannelRow> for Channel {
-    type Error = CorruptRow;
-
-    fn try_from(row: ChannelRow) -> Result<Self, CorruptRow> {
-        let payload_limit = row.payload_limit.map(u32::try_from).transpose();
-        Ok(Self {
-            name: ChannelName::new(row.name).map_err(CorruptRow::at("channels", "name"))?,
-            description: row.description,
-            enabled: row.enabled,
-            rules: rules::from_json(row.rules, Scope::Hear)?,
-            publish_rules: rules::from_json(row.publish_rules, Scope::Publish)?,
+impl ChannelRow {
+    fn into_channel(self, compiled: &Compiled) -> Result<Channel, CorruptRow> {
+        let payload_limit = self.payload_limit.map(u32::try_from).transpose();
+        Ok(Channel {
+            name: ChannelName::new(self.name).map_err(CorruptRow::at("channels", "name"))?,
+            description: self.description,
+            enabled: self.enabled,
+            rules: rules::from_json(self.rules, Scope::Hear, compiled)?,
+            publish_rules: rules::from_json(self.publish_rules, Scope::Publish, compiled)?,
             payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
-            slow: if row.slow == slow_text(Slow::Latest) { Slow::Latest } else { Slow::Disconnect },
-            version: row.version,
+            slow: if self.slow == slow_text(Slow::Latest) { Slow::Latest } else { Slow::Disconnect },
+            version: self.version,
         })
     }
 }

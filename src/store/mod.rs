@@ -17,6 +17,7 @@ pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};
 pub use revocations::RevocationEntry;
 pub use snapshot::{Changes, Configured};
 
+use crate::domain::expression::Compiled;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgPool};
@@ -29,6 +30,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long Postgres works on one statement, waiting for locks included, and bears an idle transaction; in ms.
 const STATEMENT_TIMEOUT: &str = "5000";
 
+/// Expressions that are kept compiled; those in force are shared with the catalog.
+const MAX_COMPILED: usize = 10_000;
+
 static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold the password.
@@ -38,6 +42,8 @@ pub struct Store {
     pool: PgPool,
     /// What the pool connects with; a listener connects by itself.
     options: PgConnectOptions,
+    /// Every change reads all rules again: only what is new in them is compiled.
+    compiled: Compiled,
 }
 
 impl Store {
@@ -52,7 +58,7 @@ impl Store {
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options.clone());
-        Self { pool, options }
+        Self { pool, options, compiled: Compiled::new(MAX_COMPILED) }
     }
 
     /// Applies the migrations that are missing; waits while another node does. Errors: `StoreError`.

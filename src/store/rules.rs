@@ -1,7 +1,7 @@
 //! How rule lists are stored, and shown in audit entries.
 
 use super::CorruptRow;
-use crate::domain::expression::{Expression, Scope};
+use crate::domain::expression::{Compiled, Scope};
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use serde::{Deserialize, Serialize};
@@ -35,11 +35,11 @@ pub(super) fn to_json(rules: &Rules) -> Value {
 }
 
 /// Reads what `to_json` wrote. A rule that is not understood is an error, for leaving out a deny rule would let in.
-pub(super) fn from_json(rules: Value, scope: Scope) -> Result<Rules, CorruptRow> {
+pub(super) fn from_json(rules: Value, scope: Scope, compiled: &Compiled) -> Result<Rules, CorruptRow> {
     let column = if scope == Scope::Publish { "publish_rules" } else { "rules" };
     let corrupt = CorruptRow { table: "channels", column };
     let rows: Vec<RuleRow> = serde_json::from_value(rules).map_err(|_| corrupt)?;
-    let rules = rows.into_iter().map(|row| row.into_rule(scope).ok_or(corrupt)).collect::<Result<_, _>>()?;
+    let rules = rows.into_iter().map(|row| row.into_rule(scope, compiled).ok_or(corrupt)).collect::<Result<_, _>>()?;
     Rules::new(rules).map_err(|_| corrupt)
 }
 
@@ -60,7 +60,7 @@ impl From<&Rule> for RuleRow {
 }
 
 impl RuleRow {
-    fn into_rule(self, scope: Scope) -> Option<Rule> {
+    fn into_rule(self, scope: Scope, compiled: &Compiled) -> Option<Rule> {
         let effect = match self.effect {
             EffectRow::Allow => Effect::Allow,
             EffectRow::Deny => Effect::Deny,
@@ -68,7 +68,7 @@ impl RuleRow {
         let subject = match (self.user, self.group, self.when, self.everyone) {
             (Some(user), None, None, None) => Subject::User(UserId::new(user).ok()?),
             (None, Some(group), None, None) => Subject::Group(GroupId::new(group).ok()?),
-            (None, None, Some(when), None) => Subject::When(Expression::parse(&when, scope).ok()?),
+            (None, None, Some(when), None) => Subject::When(compiled.parse(&when, scope).ok()?),
             (None, None, None, Some(true)) => Subject::Everyone,
             _ => return None,
         };
@@ -79,6 +79,7 @@ impl RuleRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::expression::Expression;
 
     #[test]
     fn rules_survive_their_row_in_order() {
@@ -99,7 +100,7 @@ mod tests {
             {"effect": "allow", "everyone": true},
         ]);
         assert_eq!(to_json(&rules), stored);
-        assert_eq!(from_json(stored, Scope::Hear), Ok(rules));
+        assert_eq!(from_json(stored, Scope::Hear, &Compiled::new(1)), Ok(rules));
     }
 
     #[test]
@@ -115,7 +116,7 @@ mod tests {
             json!(vec![json!({"effect": "allow", "everyone": true}); 101]),
         ] {
             let corrupt = CorruptRow { table: "channels", column: "rules" };
-            assert_eq!(from_json(bad.clone(), Scope::Hear), Err(corrupt), "{bad}");
+            assert_eq!(from_json(bad.clone(), Scope::Hear, &Compiled::new(1)), Err(corrupt), "{bad}");
         }
     }
 }
