@@ -8,6 +8,7 @@ mod explain;
 mod functions;
 mod fuzzing;
 mod kinds;
+mod linear;
 mod meter;
 mod price;
 mod syntax;
@@ -223,10 +224,7 @@ impl<'a> Facts<'a> {
 impl ConnectionFacts {
     /// `user_agent` is empty where there was none, and cut to 800 bytes. An IPv4 address in IPv6 clothes is shown as IPv4.
     pub fn new(address: IpAddr, user_agent: &str) -> Self {
-        let mut end = user_agent.len().min(MAX_USER_AGENT);
-        while !user_agent.is_char_boundary(end) {
-            end -= 1;
-        }
+        let end = user_agent.floor_char_boundary(MAX_USER_AGENT);
         Self { address: address.to_canonical().to_string().into(), user_agent: user_agent[..end].into() }
     }
 }

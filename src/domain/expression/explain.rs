@@ -3,7 +3,7 @@
 use super::evaluate::Evaluator;
 use super::meter::{Cause, Failure, Meter};
 use super::tree::{Macro, Node, Walk, What};
-use super::write::{Bounded, quoted, shown};
+use super::write::{bounded, quoted, shown};
 use super::{Facts, MAX_REASON, MAX_STEPS};
 
 /// Parts are evaluated again on the way down; all of that together may take this many evaluations' work.
@@ -20,7 +20,7 @@ impl<'a> Explainer<'a> {
 
     /// The reason in at most `MAX_REASON` bytes.
     pub fn reason(mut self, root: &'a Node) -> String {
-        Bounded::new(MAX_REASON, self.explain(root))
+        bounded(MAX_REASON, self.explain(root))
     }
 
     fn explain(&mut self, node: &'a Node) -> String {

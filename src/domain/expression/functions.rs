@@ -1,6 +1,6 @@
 //! What the operators and functions of an expression do with values.
 
-use super::meter::{BYTES_PER_STEP, Cause, Meter};
+use super::meter::{Cause, Meter};
 use super::tree::{Function, Operator};
 use super::value::{List, Value};
 use super::{MAX_ELEMENTS, MAX_TEXT};
@@ -8,11 +8,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use regex::Regex;
 
 /// Steps for one byte of a text that a regular expression reads.
-pub(super) const STEPS_PER_MATCHED_BYTE: usize = 8;
+pub(super) const STEPS_PER_MATCHED_BYTE: u64 = 8;
 /// Steps for one `bucket`, beside one for each byte.
-pub(super) const STEPS_PER_BUCKET: usize = 64;
+pub(super) const STEPS_PER_BUCKET: u64 = 64;
 /// Longest text that `string` makes of a number, in bytes: the smallest double has 326 places.
-pub(super) const MAX_NUMBER_TEXT: usize = 400;
+pub(super) const MAX_NUMBER_TEXT: u64 = 400;
 
 type Made<'a> = Result<Value<'a>, Cause>;
 
@@ -112,7 +112,7 @@ fn string<'a>(of: &Value<'a>, meter: &mut Meter) -> Made<'a> {
 
 /// The first eight bytes of the text's SHA-256, as a number with the highest byte first, modulo 100.
 fn bucket<'a>(text: &str, meter: &mut Meter) -> Made<'a> {
-    meter.charge(STEPS_PER_BUCKET + text.len())?;
+    meter.charge(STEPS_PER_BUCKET + text.len() as u64)?;
     let hash = digest(&SHA256, text.as_bytes());
     let number = hash.as_ref().iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
     i64::try_from(number % 100).map(Value::Int).map_err(|_| Cause::Overflow)
@@ -124,7 +124,7 @@ pub(super) fn matches<'a>(of: &Value<'a>, regex: &Regex, meter: &mut Meter) -> M
     if text.len() > MAX_TEXT {
         return Err(Cause::TextTooLong(MAX_TEXT));
     }
-    meter.charge(STEPS_PER_MATCHED_BYTE * text.len())?;
+    meter.charge(STEPS_PER_MATCHED_BYTE * text.len() as u64)?;
     Ok(Value::Bool(regex.is_match(text)))
 }
 
@@ -199,9 +199,4 @@ pub(super) fn negate<'a>(of: &Value<'a>) -> Made<'a> {
         Value::Double(value) => Ok(Value::Double(-value)),
         other => Err(Cause::Kind(other.kind(), "a number with a sign")),
     }
-}
-
-/// Most steps for reading so many bytes.
-pub(super) fn steps_to_read(bytes: u64) -> u64 {
-    bytes / BYTES_PER_STEP as u64
 }

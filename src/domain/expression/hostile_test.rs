@@ -341,6 +341,9 @@ const RANGES: &[&str] = &[
     "[_, _]",
     "(claims.l + _)",
     "{'a': 1}",
+    "{'a': _}.a",
+    "[_, _][0]",
+    "(true ? _ : _)",
 ];
 
 const OPERANDS: &[&str] = &[

@@ -4,7 +4,12 @@ use super::Work;
 use super::tree::Node;
 
 /// Bytes of text that are read in one step.
-pub(super) const BYTES_PER_STEP: usize = 16;
+pub(super) const BYTES_PER_STEP: u64 = 16;
+
+/// The steps for reading so many bytes.
+pub(super) fn steps_to_read(bytes: u64) -> u64 {
+    bytes / BYTES_PER_STEP
+}
 
 /// The work done so far, within a bound.
 #[derive(Debug)]
@@ -24,24 +29,24 @@ impl Meter {
     }
 
     /// Counts before the work is done. Errors: `TooMuchWork` once the bound is passed.
-    pub fn charge(&mut self, steps: usize) -> Result<(), Cause> {
+    pub fn charge(&mut self, steps: u64) -> Result<(), Cause> {
         if self.work.steps > self.most {
             return Err(Cause::TooMuchWork);
         }
-        self.work.steps = self.work.steps.saturating_add(steps as u64);
+        self.work.steps = self.work.steps.saturating_add(steps);
         if self.work.steps > self.most { Err(Cause::TooMuchWork) } else { Ok(()) }
     }
 
     /// Counts a new text or list before it is made: each of its bytes is a step.
     pub fn charge_writing(&mut self, bytes: usize) -> Result<(), Cause> {
-        self.charge(bytes)?;
+        self.charge(bytes as u64)?;
         self.work.bytes_written += bytes as u64;
         Ok(())
     }
 
     /// Counts a text that is read once.
     pub fn charge_reading(&mut self, text: &str) -> Result<(), Cause> {
-        self.charge(text.len() / BYTES_PER_STEP)
+        self.charge(steps_to_read(text.len() as u64))
     }
 }
 

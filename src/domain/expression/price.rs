@@ -1,8 +1,9 @@
 //! Bounds the steps of every evaluation of an expression, before anyone's claims are known.
 
-use super::functions::{MAX_NUMBER_TEXT, STEPS_PER_BUCKET, STEPS_PER_MATCHED_BYTE, steps_to_read};
+use super::functions::{MAX_NUMBER_TEXT, STEPS_PER_BUCKET, STEPS_PER_MATCHED_BYTE};
 use super::kinds::Kinds;
-use super::meter::BYTES_PER_STEP;
+use super::linear::Linear;
+use super::meter::steps_to_read;
 use super::tree::{Function, Literal, Macro, Node, Operator, Variable, Walk, What};
 use super::value::Value;
 use super::{MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_TEXT, MAX_USER_AGENT};
@@ -11,13 +12,6 @@ use crate::domain::MAX_ID_BYTES;
 /// The most steps that an evaluation can take, whatever a token of the largest size says.
 pub(super) fn price(root: &Node) -> u64 {
     Pricer { around: None }.estimate(root).steps.fixed
-}
-
-/// A bound that grows with the element that a macro looks at: `fixed`, and `per` for each unit of the element's size.
-#[derive(Clone, Copy, Debug, Default)]
-struct Linear {
-    fixed: u64,
-    per: u64,
 }
 
 /// The largest that a value can be: itself and everything in it counted as values, all its text counted as bytes.
@@ -64,7 +58,8 @@ impl Pricer {
             },
             What::Select(operand, _) => {
                 let operand = self.estimate(operand);
-                Estimate { steps: operand.steps.add(1 + operand.lookup), ..operand }
+                let steps = operand.steps.add(1 + operand.lookup);
+                Estimate { steps, elements: MAX_ELEMENTS as u64, ..operand }
             }
             What::Index(pair) => {
                 let (container, index) = (self.estimate(&pair[0]), self.estimate(&pair[1]));
@@ -84,8 +79,8 @@ impl Pricer {
             What::Call(function, operands) => self.call(*function, operands),
             What::Matches(text, _) => {
                 let text = self.estimate(text);
-                let read = text.size.bytes.times(STEPS_PER_MATCHED_BYTE as u64).by_weight();
-                let most = Linear::fixed((STEPS_PER_MATCHED_BYTE * MAX_TEXT) as u64);
+                let read = text.size.bytes.times(STEPS_PER_MATCHED_BYTE).by_weight();
+                let most = Linear::fixed(STEPS_PER_MATCHED_BYTE * MAX_TEXT as u64);
                 Estimate::scalar(text.steps.add(1).plus(self.lesser(read, most)))
             }
             What::List(parts) => {
@@ -157,10 +152,10 @@ impl Pricer {
         let read = all.size.bytes.read();
         let steps = all.steps.add(1);
         match function {
-            Function::Bucket => Estimate::scalar(steps.plus(all.size.bytes.by_weight()).add(STEPS_PER_BUCKET as u64)),
+            Function::Bucket => Estimate::scalar(steps.plus(all.size.bytes.by_weight()).add(STEPS_PER_BUCKET)),
             Function::Text => {
-                let mut made = Estimate::scalar(steps.add(MAX_NUMBER_TEXT as u64));
-                made.size.bytes = all.size.bytes.add(MAX_NUMBER_TEXT as u64);
+                let mut made = Estimate::scalar(steps.add(MAX_NUMBER_TEXT));
+                made.size.bytes = all.size.bytes.add(MAX_NUMBER_TEXT);
                 made
             }
             _ => Estimate::scalar(steps.plus(read)),
@@ -252,50 +247,5 @@ impl Size {
     fn weight(self) -> Linear {
         let (values, read) = (self.values, self.bytes.read());
         Linear { fixed: values.fixed.saturating_add(read.fixed), per: values.per.max(read.per) }
-    }
-}
-
-impl Linear {
-    fn fixed(fixed: u64) -> Self {
-        Self { fixed, per: 0 }
-    }
-
-    fn per(per: u64) -> Self {
-        Self { fixed: 0, per }
-    }
-
-    fn add(self, fixed: u64) -> Self {
-        self.plus(Self::fixed(fixed))
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self { fixed: self.fixed.saturating_add(other.fixed), per: self.per.saturating_add(other.per) }
-    }
-
-    fn times(self, factor: u64) -> Self {
-        Self { fixed: self.fixed.saturating_mul(factor), per: self.per.saturating_mul(factor) }
-    }
-
-    fn min(self, other: Self) -> Self {
-        if self.fixed <= other.fixed && self.per <= other.per { self } else { other }
-    }
-
-    fn max(self, other: Self) -> Self {
-        Self { fixed: self.fixed.max(other.fixed), per: self.per.max(other.per) }
-    }
-
-    /// Bytes of the element as steps to read them.
-    fn read(self) -> Self {
-        Self { fixed: steps_to_read(self.fixed), per: self.per }
-    }
-
-    /// Bytes of the element as steps to write them: a unit of weight is up to sixteen bytes.
-    fn by_weight(self) -> Self {
-        Self { fixed: self.fixed, per: self.per.saturating_mul(BYTES_PER_STEP as u64) }
-    }
-
-    /// The sum over so many elements that together have such a size.
-    fn total(self, elements: u64, size: u64) -> u64 {
-        self.fixed.saturating_mul(elements).saturating_add(self.per.saturating_mul(size))
     }
 }

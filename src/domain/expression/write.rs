@@ -7,26 +7,20 @@ use std::fmt::{self, Display, Write};
 /// Most bytes of one value in an explanation.
 const MAX_VALUE: usize = 64;
 
-/// A text that takes at most so many bytes, and ends with `…` where there was more.
-pub(super) struct Bounded {
-    text: String,
-    most: usize,
+/// What `display` writes, cut to `most` bytes; a text that was cut ends with `…`.
+pub(super) fn bounded(most: usize, display: impl Display) -> String {
+    let mut bounded = Bounded { text: String::new(), most };
+    if write!(bounded, "{display}").is_err() {
+        let end = bounded.text.floor_char_boundary(most.saturating_sub('…'.len_utf8()));
+        bounded.text.truncate(end);
+        bounded.text.push('…');
+    }
+    bounded.text
 }
 
-impl Bounded {
-    /// What `display` writes, cut to `most` bytes, the `…` included.
-    pub fn new(most: usize, display: impl Display) -> String {
-        let mut bounded = Self { text: String::new(), most };
-        if write!(bounded, "{display}").is_err() {
-            let mut end = most.saturating_sub('…'.len_utf8()).min(bounded.text.len());
-            while !bounded.text.is_char_boundary(end) {
-                end -= 1;
-            }
-            bounded.text.truncate(end);
-            bounded.text.push('…');
-        }
-        bounded.text
-    }
+struct Bounded {
+    text: String,
+    most: usize,
 }
 
 impl Write for Bounded {
@@ -36,23 +30,19 @@ impl Write for Bounded {
             self.text.push_str(text);
             return Ok(());
         }
-        let mut end = room;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.text.push_str(&text[..end]);
+        self.text.push_str(&text[..text.floor_char_boundary(room)]);
         Err(fmt::Error)
     }
 }
 
 /// A value as an explanation shows it: like CEL, at most 64 bytes.
 pub(super) fn shown(value: &Value<'_>) -> String {
-    Bounded::new(MAX_VALUE, value)
+    bounded(MAX_VALUE, value)
 }
 
 /// A part of an expression as an explanation shows it.
 pub(super) fn quoted(node: &Node) -> String {
-    Bounded::new(2 * MAX_VALUE, node)
+    bounded(2 * MAX_VALUE, node)
 }
 
 impl Display for Value<'_> {
