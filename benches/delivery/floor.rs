@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream as AcceptedStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, Command};
 use std::sync::Arc;
 use std::thread;
@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use crate::Outcome;
 use crate::certificate::{Certificate, acceptor};
 use crate::frames::{accept_key, text_frame};
+use crate::options::FloorOptions;
 use crate::process::{Process, free_address};
 
 /// How long the floor may take to listen.
@@ -42,7 +43,7 @@ pub struct FloorServer {
     pub process: Process,
     /// Where it listens.
     pub address: SocketAddr,
-    control: ChildStdin,
+    control: Option<ChildStdin>,
 }
 
 impl FloorServer {
@@ -50,10 +51,10 @@ impl FloorServer {
     pub async fn start(directory: &Path, certificate: &Certificate, workers: usize) -> Outcome<Self> {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--floor").arg(address.to_string()).arg("--workers").arg(workers.to_string());
+        command.arg("floor").arg("--address").arg(address.to_string()).arg("--workers").arg(workers.to_string());
         command.arg("--certificate").arg(&certificate.chain).arg("--key").arg(&certificate.key);
         let mut process = Process::start("floor", command, directory)?;
-        let control = process.take_stdin().ok_or("the floor has no standard input")?;
+        let control = process.take_stdin();
         let deadline = Instant::now() + LONGEST_START;
         while TcpStream::connect(address).await.is_err() {
             process.check_running().map_err(|failure| process.explain(failure))?;
@@ -65,32 +66,32 @@ impl FloorServer {
         Ok(Self { process, address, control })
     }
 
-    /// Has `message` written to every connection, inside the frame that Herald would send.
-    pub fn publish(&mut self, message: &str) -> Outcome<()> {
-        let text = format!("{BEFORE_DATA}{message}}}");
-        self.control.write_all(&u32::try_from(text.len())?.to_be_bytes())?;
-        self.control.write_all(text.as_bytes())?;
-        Ok(self.control.flush()?)
+    /// The floor's standard input, once: when it is dropped, the floor ends.
+    pub fn control(&mut self) -> Outcome<Control> {
+        Ok(Control(self.control.take().ok_or("the floor's standard input is taken")?))
     }
 }
 
-/// What the floor's own process is told on its command line.
-pub struct Settings {
-    /// Where to listen.
-    pub address: SocketAddr,
-    /// The certificate chain, PEM.
-    pub chain: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-    /// Threads that write, each with a runtime of its own.
-    pub workers: usize,
+/// The floor's standard input.
+pub struct Control(ChildStdin);
+
+impl Control {
+    /// Has `message` written to every connection, inside the frame that Herald would send.
+    pub fn publish(&mut self, message: &str) -> Outcome<()> {
+        let text = format!("{BEFORE_DATA}{message}}}");
+        let mut packet = Vec::with_capacity(text.len() + 4);
+        packet.extend(u32::try_from(text.len())?.to_be_bytes());
+        packet.extend(text.as_bytes());
+        self.0.write_all(&packet)?;
+        Ok(self.0.flush()?)
+    }
 }
 
 /// Serves until standard input ends. Each length and text on standard input is written to every connection as one frame, one write each.
-pub fn serve(settings: &Settings) -> Outcome<()> {
-    let acceptor = acceptor(&settings.chain, &settings.key)?;
-    let listener = TcpListener::bind(settings.address)?;
-    let workers = (0..settings.workers).map(|_| start_worker(acceptor.clone())).collect::<Vec<_>>();
+pub fn serve(options: &FloorOptions, workers: usize) -> Outcome<()> {
+    let acceptor = acceptor(&options.certificate, &options.key)?;
+    let listener = TcpListener::bind(options.address)?;
+    let workers = (0..workers).map(|_| start_worker(acceptor.clone())).collect::<Vec<_>>();
     let acceptors = workers.clone();
     thread::spawn(move || accept(&listener, &acceptors));
     let mut control = io::stdin().lock();

@@ -1,0 +1,56 @@
+//! One kept-alive https connection that posts, as cheaply as this end can.
+
+use bytes::BytesMut;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::Outcome;
+use crate::wire::{Route, Wire, read_body, read_head};
+
+/// An open connection with a component's token.
+pub struct Publisher {
+    wire: Wire,
+    headers: String,
+    received: BytesMut,
+}
+
+/// What a request was answered.
+pub struct Answer {
+    /// The status line.
+    pub status: String,
+    /// The body, if it is JSON.
+    pub body: Value,
+}
+
+impl Publisher {
+    /// Connects; every request will carry `token` and `instance`.
+    pub async fn open(route: &Route, token: &str, instance: &str) -> Outcome<Self> {
+        let headers = format!(
+            "{}Authorization: Bearer {token}\r\ninstance: {instance}\r\nContent-Type: application/json\r\n",
+            route.headers()
+        );
+        Ok(Self { wire: route.connect().await?, headers, received: BytesMut::new() })
+    }
+
+    /// Posts `body` in one write and reads the whole answer.
+    pub async fn post(&mut self, path: &str, body: &str) -> Outcome<Answer> {
+        let request = format!("POST {path} HTTP/1.1\r\n{}Content-Length: {}\r\n\r\n{body}", self.headers, body.len());
+        self.wire.write_all(request.as_bytes()).await?;
+        self.wire.flush().await?;
+        let head = read_head(&mut self.wire, &mut self.received).await?;
+        let body = read_body(&mut self.wire, &mut self.received, &head).await?;
+        let status = head.lines().next().unwrap_or_default().to_owned();
+        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or_default() })
+    }
+
+    /// Publishes `message` to `channel`; the answer must count `receivers` connections as queued.
+    pub async fn publish(&mut self, channel: &str, message: &str, receivers: usize) -> Outcome<()> {
+        let body = format!(r#"{{"channel":"{channel}","message":{message}}}"#);
+        let Answer { status, body } = self.post("/v1/messages", &body).await?;
+        let counted = body["matched"] == receivers && body["queued"] == receivers;
+        if status.starts_with("HTTP/1.1 202 ") && counted {
+            return Ok(());
+        }
+        Err(format!("publishing to {receivers} connections was answered {status}: {body}").into())
+    }
+}
