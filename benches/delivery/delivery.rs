@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::figures::{Figure, Sample};
 use crate::load::Load;
 use crate::measure::Bench;
-use crate::process::own_cpu_seconds;
+use crate::process::{kernel_memory, own_cpu_seconds};
 use crate::server::{Outlet, Server};
 
 /// What is measured.
@@ -18,6 +18,7 @@ pub const FIGURES: &[Figure] = &[
     Figure::alone("client s/M"),
     Figure::compared("RSS KiB"),
     Figure::alone("PSS KiB"),
+    Figure::alone("kernel KiB"),
     Figure::alone("deliveries/s"),
     Figure::alone("frame bytes"),
 ];
@@ -28,14 +29,14 @@ pub const AFTERMATH: Duration = Duration::from_millis(500);
 impl Bench {
     /// Memory with everyone connected and idle, then CPU while messages go out one at a time.
     pub async fn delivery(&self, server: &mut Server) -> Outcome<Sample> {
-        drop(self.open(server, 1).await?);
-        let empty = server.process().memory()?;
-        let load = self.open(server, self.options.connections).await?;
+        drop(self.open(server, 1, 1).await?);
+        let (empty, kernel) = (server.process().memory()?, kernel_memory()?);
+        let load = self.open(server, self.options.connections, 1).await?;
         sleep(Duration::from_secs(self.options.idle.into())).await;
-        let idle = server.process().memory()?;
+        let (idle, kernel) = (server.process().memory()?, kernel_memory()? - kernel);
         let warm = u64::from(self.options.rate());
         let last = warm * (u64::from(self.options.seconds) + 1);
-        let mut outlet = server.outlet(&self.certificate).await?;
+        let mut outlet = server.inlet(&self.certificate)?.open().await?;
         self.publish_apart(&mut outlet, &load, 1..=warm).await?;
         let (cpu, own, started) = (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
         self.publish_apart(&mut outlet, &load, warm + 1..=last).await?;
@@ -50,6 +51,7 @@ impl Bench {
             own / deliveries * 1_000_000.0,
             (idle.resident - empty.resident) / connections,
             (idle.proportional - empty.proportional) / connections,
+            kernel / connections,
             deliveries / seconds,
             load.bytes() as f64 / (last as f64 * connections),
         ])

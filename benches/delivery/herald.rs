@@ -69,7 +69,7 @@ impl Setup {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the child gets no setting of the shell that started the benchmark")]
-    fn command(&self, address: SocketAddr, certificate: &Certificate, connections: u32) -> Outcome<Command> {
+    fn command(&self, address: SocketAddr, certificate: &Certificate) -> Outcome<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -77,7 +77,6 @@ impl Setup {
                 command.env_remove(name);
             }
         }
-        let most = (connections + 100).to_string();
         command
             .arg("serve")
             .env("HERALD_LISTEN", address.to_string())
@@ -85,10 +84,7 @@ impl Setup {
             .env("HERALD_DATA_DIR", self.directory.join("data"))
             .env("HERALD_TLS_CERT", &certificate.chain)
             .env("HERALD_TLS_KEY", &certificate.key)
-            .env("HERALD_JWT_SECRET", &self.secret)
-            .env("HERALD_CONNECTIONS_PER_ADDRESS", &most)
-            .env("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", &most)
-            .envs(self.settings.iter().map(|(name, value)| (name, value)));
+            .env("HERALD_JWT_SECRET", &self.secret);
         Ok(command)
     }
 }
@@ -99,26 +95,32 @@ pub struct HeraldServer {
     pub process: Process,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for proxies.
+    pub proxy: Option<SocketAddr>,
     /// A component's token.
     pub publisher: String,
     client: Client,
 }
 
 impl HeraldServer {
-    /// Starts Herald with more `settings`, waits until it is ready and makes the instance if this is the first start.
+    /// Starts Herald with more `settings`, and a listener for proxies if one is wanted, waits until it is ready and makes the instance if this is the first start.
     pub async fn start(
         setup: &Setup,
         certificate: &Certificate,
-        connections: u32,
-        settings: &[(&str, &str)],
+        settings: &[(&str, String)],
+        proxy: Option<SocketAddr>,
     ) -> Outcome<Self> {
         let address = free_address()?;
-        let mut command = setup.command(address, certificate, connections)?;
-        command.envs(settings.iter().copied());
+        let mut command = setup.command(address, certificate)?;
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
+        if let Some(proxy) = proxy {
+            command.env("HERALD_PROXY_LISTEN", proxy.to_string()).env("HERALD_TRUSTED_PROXIES", proxy.ip().to_string());
+        }
+        command.envs(setup.settings.iter().map(|(name, value)| (name, value)));
         let mut process = Process::start("herald", command, &setup.directory)?;
         drop(process.take_stdin());
         let publisher = setup.token(json!({"sub": "bench", "component": "bench", "roles": ["REALTIME_CONNECT"]}))?;
-        let mut server = Self { process, address, publisher, client: setup.client.clone() };
+        let mut server = Self { process, address, proxy, publisher, client: setup.client.clone() };
         match server.prepare(setup).await {
             Ok(()) => Ok(server),
             Err(failure) => Err(server.process.explain(failure)),

@@ -36,15 +36,16 @@ impl Schedule {
 }
 
 /// Runs `work` on a thread and a runtime of its own, so that nothing else in this process delays it.
-pub fn on_own_thread<F>(work: F) -> JoinHandle<Outcome<()>>
+pub fn on_own_thread<T, F>(work: F) -> JoinHandle<Outcome<T>>
 where
-    F: AsyncFnOnce() -> Outcome<()> + Send + 'static,
+    T: Send + 'static,
+    F: AsyncFnOnce() -> Outcome<T> + Send + 'static,
 {
     thread::spawn(move || Builder::new_current_thread().enable_all().build()?.block_on(work()))
 }
 
-/// What a thread said at its end.
-pub async fn joined(thread: JoinHandle<Outcome<()>>) -> Outcome<()> {
+/// What a thread's work came to.
+pub async fn joined<T: Send + 'static>(thread: JoinHandle<Outcome<T>>) -> Outcome<T> {
     tokio::task::spawn_blocking(move || thread.join()).await?.map_err(|_| "the publishing thread panicked")?
 }
 
@@ -78,10 +79,5 @@ impl Percentiles {
     pub fn at(&self, share: f64) -> f64 {
         let rank = (self.0.len() as f64 * share).ceil() as usize;
         self.0.get(rank.clamp(1, self.0.len().max(1)) - 1).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.0.len()
     }
 }

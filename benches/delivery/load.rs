@@ -71,7 +71,7 @@ impl Load {
         match timeout(LONGEST_DELIVERY, self.progress.wait(wanted)).await {
             Ok(result) => result,
             Err(_) => {
-                let missing = wanted.saturating_sub(self.progress.received.load(Ordering::SeqCst));
+                let missing = wanted.saturating_sub(self.deliveries());
                 Err(format!("{missing} of {wanted} deliveries are missing after {LONGEST_DELIVERY:?}").into())
             }
         }
@@ -87,6 +87,11 @@ impl Load {
         &self.progress.latencies
     }
 
+    /// Messages that have come, each counted at each connection.
+    pub fn deliveries(&self) -> u64 {
+        self.progress.received.load(Ordering::SeqCst)
+    }
+
     /// The bytes of text frames with messages that all connections have had together.
     pub fn bytes(&self) -> u64 {
         self.progress.bytes.load(Ordering::SeqCst)
@@ -96,7 +101,7 @@ impl Load {
     pub fn check(&self, messages: u64) -> Outcome<()> {
         self.progress.failure()?;
         let wanted = messages * self.listeners.len() as u64;
-        match self.progress.received.load(Ordering::SeqCst) {
+        match self.deliveries() {
             received if received == wanted => Ok(()),
             received => Err(format!("{received} deliveries arrived, {wanted} were expected").into()),
         }

@@ -2,7 +2,9 @@
 
 mod certificate;
 mod client;
+mod connects;
 mod crowd;
+mod delays;
 mod delivery;
 mod figures;
 mod floor;
@@ -15,6 +17,9 @@ mod message;
 mod options;
 mod process;
 mod publisher;
+mod publishes;
+mod rest_floor;
+mod saturated;
 mod server;
 mod storm;
 mod wire;

@@ -4,14 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::certificate::Certificate;
-use crate::figures::{Layout, Report, Sample};
-use crate::floor::FloorServer;
+use crate::figures::{Figure, Layout, Report, Sample};
+use crate::floor::{FloorServer, Kind};
 use crate::herald::{HeraldServer, INSTANCE, Setup};
 use crate::load::{Load, Target};
 use crate::message::Messages;
 use crate::options::{Options, Scenario, Variant, cpus};
+use crate::process::free_address;
 use crate::server::Server;
-use crate::{Outcome, delivery};
+use crate::{Outcome, connects, delays, delivery, publishes, saturated};
+
+/// Connections beside the listeners: publishers, and what is being closed.
+const MORE_CONNECTIONS: u32 = 200;
 
 /// Everything that stays the same in one run.
 pub struct Bench {
@@ -52,7 +56,7 @@ impl Bench {
     pub async fn run(&self, scenario: &Scenario) -> Outcome<Report> {
         let rounds = self.options.pairs.unwrap_or(scenario.usual_pairs()) as usize;
         if let Scenario::Storm(options) = scenario {
-            return self.storms(options, rounds).await;
+            return self.storms(scenario, options, rounds).await;
         }
         let wanted = |variant: &Variant| self.options.only.is_none_or(|only| only == *variant);
         let variants: Vec<Variant> = scenario.variants().iter().copied().filter(wanted).collect();
@@ -60,47 +64,77 @@ impl Bench {
             return Err("this scenario does not measure that variant".into());
         }
         let names = variants.iter().map(|variant| variant.name()).collect();
-        let mut report = Report::new(Layout::pairs(names, delivery::FIGURES));
+        let mut report = Report::new(Layout::pairs(names, figures(scenario)));
         for round in 0..rounds {
-            report.add(self.round(&variants, round).await?);
+            report.add(self.round(scenario, &variants, round).await?);
         }
         Ok(report)
     }
 
     /// Measures every variant, each in a process of its own; each round begins with the next one.
-    async fn round(&self, variants: &[Variant], round: usize) -> Outcome<Vec<Sample>> {
+    async fn round(&self, scenario: &Scenario, variants: &[Variant], round: usize) -> Outcome<Vec<Sample>> {
         let mut samples = vec![Sample::new(); variants.len()];
         for place in 0..variants.len() {
             let which = (place + round) % variants.len();
-            let mut server = self.start(variants[which], self.options.connections).await?;
-            let sample = self.delivery(&mut server).await;
+            let mut server = self.start(scenario, variants[which]).await?;
+            let sample = self.sample(scenario, &mut server).await;
             samples[which] = sample.map_err(|failure| server.process().explain(failure))?;
         }
         Ok(samples)
     }
 
-    /// Starts a server that lets `connections` connections in.
-    pub async fn start(&self, variant: Variant, connections: u32) -> Outcome<Server> {
-        let settings: &[(&str, &str)] = match variant {
-            Variant::Floor => {
-                let (directory, workers) = (&self.setup.directory, self.options.workers.max(1));
-                return Ok(Server::Floor(FloorServer::start(directory, &self.certificate, workers).await?));
-            }
-            Variant::Herald => &[],
-            Variant::WithoutHistory => &[("HERALD_HISTORY_MESSAGES", "0")],
-        };
-        Ok(Server::Herald(HeraldServer::start(&self.setup, &self.certificate, connections, settings).await?))
+    async fn sample(&self, scenario: &Scenario, server: &mut Server) -> Outcome<Sample> {
+        match scenario {
+            Scenario::Saturated => self.saturated(server).await,
+            Scenario::Latency => self.delays(server).await,
+            Scenario::Connects => self.connects(server).await,
+            Scenario::Publishes => self.publishes(server).await,
+            _ => self.delivery(server).await,
+        }
     }
 
-    /// Opens `connections` listeners.
-    pub async fn open(&self, server: &Server, connections: u32) -> Outcome<Load> {
+    /// Starts a server that lets as many connections in as the scenario has.
+    pub async fn start(&self, scenario: &Scenario, variant: Variant) -> Outcome<Server> {
+        if variant == Variant::Floor {
+            let (directory, workers) = (&self.setup.directory, self.options.workers.max(1));
+            let kind = Kind { plain: self.options.proxy, rest: matches!(scenario, Scenario::Publishes) };
+            return Ok(Server::Floor(FloorServer::start(directory, &self.certificate, workers, kind).await?));
+        }
+        let connections = match scenario {
+            Scenario::Storm(storm) => storm.healthy + storm.crowd,
+            _ => self.options.connections,
+        };
+        let most = (connections + MORE_CONNECTIONS).to_string();
+        let mut settings = vec![
+            ("HERALD_CONNECTIONS_PER_ADDRESS", most),
+            ("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100000".to_owned()),
+        ];
+        if variant == Variant::WithoutHistory {
+            settings.push(("HERALD_HISTORY_MESSAGES", "0".to_owned()));
+        }
+        let proxy = if self.options.proxy { Some(free_address()?) } else { None };
+        Ok(Server::Herald(HeraldServer::start(&self.setup, &self.certificate, &settings, proxy).await?))
+    }
+
+    /// Opens `connections` listeners; `lanes` publishers will publish at a time.
+    pub async fn open(&self, server: &Server, connections: u32, lanes: u64) -> Outcome<Load> {
         let target = Target {
             route: server.route(&self.certificate)?,
             path: format!("/?instance={INSTANCE}"),
             tokens: self.setup.listener_tokens("listeners", connections)?,
             messages: self.messages.clone(),
-            lanes: 1,
+            lanes,
         };
         Load::open(&target).await
+    }
+}
+
+fn figures(scenario: &Scenario) -> &'static [Figure] {
+    match scenario {
+        Scenario::Saturated => saturated::FIGURES,
+        Scenario::Latency => delays::FIGURES,
+        Scenario::Connects => connects::FIGURES,
+        Scenario::Publishes => publishes::FIGURES,
+        _ => delivery::FIGURES,
     }
 }

@@ -35,6 +35,9 @@ pub struct Options {
     /// Threads of the floor; as many as Herald has: one a CPU
     #[arg(long, global = true, default_value_t = cpus())]
     pub workers: usize,
+    /// By the listener for proxies, in plain HTTP, and not by TLS
+    #[arg(long, global = true)]
+    pub proxy: bool,
     /// Measures one variant only
     #[arg(long, global = true)]
     pub only: Option<Variant>,
@@ -56,6 +59,14 @@ pub enum Scenario {
     Delivery,
     /// What keeping history costs: Herald without it, and with it
     History,
+    /// A delivery when as much is published as goes through: CPU and rate
+    Saturated,
+    /// A delivery at a fixed rate: how long it takes from when it was due
+    Latency,
+    /// A connect: CPU and rate
+    Connects,
+    /// Publishing to nobody, one at a time and a hundred at a time: CPU and rate, against bare actix
+    Publishes,
     /// What clients that resume all at once do to the latency of the others
     Storm(StormOptions),
     /// Be the floor
@@ -89,6 +100,12 @@ pub struct FloorOptions {
     /// Its key, PEM
     #[arg(long)]
     pub key: PathBuf,
+    /// Without TLS
+    #[arg(long)]
+    pub plain: bool,
+    /// As bare actix
+    #[arg(long)]
+    pub rest: bool,
 }
 
 /// A server under measurement.
@@ -132,6 +149,7 @@ impl Options {
     /// What to measure: what was asked for, or everything in a smoke run.
     pub fn scenarios(&self) -> Vec<Scenario> {
         match &self.scenario {
+            Some(Scenario::Storm(_)) if self.smoke => vec![Scenario::small_storm()],
             Some(scenario) => vec![scenario.clone()],
             None if self.smoke => Scenario::all(),
             None => vec![Scenario::Delivery],
@@ -141,7 +159,12 @@ impl Options {
 
 impl Scenario {
     fn all() -> Vec<Self> {
-        vec![Self::Delivery, Self::History, Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 })]
+        let comparisons = [Self::Delivery, Self::Saturated, Self::Latency, Self::Connects, Self::Publishes];
+        comparisons.into_iter().chain([Self::History, Self::small_storm()]).collect()
+    }
+
+    fn small_storm() -> Self {
+        Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 })
     }
 
     /// What it is called on the command line.
@@ -149,6 +172,10 @@ impl Scenario {
         match self {
             Self::Delivery => "delivery",
             Self::History => "history",
+            Self::Saturated => "saturated",
+            Self::Latency => "latency",
+            Self::Connects => "connects",
+            Self::Publishes => "publishes",
             Self::Storm(_) => "storm",
             Self::Floor(_) => "floor",
         }
@@ -164,7 +191,7 @@ impl Scenario {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
             Self::Storm(_) => &[Variant::Herald],
-            Self::Delivery | Self::Floor(_) => &[Variant::Floor, Variant::Herald],
+            _ => &[Variant::Floor, Variant::Herald],
         }
     }
 }

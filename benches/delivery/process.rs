@@ -110,6 +110,15 @@ fn cpu_seconds(process: &str) -> Outcome<f64> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// KiB that the kernel holds for its own objects and in socket buffers, of the whole machine.
+pub fn kernel_memory() -> Outcome<f64> {
+    let slab = kibibytes(&fs::read_to_string("/proc/meminfo")?, "Slab:").ok_or("/proc/meminfo has no Slab")?;
+    let sockets = fs::read_to_string("/proc/net/sockstat")?;
+    let pages = sockets.lines().find_map(|line| line.strip_prefix("TCP:")?.split_once(" mem ")?.1.trim().parse().ok());
+    let pages: f64 = pages.ok_or("/proc/net/sockstat has no TCP mem")?;
+    Ok(slab + pages * (rustix::param::page_size() / 1_024) as f64)
+}
+
 /// Memory of one process in KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {

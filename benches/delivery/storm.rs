@@ -14,7 +14,7 @@ use crate::herald::INSTANCE;
 use crate::latency::{Schedule, joined, on_own_thread};
 use crate::load::{Load, Target};
 use crate::measure::Bench;
-use crate::options::{StormOptions, Variant};
+use crate::options::{Scenario, StormOptions, Variant};
 use crate::publisher::Publisher;
 use crate::server::Server;
 
@@ -38,10 +38,10 @@ const SERVER_PRIORITY: i32 = 10;
 
 impl Bench {
     /// Windows without a storm, with one of new clients, and with one of resuming clients, in turn on one Herald.
-    pub async fn storms(&self, options: &StormOptions, rounds: usize) -> Outcome<Report> {
+    pub async fn storms(&self, scenario: &Scenario, options: &StormOptions, rounds: usize) -> Outcome<Report> {
         let variants = vec!["quiet", "connecting", "resuming"];
         let mut report = Report::new(Layout { variants, ratios: vec![(2, 0), (2, 1), (1, 0)], figures: FIGURES });
-        let mut server = self.start(Variant::Herald, options.healthy + options.crowd).await?;
+        let mut server = self.start(scenario, Variant::Herald).await?;
         let result = self.storm_rounds(&mut server, options, rounds, &mut report).await;
         result.map_err(|failure| server.process().explain(failure))?;
         Ok(report)
