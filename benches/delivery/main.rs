@@ -1,6 +1,7 @@
 //! The delivery benchmark: what Herald costs, and what the same costs tokio and rustls alone.
 
 mod certificate;
+mod chart;
 mod client;
 mod connects;
 mod crowd;
@@ -12,6 +13,7 @@ mod frames;
 mod herald;
 mod latency;
 mod load;
+mod matrix;
 mod measure;
 mod message;
 mod options;
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Runs everything, with the listeners on threads of their own and the publisher on this one.
 fn measure(options: Options) -> Outcome<()> {
-    raise_file_limit(u64::from(options.connections) + 200)?;
+    raise_file_limit(u64::from(options.most_connections()) + 200)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(cpus().div_ceil(2)).enable_all().build()?;
     runtime.block_on(async {
@@ -69,6 +71,9 @@ fn measure(options: Options) -> Outcome<()> {
 
 async fn run(options: Options) -> Outcome<()> {
     let directory = TemporaryDirectory::create()?;
+    if let Some(Scenario::Matrix(matrix)) = &options.scenario {
+        return matrix::run(&options, matrix, directory.path()).await;
+    }
     let bench = Bench::new(options, directory.path())?;
     let options = &bench.options;
     for scenario in options.scenarios() {

@@ -10,7 +10,7 @@ use crate::herald::{HeraldServer, INSTANCE, Setup};
 use crate::load::{Load, Target};
 use crate::message::Messages;
 use crate::options::{Options, Scenario, Variant, cpus};
-use crate::process::free_address;
+use crate::process::{free_address, load_average};
 use crate::server::Server;
 use crate::{Outcome, connects, delays, delivery, publishes, saturated};
 
@@ -49,7 +49,12 @@ impl Bench {
         };
         let (rate, payload, seconds) = (options.rate(), options.payload, options.seconds);
         let name = scenario.name();
-        format!("{name}: {who}, {rate} messages of {payload} bytes a second, {seconds} s, {} CPUs", cpus())
+        let listener = if options.proxy { "the proxy listener" } else { "TLS" };
+        let load = load_average().unwrap_or_default();
+        format!(
+            "{name}: {who}, {rate} messages of {payload} bytes a second, {seconds} s, {listener}, {} CPUs, load average {load}",
+            cpus()
+        )
     }
 
     /// Measures the scenario in all its rounds, and prints each.

@@ -69,6 +69,8 @@ pub enum Scenario {
     Publishes,
     /// What clients that resume all at once do to the latency of the others
     Storm(StormOptions),
+    /// Every comparison with the floor, for all sizes and listeners
+    Matrix(MatrixOptions),
     /// Be the floor
     #[command(hide = true)]
     Floor(FloorOptions),
@@ -86,6 +88,26 @@ pub struct StormOptions {
     /// Messages that each of them has missed
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub missed: u32,
+}
+
+impl StormOptions {
+    fn small() -> Self {
+        Self { healthy: 20, crowd: 50, missed: 5 }
+    }
+}
+
+/// What can be said of a matrix.
+#[derive(Clone, clap::Args)]
+pub struct MatrixOptions {
+    /// Numbers of connections
+    #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub sizes: Vec<u32>,
+    /// Bytes of a message
+    #[arg(long, value_delimiter = ',', default_value = "256,1024", value_parser = clap::value_parser!(u32).range(SMALLEST as i64..=LARGEST as i64))]
+    pub payloads: Vec<u32>,
+    /// Writes figures.md and figures.svg into this directory
+    #[arg(long)]
+    pub write: Option<PathBuf>,
 }
 
 /// What the floor's own process is told.
@@ -136,6 +158,11 @@ impl Options {
         self.smoke |= !self.bench;
         if self.smoke {
             (self.connections, self.pairs, self.seconds, self.idle) = (50, Some(1), 3, 1);
+            match &mut self.scenario {
+                Some(Scenario::Storm(storm)) => *storm = StormOptions::small(),
+                Some(Scenario::Matrix(matrix)) => (matrix.sizes, matrix.payloads) = (vec![50], vec![256]),
+                _ => {}
+            }
         }
         self
     }
@@ -146,10 +173,18 @@ impl Options {
         self.rate.unwrap_or(usual)
     }
 
+    /// The most connections that are open at a time.
+    pub fn most_connections(&self) -> u32 {
+        match &self.scenario {
+            Some(Scenario::Storm(storm)) => storm.healthy + storm.crowd,
+            Some(Scenario::Matrix(matrix)) => matrix.sizes.iter().copied().max().unwrap_or_default(),
+            _ => self.connections,
+        }
+    }
+
     /// What to measure: what was asked for, or everything in a smoke run.
     pub fn scenarios(&self) -> Vec<Scenario> {
         match &self.scenario {
-            Some(Scenario::Storm(_)) if self.smoke => vec![Scenario::small_storm()],
             Some(scenario) => vec![scenario.clone()],
             None if self.smoke => Scenario::all(),
             None => vec![Scenario::Delivery],
@@ -160,11 +195,7 @@ impl Options {
 impl Scenario {
     fn all() -> Vec<Self> {
         let comparisons = [Self::Delivery, Self::Saturated, Self::Latency, Self::Connects, Self::Publishes];
-        comparisons.into_iter().chain([Self::History, Self::small_storm()]).collect()
-    }
-
-    fn small_storm() -> Self {
-        Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 })
+        comparisons.into_iter().chain([Self::History, Self::Storm(StormOptions::small())]).collect()
     }
 
     /// What it is called on the command line.
@@ -177,6 +208,7 @@ impl Scenario {
             Self::Connects => "connects",
             Self::Publishes => "publishes",
             Self::Storm(_) => "storm",
+            Self::Matrix(_) => "matrix",
             Self::Floor(_) => "floor",
         }
     }

@@ -99,6 +99,12 @@ impl Drop for Process {
     }
 }
 
+/// How busy the machine was in the last minute, as `/proc/loadavg` says it.
+pub fn load_average() -> Option<String> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
 /// User and system CPU seconds of this process: listeners and publishers.
 pub fn own_cpu_seconds() -> Outcome<f64> {
     cpu_seconds("self")
