@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 
 use crate::Outcome;
 
@@ -60,9 +60,8 @@ impl Certificate {
 }
 
 /// The floor's side: rustls as it comes.
-pub fn acceptor(chain: &Path, key: &Path) -> Outcome<TlsAcceptor> {
+pub fn server_config(chain: &Path, key: &Path) -> Outcome<ServerConfig> {
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let settings = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
-    Ok(TlsAcceptor::from(Arc::new(settings)))
+    Ok(ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?)
 }

@@ -1,88 +1,141 @@
-//! The figures of a run: one sample a server and pair, and what is printed of them.
+//! The figures of a run: what each variant did in each round, and medians with their range.
 
-/// What one server did in one pair.
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    /// CPU seconds (user and system) per million deliveries.
-    pub cpu: f64,
-    /// Resident KiB an idle connection.
-    pub resident: f64,
-    /// The same by proportional set size.
-    pub proportional: f64,
-    /// Deliveries a second that were reached.
-    pub rate: f64,
-    /// Mean bytes of a frame's text.
-    pub frame: f64,
+use std::fmt;
+
+/// One thing that is measured.
+#[derive(Clone, Copy)]
+pub struct Figure {
+    /// Its name, with the unit.
+    pub name: &'static str,
+    /// Whether ratios of it are of interest.
+    pub compared: bool,
 }
 
-/// Both servers' samples of one pair; either may be left out.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pair {
-    /// The floor's.
-    pub floor: Option<Sample>,
-    /// Herald's.
-    pub herald: Option<Sample>,
-}
+impl Figure {
+    /// A figure whose ratios are shown.
+    pub const fn compared(name: &'static str) -> Self {
+        Self { name, compared: true }
+    }
 
-type Column = (&'static str, fn(&Pair) -> Option<f64>);
-
-const COLUMNS: [Column; 7] = [
-    ("floor s/M", |pair| pair.floor.map(|sample| sample.cpu)),
-    ("herald s/M", |pair| pair.herald.map(|sample| sample.cpu)),
-    ("ratio", |pair| Some(pair.herald?.cpu / pair.floor?.cpu)),
-    ("floor RSS", |pair| pair.floor.map(|sample| sample.resident)),
-    ("floor PSS", |pair| pair.floor.map(|sample| sample.proportional)),
-    ("herald RSS", |pair| pair.herald.map(|sample| sample.resident)),
-    ("herald PSS", |pair| pair.herald.map(|sample| sample.proportional)),
-];
-
-/// Prints the head of the table.
-pub fn print_head() {
-    println!("s/M: server CPU seconds per million deliveries; RSS, PSS: KiB an idle connection");
-    println!("{:>6}{}", "pair", COLUMNS.map(|(name, _)| format!("{name:>12}")).concat());
-}
-
-/// Prints one pair as a row.
-pub fn print_pair(number: usize, pair: &Pair) {
-    print_row(&number.to_string(), |read| read(pair));
-}
-
-/// Prints median, least and most of every column, and what was sent at which rate.
-pub fn print_summary(pairs: &[Pair]) {
-    print_row("median", |read| median(&sorted(pairs, read)));
-    print_row("min", |read| sorted(pairs, read).first().copied());
-    print_row("max", |read| sorted(pairs, read).last().copied());
-    for (name, samples) in [
-        ("floor", pairs.iter().filter_map(|pair| pair.floor).collect::<Vec<_>>()),
-        ("herald", pairs.iter().filter_map(|pair| pair.herald).collect()),
-    ] {
-        let rates = samples.iter().map(|sample| sample.rate).collect::<Vec<_>>();
-        let frames = samples.iter().map(|sample| sample.frame).collect::<Vec<_>>();
-        if let (Some(rate), Some(frame)) = (median(&rates), median(&frames)) {
-            println!("{name}: {rate:.0} deliveries/s reached, {frame:.0} bytes of text a frame");
-        }
+    /// A figure that stands for itself.
+    pub const fn alone(name: &'static str) -> Self {
+        Self { name, compared: false }
     }
 }
 
-fn print_row(label: &str, value: impl Fn(fn(&Pair) -> Option<f64>) -> Option<f64>) {
-    let cells = COLUMNS.map(|(_, read)| value(read).map_or_else(|| format!("{:>12}", "-"), |v| format!("{v:>12.2}")));
-    println!("{label:>6}{}", cells.concat());
+/// What one variant did in one round: a value for each figure.
+pub type Sample = Vec<f64>;
+
+/// What is compared, and how.
+#[derive(Clone)]
+pub struct Layout {
+    /// The variants of a round.
+    pub variants: Vec<&'static str>,
+    /// Which variant is divided by which, by position.
+    pub ratios: Vec<(usize, usize)>,
+    /// What a sample holds.
+    pub figures: &'static [Figure],
 }
 
-fn sorted(pairs: &[Pair], read: fn(&Pair) -> Option<f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = pairs.iter().filter_map(read).collect();
-    values.sort_by(f64::total_cmp);
-    values
+impl Layout {
+    /// The second variant by the first, if there are two.
+    pub fn pairs(variants: Vec<&'static str>, figures: &'static [Figure]) -> Self {
+        let ratios = if variants.len() == 2 { vec![(1, 0)] } else { Vec::new() };
+        Self { variants, ratios, figures }
+    }
+
+    fn ratio_name(&self, (over, under): (usize, usize)) -> String {
+        format!("{} / {}", self.variants[over], self.variants[under])
+    }
 }
 
-/// The middle of `values`, or the mean of the two in the middle.
-fn median(values: &[f64]) -> Option<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+/// All rounds of one scenario.
+pub struct Report {
+    /// How to read them.
+    pub layout: Layout,
+    rounds: Vec<Vec<Sample>>,
+}
+
+impl Report {
+    /// No rounds yet.
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, rounds: Vec::new() }
+    }
+
+    /// Adds a round, a sample for each variant, and prints it as one line.
+    pub fn add(&mut self, round: Vec<Sample>) {
+        let layout = &self.layout;
+        let values = layout.variants.iter().zip(&round).map(|(variant, sample)| {
+            let values = layout.figures.iter().zip(sample).map(|(figure, value)| format!("{} {value:.2}", figure.name));
+            format!("{variant}: {}", values.collect::<Vec<_>>().join(", "))
+        });
+        let ratios = layout.ratios.iter().map(|ratio| {
+            let compared = layout.figures.iter().enumerate().filter(|(_, figure)| figure.compared);
+            let values =
+                compared.map(|(index, figure)| format!("{} {:.2}", figure.name, divide(&round, *ratio, index)));
+            format!("{}: {}", layout.ratio_name(*ratio), values.collect::<Vec<_>>().join(", "))
+        });
+        println!("{:>3}  {}", self.rounds.len() + 1, values.chain(ratios).collect::<Vec<_>>().join("; "));
+        self.rounds.push(round);
+    }
+
+    /// A table in Markdown: a row for each figure, a column for each variant and ratio.
+    pub fn table(&self) -> String {
+        let layout = &self.layout;
+        let variants = layout.variants.iter().map(|variant| (*variant).to_owned());
+        let ratios = layout.ratios.iter().map(|ratio| layout.ratio_name(*ratio));
+        let heads = variants.chain(ratios).collect::<Vec<_>>();
+        let mut table = format!("| median (min to max) | {} |\n", heads.join(" | "));
+        table.push_str(&format!("| --- |{}\n", " --- |".repeat(heads.len())));
+        for (index, figure) in layout.figures.iter().enumerate() {
+            let values = (0..layout.variants.len()).map(|variant| self.value(variant, index));
+            let ratios = layout.ratios.iter().map(|ratio| figure.compared.then(|| self.ratio(*ratio, index)).flatten());
+            let cells = values.chain(ratios).map(|spread| spread.map_or_else(String::new, |spread| spread.to_string()));
+            table.push_str(&format!("| {} | {} |\n", figure.name, cells.collect::<Vec<_>>().join(" | ")));
+        }
+        table
+    }
+
+    /// One variant's values of one figure.
+    pub fn value(&self, variant: usize, figure: usize) -> Option<Spread> {
+        Spread::of(self.rounds.iter().map(|round| round[variant][figure]).collect())
+    }
+
+    /// One figure's ratios, each of two samples of one round.
+    pub fn ratio(&self, ratio: (usize, usize), figure: usize) -> Option<Spread> {
+        Spread::of(self.rounds.iter().map(|round| divide(round, ratio, figure)).collect())
+    }
+}
+
+fn divide(round: &[Sample], (over, under): (usize, usize), figure: usize) -> f64 {
+    round[over][figure] / round[under][figure]
+}
+
+/// The middle of some values, and their range.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    /// The middle one, or the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The greatest.
+    pub most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        Some(Self { median, least, most })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decimals = if self.median.abs() < 1_000.0 { 2 } else { 0 };
+        let Self { median, least, most } = self;
+        write!(formatter, "{median:.decimals$} ({least:.decimals$} to {most:.decimals$})")
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream as AcceptedStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, Command};
 use std::sync::Arc;
 use std::thread;
@@ -16,12 +16,14 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::Outcome;
-use crate::certificate::{Certificate, acceptor};
+use crate::certificate::{Certificate, server_config};
 use crate::frames::{accept_key, text_frame};
+use crate::options::FloorOptions;
 use crate::process::{Process, free_address};
+use crate::rest_floor;
+use crate::wire::Wire;
 
 /// How long the floor may take to listen.
 const LONGEST_START: Duration = Duration::from_secs(10);
@@ -42,18 +44,21 @@ pub struct FloorServer {
     pub process: Process,
     /// Where it listens.
     pub address: SocketAddr,
-    control: ChildStdin,
+    /// Whether it speaks without TLS.
+    pub plain: bool,
+    control: Option<ChildStdin>,
 }
 
 impl FloorServer {
     /// Starts the floor and waits until it listens.
-    pub async fn start(directory: &Path, certificate: &Certificate, workers: usize) -> Outcome<Self> {
+    pub async fn start(directory: &Path, certificate: &Certificate, workers: usize, kind: Kind) -> Outcome<Self> {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--floor").arg(address.to_string()).arg("--workers").arg(workers.to_string());
+        command.arg("floor").arg("--address").arg(address.to_string()).arg("--workers").arg(workers.to_string());
         command.arg("--certificate").arg(&certificate.chain).arg("--key").arg(&certificate.key);
+        command.args(kind.plain.then_some("--plain")).args(kind.rest.then_some("--rest"));
         let mut process = Process::start("floor", command, directory)?;
-        let control = process.take_stdin().ok_or("the floor has no standard input")?;
+        let control = process.take_stdin();
         let deadline = Instant::now() + LONGEST_START;
         while TcpStream::connect(address).await.is_err() {
             process.check_running().map_err(|failure| process.explain(failure))?;
@@ -62,35 +67,48 @@ impl FloorServer {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        Ok(Self { process, address, control })
+        Ok(Self { process, address, plain: kind.plain, control })
     }
 
+    /// The floor's standard input, once: when it is dropped, the floor ends.
+    pub fn control(&mut self) -> Outcome<Control> {
+        Ok(Control(self.control.take().ok_or("the floor's standard input is taken")?))
+    }
+}
+
+/// Which floor it is.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Without TLS, as behind a proxy.
+    pub plain: bool,
+    /// Bare actix that is posted to, not bare tokio that writes.
+    pub rest: bool,
+}
+
+/// The floor's standard input.
+pub struct Control(ChildStdin);
+
+impl Control {
     /// Has `message` written to every connection, inside the frame that Herald would send.
     pub fn publish(&mut self, message: &str) -> Outcome<()> {
         let text = format!("{BEFORE_DATA}{message}}}");
-        self.control.write_all(&u32::try_from(text.len())?.to_be_bytes())?;
-        self.control.write_all(text.as_bytes())?;
-        Ok(self.control.flush()?)
+        let mut packet = Vec::with_capacity(text.len() + 4);
+        packet.extend(u32::try_from(text.len())?.to_be_bytes());
+        packet.extend(text.as_bytes());
+        self.0.write_all(&packet)?;
+        Ok(self.0.flush()?)
     }
 }
 
-/// What the floor's own process is told on its command line.
-pub struct Settings {
-    /// Where to listen.
-    pub address: SocketAddr,
-    /// The certificate chain, PEM.
-    pub chain: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-    /// Threads that write, each with a runtime of its own.
-    pub workers: usize,
-}
-
 /// Serves until standard input ends. Each length and text on standard input is written to every connection as one frame, one write each.
-pub fn serve(settings: &Settings) -> Outcome<()> {
-    let acceptor = acceptor(&settings.chain, &settings.key)?;
-    let listener = TcpListener::bind(settings.address)?;
-    let workers = (0..settings.workers).map(|_| start_worker(acceptor.clone())).collect::<Vec<_>>();
+pub fn serve(options: &FloorOptions, workers: usize) -> Outcome<()> {
+    let tls = if options.plain { None } else { Some(server_config(&options.certificate, &options.key)?) };
+    if options.rest {
+        return rest_floor::serve(options, tls, workers);
+    }
+    let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
+    let listener = TcpListener::bind(options.address)?;
+    let workers = (0..workers).map(|_| start_worker(acceptor.clone())).collect::<Vec<_>>();
     let acceptors = workers.clone();
     thread::spawn(move || accept(&listener, &acceptors));
     let mut control = io::stdin().lock();
@@ -136,7 +154,7 @@ fn accept(listener: &TcpListener, workers: &[Sender<Work>]) {
     }
 }
 
-fn start_worker(acceptor: TlsAcceptor) -> Sender<Work> {
+fn start_worker(acceptor: Option<TlsAcceptor>) -> Sender<Work> {
     let (sender, receiver) = channel(QUEUE);
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -148,8 +166,8 @@ fn start_worker(acceptor: TlsAcceptor) -> Sender<Work> {
     sender
 }
 
-async fn work(mut receiver: Receiver<Work>, acceptor: TlsAcceptor) {
-    let mut sockets = Vec::new();
+async fn work(mut receiver: Receiver<Work>, acceptor: Option<TlsAcceptor>) {
+    let (mut sockets, mut joined) = (Vec::new(), Vec::new());
     let mut handshakes = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -160,14 +178,27 @@ async fn work(mut receiver: Receiver<Work>, acceptor: TlsAcceptor) {
             },
             work = receiver.recv() => match work {
                 Some(Work::Accept(stream)) => handshakes.push(timeout(LONGEST_HANDSHAKE, shake(stream, acceptor.clone()))),
-                Some(Work::Send(frame)) => send(&mut sockets, &frame).await,
+                Some(Work::Send(frame)) => joined.extend_from_slice(&frame),
                 None => return,
             },
+        }
+        while !joined.is_empty() {
+            match receiver.try_recv() {
+                Ok(Work::Send(frame)) => joined.extend_from_slice(&frame),
+                Ok(Work::Accept(stream)) => {
+                    handshakes.push(timeout(LONGEST_HANDSHAKE, shake(stream, acceptor.clone())))
+                }
+                Err(_) => {
+                    send(&mut sockets, &joined).await;
+                    joined.clear();
+                }
+            }
         }
     }
 }
 
-async fn send(sockets: &mut Vec<TlsStream<TcpStream>>, frame: &[u8]) {
+/// One write a socket, whatever has been joined.
+async fn send(sockets: &mut Vec<Wire>, frame: &[u8]) {
     let mut index = 0;
     while let Some(socket) = sockets.get_mut(index) {
         match write(socket, frame).await {
@@ -180,15 +211,19 @@ async fn send(sockets: &mut Vec<TlsStream<TcpStream>>, frame: &[u8]) {
     }
 }
 
-async fn write(socket: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
+async fn write(socket: &mut Wire, bytes: &[u8]) -> io::Result<()> {
     socket.write_all(bytes).await?;
     socket.flush().await
 }
 
-async fn shake(stream: AcceptedStream, acceptor: TlsAcceptor) -> Outcome<TlsStream<TcpStream>> {
+async fn shake(stream: AcceptedStream, acceptor: Option<TlsAcceptor>) -> Outcome<Wire> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let mut socket = acceptor.accept(TcpStream::from_std(stream)?).await?;
+    let stream = TcpStream::from_std(stream)?;
+    let mut socket: Wire = match acceptor {
+        Some(acceptor) => Box::new(acceptor.accept(stream).await?),
+        None => Box::new(stream),
+    };
     let mut request = Vec::with_capacity(1_024);
     while !request.ends_with(b"\r\n\r\n") {
         if request.len() > LONGEST_REQUEST || socket.read_buf(&mut request).await? == 0 {

@@ -35,12 +35,13 @@ pub struct Setup {
     /// Where the data directory and the log lie.
     pub directory: PathBuf,
     secret: String,
+    settings: Vec<(String, String)>,
     client: Client,
 }
 
 impl Setup {
-    /// A new secret, and a client that trusts `certificate`'s authority only.
-    pub fn new(directory: &Path, certificate: &Certificate) -> Outcome<Self> {
+    /// A new secret, and a client that trusts `certificate`'s authority only; `settings` hold for every Herald.
+    pub fn new(directory: &Path, certificate: &Certificate, settings: Vec<(String, String)>) -> Outcome<Self> {
         let mut secret = [0; 48];
         rand::fill(&mut secret).map_err(|_| "the system gave no random bytes")?;
         let client = Client::builder()
@@ -50,14 +51,14 @@ impl Setup {
             .timeout(LONGEST_REQUEST)
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { directory: directory.to_owned(), secret: URL_SAFE_NO_PAD.encode(secret), client })
+        Ok(Self { directory: directory.to_owned(), secret: URL_SAFE_NO_PAD.encode(secret), settings, client })
     }
 
-    /// A token for each of `count` users who may listen.
-    pub fn listener_tokens(&self, count: usize) -> Outcome<Vec<String>> {
-        (0..count)
-            .map(|index| self.token(json!({"sub": format!("listener-{index}"), "roles": ["REALTIME_CONNECT"]})))
-            .collect()
+    /// A token for each of `count` users of `group` who may listen.
+    pub fn listener_tokens(&self, group: &str, count: u32) -> Outcome<Vec<String>> {
+        let claims =
+            |index| json!({"sub": format!("{group}-{index}"), "groups": [group], "roles": ["REALTIME_CONNECT"]});
+        (0..count).map(|index| self.token(claims(index))).collect()
     }
 
     fn token(&self, mut claims: Value) -> Outcome<String> {
@@ -68,7 +69,7 @@ impl Setup {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the child gets no setting of the shell that started the benchmark")]
-    fn command(&self, address: SocketAddr, certificate: &Certificate, connections: usize) -> Outcome<Command> {
+    fn command(&self, address: SocketAddr, certificate: &Certificate) -> Outcome<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -76,7 +77,6 @@ impl Setup {
                 command.env_remove(name);
             }
         }
-        let most = (connections + 100).to_string();
         command
             .arg("serve")
             .env("HERALD_LISTEN", address.to_string())
@@ -84,9 +84,7 @@ impl Setup {
             .env("HERALD_DATA_DIR", self.directory.join("data"))
             .env("HERALD_TLS_CERT", &certificate.chain)
             .env("HERALD_TLS_KEY", &certificate.key)
-            .env("HERALD_JWT_SECRET", &self.secret)
-            .env("HERALD_CONNECTIONS_PER_ADDRESS", &most)
-            .env("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", &most);
+            .env("HERALD_JWT_SECRET", &self.secret);
         Ok(command)
     }
 }
@@ -97,38 +95,35 @@ pub struct HeraldServer {
     pub process: Process,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for proxies.
+    pub proxy: Option<SocketAddr>,
+    /// A component's token.
+    pub publisher: String,
     client: Client,
-    publisher: String,
-    connections: usize,
 }
 
 impl HeraldServer {
-    /// Starts Herald, waits until it is ready and makes the instance if this is the first start.
-    pub async fn start(setup: &Setup, certificate: &Certificate, connections: usize) -> Outcome<Self> {
+    /// Starts Herald with more `settings`, and a listener for proxies if one is wanted, waits until it is ready and makes the instance if this is the first start.
+    pub async fn start(
+        setup: &Setup,
+        certificate: &Certificate,
+        settings: &[(&str, String)],
+        proxy: Option<SocketAddr>,
+    ) -> Outcome<Self> {
         let address = free_address()?;
-        let command = setup.command(address, certificate, connections)?;
+        let mut command = setup.command(address, certificate)?;
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
+        if let Some(proxy) = proxy {
+            command.env("HERALD_PROXY_LISTEN", proxy.to_string()).env("HERALD_TRUSTED_PROXIES", proxy.ip().to_string());
+        }
+        command.envs(setup.settings.iter().map(|(name, value)| (name, value)));
         let mut process = Process::start("herald", command, &setup.directory)?;
         drop(process.take_stdin());
         let publisher = setup.token(json!({"sub": "bench", "component": "bench", "roles": ["REALTIME_CONNECT"]}))?;
-        let mut server = Self { process, address, client: setup.client.clone(), publisher, connections };
+        let mut server = Self { process, address, proxy, publisher, client: setup.client.clone() };
         match server.prepare(setup).await {
             Ok(()) => Ok(server),
             Err(failure) => Err(server.process.explain(failure)),
-        }
-    }
-
-    /// Publishes to everyone; the answer must count every connection as queued.
-    pub async fn publish(&self, message: &str) -> Outcome<()> {
-        let body = format!(r#"{{"channel":"ALL","message":{message}}}"#);
-        let request = self.client.post(self.url("/v1/messages")).header(CONTENT_TYPE, "application/json").body(body);
-        let (status, text) = send(request.header("instance", INSTANCE), &self.publisher).await?;
-        let answer: Value = serde_json::from_str(&text).unwrap_or_default();
-        let all = json!(self.connections);
-        let complete = status == StatusCode::ACCEPTED && answer["matched"] == all && answer["queued"] == all;
-        if complete {
-            Ok(())
-        } else {
-            Err(format!("publishing to {all} connections was answered {status}: {text}").into())
         }
     }
 

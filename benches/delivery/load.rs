@@ -1,25 +1,20 @@
 //! The listeners: many cheap wss connections that check that every message arrives once and in order.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use crate::certificate::SERVER_NAME;
-use crate::frames::{CLOSE, Frame, MASKED_PING, TEXT, accept_key, next_frame};
-use crate::message::{Messages, frame_type};
+use crate::client::{Client, describe};
+use crate::frames::{CLOSE, TEXT};
+use crate::latency::{Latencies, Schedule};
+use crate::message::Messages;
+use crate::wire::Route;
 use crate::{Failure, Outcome};
 
 /// Connections being opened at the same time.
@@ -30,20 +25,19 @@ const LONGEST_OPENING: Duration = Duration::from_secs(20);
 const LONGEST_DELIVERY: Duration = Duration::from_secs(10);
 /// Every connection says that it is alive this often; runs shorter than that send nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const WEBSOCKET_KEY: &str = "ZGVsaXZlcnkgYmVuY2htYQ==";
 
 /// Whom to connect to, and as whom.
 pub struct Target {
     /// The server.
-    pub address: SocketAddr,
-    /// TLS that trusts it.
-    pub connector: TlsConnector,
+    pub route: Route,
     /// The path and query of the handshake.
     pub path: String,
     /// A token for each connection.
     pub tokens: Vec<String>,
     /// What will be published.
     pub messages: Arc<Messages>,
+    /// How many publishers there are at a time: lane `n % lanes` has its messages in order, and those of different lanes come in any.
+    pub lanes: u64,
 }
 
 /// Open connections; dropping it closes them all.
@@ -57,27 +51,45 @@ impl Load {
     pub async fn open(target: &Target) -> Outcome<Self> {
         let progress = Arc::new(Progress::default());
         let opening = target.tokens.iter().enumerate().map(|(index, token)| async move {
-            let opened = timeout(LONGEST_OPENING, Listener::open(target, index, token)).await;
-            opened.map_err(Failure::from).flatten().map_err(|error| format!("connection {index}: {error}"))
+            let opened = timeout(LONGEST_OPENING, Client::open(&target.route, &target.path, token)).await;
+            let (client, _) =
+                opened.map_err(Failure::from).flatten().map_err(|error| format!("connection {index}: {error}"))?;
+            Ok::<_, Failure>((index, client))
         });
         let mut listeners = JoinSet::new();
         let mut opening = stream::iter(opening).buffer_unordered(OPENING);
-        while let Some(listener) = opening.try_next().await? {
+        while let Some((index, client)) = opening.try_next().await? {
+            let listener = Listener { index, client, last: Lanes::new(target.lanes) };
             listeners.spawn(listener.listen(target.messages.clone(), progress.clone()));
         }
         Ok(Self { listeners, progress })
     }
 
-    /// Waits until the first `messages` messages have reached every connection.
+    /// Waits until as many messages as `messages` have reached every connection.
     pub async fn delivered(&self, messages: u64) -> Outcome<()> {
         let wanted = messages * self.listeners.len() as u64;
         match timeout(LONGEST_DELIVERY, self.progress.wait(wanted)).await {
             Ok(result) => result,
             Err(_) => {
-                let missing = wanted.saturating_sub(self.progress.received.load(Ordering::SeqCst));
+                let missing = wanted.saturating_sub(self.deliveries());
                 Err(format!("{missing} of {wanted} deliveries are missing after {LONGEST_DELIVERY:?}").into())
             }
         }
+    }
+
+    /// From now on it is noted how late each message comes. The schedule can be set once.
+    pub fn follow(&self, schedule: Schedule) {
+        let _ = self.progress.schedule.set(schedule);
+    }
+
+    /// How late messages came.
+    pub fn latencies(&self) -> &Latencies {
+        &self.progress.latencies
+    }
+
+    /// Messages that have come, each counted at each connection.
+    pub fn deliveries(&self) -> u64 {
+        self.progress.received.load(Ordering::SeqCst)
     }
 
     /// The bytes of text frames with messages that all connections have had together.
@@ -89,7 +101,7 @@ impl Load {
     pub fn check(&self, messages: u64) -> Outcome<()> {
         self.progress.failure()?;
         let wanted = messages * self.listeners.len() as u64;
-        match self.progress.received.load(Ordering::SeqCst) {
+        match self.deliveries() {
             received if received == wanted => Ok(()),
             received => Err(format!("{received} deliveries arrived, {wanted} were expected").into()),
         }
@@ -102,6 +114,8 @@ struct Progress {
     received: AtomicU64,
     bytes: AtomicU64,
     wanted: AtomicU64,
+    schedule: OnceLock<Schedule>,
+    latencies: Latencies,
     failure: Mutex<Option<String>>,
     changed: Notify,
 }
@@ -120,8 +134,12 @@ impl Progress {
         }
     }
 
-    fn add(&self, messages: u64, bytes: u64) {
+    fn add(&self, numbers: &[u64], bytes: u64) {
+        if let Some(schedule) = self.schedule.get() {
+            self.latencies.note(schedule, numbers.iter().copied());
+        }
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        let messages = numbers.len() as u64;
         let received = self.received.fetch_add(messages, Ordering::SeqCst) + messages;
         if received >= self.wanted.load(Ordering::SeqCst) {
             self.changed.notify_waiters();
@@ -141,107 +159,65 @@ impl Progress {
     }
 }
 
+/// The last number of each lane; numbers begin with 1.
+struct Lanes(Vec<Option<u64>>);
+
+impl Lanes {
+    fn new(lanes: u64) -> Self {
+        Self(vec![None; lanes as usize])
+    }
+
+    fn check(&mut self, number: u64) -> Outcome<()> {
+        let lanes = self.0.len() as u64;
+        let lane = number % lanes;
+        let first = if lane == 0 { lanes } else { lane };
+        let last = &mut self.0[lane as usize];
+        let due = last.map_or(first, |last| last + lanes);
+        if number != due {
+            return Err(format!("message {number} came where {due} was due").into());
+        }
+        *last = Some(number);
+        Ok(())
+    }
+}
+
 /// One connection.
 struct Listener {
     index: usize,
-    socket: TlsStream<TcpStream>,
-    received: BytesMut,
+    client: Client,
+    last: Lanes,
 }
 
 impl Listener {
-    async fn open(target: &Target, index: usize, token: &str) -> Outcome<Self> {
-        let stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
-        let socket = target.connector.connect(ServerName::try_from(SERVER_NAME)?, stream).await?;
-        let mut listener = Self { index, socket, received: BytesMut::with_capacity(4_096) };
-        listener.upgrade(&target.path, token).await?;
-        let frame = listener.first_frame().await?;
-        match frame_type(&frame.payload) {
-            Ok(kind) if kind == "CONNECTED" => Ok(listener),
-            _ => Err(format!("the first frame was not CONNECTED but {}", describe(&frame)).into()),
-        }
-    }
-
-    async fn upgrade(&mut self, path: &str, token: &str) -> Outcome<()> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {SERVER_NAME}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\nAuthorization: Bearer {token}\r\n\r\n"
-        );
-        self.socket.write_all(request.as_bytes()).await?;
-        self.socket.flush().await?;
-        let end = loop {
-            if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end + 4;
-            }
-            self.read().await?;
-        };
-        let answer = String::from_utf8_lossy(&self.received.split_to(end)).into_owned();
-        let accepted = answer.starts_with("HTTP/1.1 101 ") && answer.contains(&accept_key(WEBSOCKET_KEY));
-        if accepted { Ok(()) } else { Err(format!("the handshake was answered: {answer}").into()) }
-    }
-
-    async fn first_frame(&mut self) -> Outcome<Frame> {
-        loop {
-            if let Some(frame) = next_frame(&mut self.received)? {
-                return Ok(frame);
-            }
-            self.read().await?;
-        }
-    }
-
-    async fn read(&mut self) -> Outcome<()> {
-        self.received.reserve(2_048);
-        match self.socket.read_buf(&mut self.received).await? {
-            0 => Err("the server closed the connection".into()),
-            _ => Ok(()),
-        }
-    }
-
     async fn listen(mut self, messages: Arc<Messages>, progress: Arc<Progress>) {
         let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
-        let mut last = 0;
+        let mut numbers = Vec::new();
         loop {
             let step = tokio::select! {
-                read = self.read() => read.and_then(|()| self.take_messages(&messages, &mut last, &progress)),
-                _ = keep_alive.tick() => self.ping().await,
+                read = self.client.read() => read.and_then(|()| self.take_messages(&messages, &mut numbers, &progress)),
+                _ = keep_alive.tick() => self.client.ping().await,
             };
             if let Err(failure) = step {
-                return progress.fail(format!("connection {} after message {last}: {failure}", self.index));
+                return progress.fail(format!("connection {}: {failure}", self.index));
             }
         }
     }
 
-    async fn ping(&mut self) -> Outcome<()> {
-        self.socket.write_all(&MASKED_PING).await?;
-        Ok(self.socket.flush().await?)
-    }
-
-    fn take_messages(&mut self, messages: &Messages, last: &mut u64, progress: &Progress) -> Outcome<()> {
-        let (mut count, mut bytes) = (0, 0);
-        while let Some(frame) = next_frame(&mut self.received)? {
+    fn take_messages(&mut self, messages: &Messages, numbers: &mut Vec<u64>, progress: &Progress) -> Outcome<()> {
+        let mut bytes = 0;
+        numbers.clear();
+        while let Some(frame) = self.client.take()? {
             match frame.opcode {
                 TEXT => {}
                 CLOSE => return Err(describe(&frame).into()),
                 _ => continue,
             }
             let Some(number) = messages.number(&frame.payload)? else { continue };
-            if number != *last + 1 {
-                return Err(format!("message {number} came where {} was due", *last + 1).into());
-            }
-            *last = number;
-            count += 1;
+            self.last.check(number)?;
+            numbers.push(number);
             bytes += frame.payload.len() as u64;
         }
-        progress.add(count, bytes);
+        progress.add(numbers, bytes);
         Ok(())
-    }
-}
-
-fn describe(frame: &Frame) -> String {
-    match (frame.opcode, frame.payload.split_first_chunk::<2>()) {
-        (CLOSE, Some((code, reason))) => {
-            format!("a close with {} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason))
-        }
-        (opcode, _) => format!("opcode {opcode}: {}", String::from_utf8_lossy(&frame.payload)),
     }
 }

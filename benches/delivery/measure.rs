@@ -1,146 +1,145 @@
-//! One measurement: a server is started, listened to by everyone, published through, and read from outside.
+//! One run: servers are started in turn, each is measured by the scenario, and what they did is put side by side.
 
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::certificate::Certificate;
-use crate::figures::{Pair, Sample};
-use crate::floor::FloorServer;
+use crate::figures::{Figure, Layout, Report, Sample};
+use crate::floor::{FloorServer, Kind};
 use crate::herald::{HeraldServer, INSTANCE, Setup};
 use crate::load::{Load, Target};
 use crate::message::Messages;
-use crate::process::Process;
-use crate::{Only, Options, Outcome};
+use crate::options::{Options, Scenario, Variant, cpus};
+use crate::process::{free_address, load_average};
+use crate::server::Server;
+use crate::{Outcome, connects, delays, delivery, publishes, saturated};
 
-/// How long a message could still arrive twice after the last was delivered.
-const AFTERMATH: Duration = Duration::from_millis(500);
+/// Connections beside the listeners: publishers, and what is being closed.
+const MORE_CONNECTIONS: u32 = 200;
 
 /// Everything that stays the same in one run.
-pub struct Bench<'a> {
-    options: &'a Options,
-    certificate: Certificate,
-    setup: Setup,
-    messages: Arc<Messages>,
+pub struct Bench {
+    /// What was asked for.
+    pub options: Options,
+    /// Both servers' certificate.
+    pub certificate: Certificate,
+    /// What Herald is started with.
+    pub setup: Setup,
+    /// What is published.
+    pub messages: Arc<Messages>,
 }
 
-impl<'a> Bench<'a> {
-    /// Makes the certificate and the secret of the run; `directory` takes all files of both servers.
-    pub fn new(options: &'a Options, directory: &Path) -> Outcome<Self> {
+impl Bench {
+    /// Makes the certificate and the secret of the run; `directory` takes all files of all servers.
+    pub fn new(options: Options, directory: &Path) -> Outcome<Self> {
         let certificate = Certificate::create(directory)?;
-        let setup = Setup::new(directory, &certificate)?;
-        Ok(Self { options, certificate, setup, messages: Arc::new(Messages::new(options.payload as usize)) })
+        let setup = Setup::new(directory, &certificate, options.settings.clone())?;
+        let messages = Arc::new(Messages::new(options.payload as usize));
+        Ok(Self { options, certificate, setup, messages })
     }
 
-    /// Measures both servers, each in a process of its own; every other pair begins with Herald.
-    pub async fn measure_pair(&self, number: usize) -> Outcome<Pair> {
-        let mut pair = Pair::default();
-        let order = if number % 2 == 1 { [Only::Floor, Only::Herald] } else { [Only::Herald, Only::Floor] };
-        for which in order {
-            if self.options.only.is_some_and(|only| only != which) {
-                continue;
+    /// What is about to be measured, in one line.
+    pub fn describe(&self, scenario: &Scenario) -> String {
+        let options = &self.options;
+        let who = match scenario {
+            Scenario::Storm(storm) => {
+                format!("{} connections, {} more that miss {} messages", storm.healthy, storm.crowd, storm.missed)
             }
-            match which {
-                Only::Floor => pair.floor = Some(self.measure(self.start_floor().await?).await?),
-                Only::Herald => pair.herald = Some(self.measure(self.start_herald().await?).await?),
-            }
+            _ => format!("{} connections", options.connections),
+        };
+        let (rate, payload, seconds) = (options.rate(), options.payload, options.seconds);
+        let name = scenario.name();
+        let listener = if options.proxy { "the proxy listener" } else { "TLS" };
+        let load = load_average().unwrap_or_default();
+        format!(
+            "{name}: {who}, {rate} messages of {payload} bytes a second, {seconds} s, {listener}, {} CPUs, load average {load}",
+            cpus()
+        )
+    }
+
+    /// Measures the scenario in all its rounds, and prints each.
+    pub async fn run(&self, scenario: &Scenario) -> Outcome<Report> {
+        let rounds = self.options.pairs.unwrap_or(scenario.usual_pairs()) as usize;
+        if let Scenario::Storm(options) = scenario {
+            return self.storms(scenario, options, rounds).await;
         }
-        Ok(pair)
+        let wanted = |variant: &Variant| self.options.only.is_none_or(|only| only == *variant);
+        let variants: Vec<Variant> = scenario.variants().iter().copied().filter(wanted).collect();
+        if variants.is_empty() {
+            return Err("this scenario does not measure that variant".into());
+        }
+        let names = variants.iter().map(|variant| variant.name()).collect();
+        let mut report = Report::new(Layout::pairs(names, figures(scenario)));
+        for round in 0..rounds {
+            report.add(self.round(scenario, &variants, round).await?);
+        }
+        Ok(report)
     }
 
-    async fn start_floor(&self) -> Outcome<Server> {
-        let workers = self.options.workers.max(1);
-        Ok(Server::Floor(FloorServer::start(self.setup.directory.as_path(), &self.certificate, workers).await?))
+    /// Measures every variant, each in a process of its own; each round begins with the next one.
+    async fn round(&self, scenario: &Scenario, variants: &[Variant], round: usize) -> Outcome<Vec<Sample>> {
+        let mut samples = vec![Sample::new(); variants.len()];
+        for place in 0..variants.len() {
+            let which = (place + round) % variants.len();
+            let mut server = self.start(scenario, variants[which]).await?;
+            let sample = self.sample(scenario, &mut server).await;
+            samples[which] = sample.map_err(|failure| server.process().explain(failure))?;
+        }
+        Ok(samples)
     }
 
-    async fn start_herald(&self) -> Outcome<Server> {
-        let connections = self.options.connections as usize;
-        Ok(Server::Herald(HeraldServer::start(&self.setup, &self.certificate, connections).await?))
+    async fn sample(&self, scenario: &Scenario, server: &mut Server) -> Outcome<Sample> {
+        match scenario {
+            Scenario::Saturated => self.saturated(server).await,
+            Scenario::Latency => self.delays(server).await,
+            Scenario::Connects => self.connects(server).await,
+            Scenario::Publishes => self.publishes(server).await,
+            _ => self.delivery(server).await,
+        }
     }
 
-    async fn measure(&self, mut server: Server) -> Outcome<Sample> {
-        let result = self.sample(&mut server).await;
-        result.map_err(|failure| server.process().explain(failure))
+    /// Starts a server that lets as many connections in as the scenario has.
+    pub async fn start(&self, scenario: &Scenario, variant: Variant) -> Outcome<Server> {
+        if variant == Variant::Floor {
+            let (directory, workers) = (&self.setup.directory, self.options.workers.max(1));
+            let kind = Kind { plain: self.options.proxy, rest: matches!(scenario, Scenario::Publishes) };
+            return Ok(Server::Floor(FloorServer::start(directory, &self.certificate, workers, kind).await?));
+        }
+        let connections = match scenario {
+            Scenario::Storm(storm) => storm.healthy + storm.crowd,
+            _ => self.options.connections,
+        };
+        let most = (connections + MORE_CONNECTIONS).to_string();
+        let mut settings = vec![
+            ("HERALD_CONNECTIONS_PER_ADDRESS", most),
+            ("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100000".to_owned()),
+        ];
+        if variant == Variant::WithoutHistory {
+            settings.push(("HERALD_HISTORY_MESSAGES", "0".to_owned()));
+        }
+        let proxy = if self.options.proxy { Some(free_address()?) } else { None };
+        Ok(Server::Herald(HeraldServer::start(&self.setup, &self.certificate, &settings, proxy).await?))
     }
 
-    async fn sample(&self, server: &mut Server) -> Outcome<Sample> {
-        drop(self.open(server, 1).await?);
-        let empty = server.process().memory()?;
-        let load = self.open(server, self.options.connections).await?;
-        sleep(Duration::from_secs(self.options.idle.into())).await;
-        let idle = server.process().memory()?;
-        let warm = u64::from(self.options.rate);
-        let last = warm * (u64::from(self.options.seconds) + 1);
-        self.publish(server, &load, 1..=warm).await?;
-        let (cpu, started) = (server.process().cpu_seconds()?, Instant::now());
-        self.publish(server, &load, warm + 1..=last).await?;
-        let (cpu, seconds) = (server.process().cpu_seconds()? - cpu, started.elapsed().as_secs_f64());
-        sleep(AFTERMATH).await;
-        load.check(last)?;
-        let connections = f64::from(self.options.connections);
-        let deliveries = (last - warm) as f64 * connections;
-        Ok(Sample {
-            cpu: cpu / deliveries * 1_000_000.0,
-            resident: (idle.resident - empty.resident) / connections,
-            proportional: (idle.proportional - empty.proportional) / connections,
-            rate: deliveries / seconds,
-            frame: load.bytes() as f64 / (last as f64 * connections),
-        })
-    }
-
-    async fn open(&self, server: &Server, connections: u32) -> Outcome<Load> {
+    /// Opens `connections` listeners; `lanes` publishers will publish at a time.
+    pub async fn open(&self, server: &Server, connections: u32, lanes: u64) -> Outcome<Load> {
         let target = Target {
-            address: server.address(),
-            connector: self.certificate.connector()?,
+            route: server.route(&self.certificate)?,
             path: format!("/?instance={INSTANCE}"),
-            tokens: self.setup.listener_tokens(connections as usize)?,
+            tokens: self.setup.listener_tokens("listeners", connections)?,
             messages: self.messages.clone(),
+            lanes,
         };
         Load::open(&target).await
     }
-
-    /// Publishes at the rate, and never before the last message reached everyone: so each is a write of its own.
-    async fn publish(&self, server: &mut Server, load: &Load, numbers: RangeInclusive<u64>) -> Outcome<()> {
-        let mut ticks = interval(Duration::from_secs(1) / self.options.rate);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for number in numbers {
-            ticks.tick().await;
-            server.publish(&self.messages.text(number)).await?;
-            load.delivered(number).await?;
-        }
-        Ok(())
-    }
 }
 
-/// The server under measurement.
-enum Server {
-    Floor(FloorServer),
-    Herald(HeraldServer),
-}
-
-impl Server {
-    fn process(&self) -> &Process {
-        match self {
-            Self::Floor(floor) => &floor.process,
-            Self::Herald(herald) => &herald.process,
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Floor(floor) => floor.address,
-            Self::Herald(herald) => herald.address,
-        }
-    }
-
-    async fn publish(&mut self, message: &str) -> Outcome<()> {
-        match self {
-            Self::Floor(floor) => floor.publish(message),
-            Self::Herald(herald) => herald.publish(message).await,
-        }
+fn figures(scenario: &Scenario) -> &'static [Figure] {
+    match scenario {
+        Scenario::Saturated => saturated::FIGURES,
+        Scenario::Latency => delays::FIGURES,
+        Scenario::Connects => connects::FIGURES,
+        Scenario::Publishes => publishes::FIGURES,
+        _ => delivery::FIGURES,
     }
 }

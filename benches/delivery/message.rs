@@ -50,7 +50,7 @@ impl Messages {
 }
 
 /// The `type` of a frame, or what stands in its place.
-pub fn frame_type(frame: &[u8]) -> Outcome<String> {
+fn frame_type(frame: &[u8]) -> Outcome<String> {
     let value: Value = serde_json::from_slice(frame)?;
     Ok(value["type"].as_str().unwrap_or("none").to_owned())
 }

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setpriority_process, setrlimit};
 
 use crate::{Failure, Outcome};
 
@@ -59,9 +59,16 @@ impl Process {
 
     /// User and system CPU seconds of all its threads since the process started.
     pub fn cpu_seconds(&self) -> Outcome<f64> {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let ticks = ticks_used(&text).ok_or("/proc/PID/stat has an unknown form")?;
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        cpu_seconds(&self.child.id().to_string())
+    }
+
+    /// Gives all its threads this nice value, -20 to 19; raising it needs no privilege.
+    pub fn lower_priority(&self, nice: i32) -> Outcome<()> {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let id = thread?.file_name().to_string_lossy().parse()?;
+            setpriority_process(Pid::from_raw(id), nice)?;
+        }
+        Ok(())
     }
 
     /// What the process holds in memory now.
@@ -90,6 +97,32 @@ impl Drop for Process {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// How busy the machine was in the last minute, as `/proc/loadavg` says it.
+pub fn load_average() -> Option<String> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
+/// User and system CPU seconds of this process: listeners and publishers.
+pub fn own_cpu_seconds() -> Outcome<f64> {
+    cpu_seconds("self")
+}
+
+fn cpu_seconds(process: &str) -> Outcome<f64> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let ticks = ticks_used(&text).ok_or("/proc/PID/stat has an unknown form")?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// KiB that the kernel holds for its own objects and in socket buffers, of the whole machine.
+pub fn kernel_memory() -> Outcome<f64> {
+    let slab = kibibytes(&fs::read_to_string("/proc/meminfo")?, "Slab:").ok_or("/proc/meminfo has no Slab")?;
+    let sockets = fs::read_to_string("/proc/net/sockstat")?;
+    let pages = sockets.lines().find_map(|line| line.strip_prefix("TCP:")?.split_once(" mem ")?.1.trim().parse().ok());
+    let pages: f64 = pages.ok_or("/proc/net/sockstat has no TCP mem")?;
+    Ok(slab + pages * (rustix::param::page_size() / 1_024) as f64)
 }
 
 /// Memory of one process in KiB.

@@ -1,0 +1,146 @@
+//! The crowd of a storm: clients that are cut and come back all at once, on a thread that takes only what nobody else needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::setpriority_process;
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::client::{Client, describe};
+use crate::frames::TEXT;
+use crate::message::Messages;
+use crate::wire::Route;
+use crate::{Failure, Outcome};
+
+/// The lowest priority there is (setpriority(2)).
+const LOWEST_PRIORITY: i32 = 19;
+/// How long one client may take to be back and have everything.
+const LONGEST_RETURN: Duration = Duration::from_secs(30);
+
+/// How the crowd comes back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// As if for the first time.
+    Afresh,
+    /// With cursors: everything missed is wanted.
+    Resuming,
+}
+
+/// What the crowd has missed.
+#[derive(Clone)]
+pub struct Missed {
+    /// The messages' shape.
+    pub messages: Arc<Messages>,
+    /// Their numbers.
+    pub numbers: std::ops::Range<u64>,
+}
+
+/// All of them.
+pub struct Crowd {
+    runtime: Option<Runtime>,
+    route: Route,
+    path: String,
+    members: Vec<Member>,
+}
+
+struct Member {
+    token: String,
+    cursor: String,
+    client: Option<Client>,
+}
+
+impl Crowd {
+    /// A crowd with a member for each token; nobody is connected yet.
+    pub fn new(route: Route, path: String, tokens: Vec<String>) -> Outcome<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_start(|| {
+                if let Err(error) = setpriority_process(None, LOWEST_PRIORITY) {
+                    eprintln!("the crowd's thread keeps its priority: {error}");
+                }
+            })
+            .enable_all()
+            .build()?;
+        let members = tokens.into_iter().map(|token| Member { token, cursor: String::new(), client: None }).collect();
+        Ok(Self { runtime: Some(runtime), route, path, members })
+    }
+
+    /// Closes every socket without a word.
+    pub fn cut(&mut self) {
+        self.members.iter_mut().for_each(|member| member.client = None);
+    }
+
+    /// Lets every member say that it is alive.
+    pub async fn ping(&mut self) -> Outcome<()> {
+        for client in self.members.iter_mut().filter_map(|member| member.client.as_mut()) {
+            client.ping().await?;
+        }
+        Ok(())
+    }
+
+    /// Everyone connects at the same moment; returns how long it took until the last was `CONNECTED` and, if resuming, had what it missed.
+    pub async fn come_back(&mut self, how: Return, missed: &Missed) -> Outcome<Duration> {
+        let runtime = self.runtime.as_ref().ok_or("the crowd is gone")?;
+        let mut returning = JoinSet::new();
+        let start = Instant::now();
+        for (index, member) in self.members.drain(..).enumerate() {
+            let (route, path, missed) = (self.route.clone(), self.path.clone(), missed.clone());
+            let back = async move {
+                let back = timeout(LONGEST_RETURN, member.come_back(&route, &path, how, &missed)).await;
+                back.map_err(Failure::from).flatten().map_err(|error| format!("member {index}: {error}"))
+            };
+            returning.spawn_on(back, runtime.handle());
+        }
+        while let Some(member) = returning.join_next().await {
+            self.members.push(member??);
+        }
+        Ok(start.elapsed())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Member {
+    async fn come_back(mut self, route: &Route, path: &str, how: Return, missed: &Missed) -> Outcome<Self> {
+        let path = match how {
+            Return::Afresh => path.to_owned(),
+            Return::Resuming => format!("{path}&cursor={}", self.cursor),
+        };
+        let (mut client, connected) = Client::open(route, &path, &self.token).await?;
+        self.cursor = cursor(&connected)?;
+        if how == Return::Resuming {
+            if connected["recovered"] != true {
+                return Err(format!("not recovered: {connected}").into());
+            }
+            for number in missed.numbers.clone() {
+                self.cursor = replayed(&mut client, &missed.messages, number).await?;
+            }
+        }
+        self.client = Some(client);
+        Ok(self)
+    }
+}
+
+async fn replayed(client: &mut Client, messages: &Messages, due: u64) -> Outcome<String> {
+    let frame = client.frame().await?;
+    if frame.opcode != TEXT {
+        return Err(describe(&frame).into());
+    }
+    match messages.number(&frame.payload)? {
+        Some(number) if number == due => cursor(&serde_json::from_slice(&frame.payload)?),
+        other => Err(format!("message {other:?} came where {due} was due").into()),
+    }
+}
+
+fn cursor(frame: &Value) -> Outcome<String> {
+    Ok(frame["cursor"].as_str().ok_or("a frame without a cursor")?.to_owned())
+}

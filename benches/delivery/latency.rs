@@ -1,0 +1,83 @@
+//! When each message is due, and how late it came: latency without coordinated omission.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Builder;
+
+use crate::Outcome;
+
+/// Messages at a fixed rate: number 1 is due one interval after the start.
+#[derive(Clone, Copy)]
+pub struct Schedule {
+    /// When message 0 would have been due.
+    pub start: Instant,
+    /// From one message to the next.
+    pub interval: Duration,
+}
+
+impl Schedule {
+    /// When this message is due, whenever it is really sent.
+    pub fn due(&self, number: u64) -> Instant {
+        self.start + Duration::from_nanos(self.interval.as_nanos() as u64 * number)
+    }
+
+    /// The last message that is due at or before `time`.
+    pub fn number_at(&self, time: Instant) -> u64 {
+        (time.saturating_duration_since(self.start).as_nanos() / self.interval.as_nanos()) as u64
+    }
+
+    /// Sleeps until the message is due. This is the thread's own sleep: a runtime's timers are coarser.
+    pub fn wait_for(&self, number: u64) {
+        thread::sleep(self.due(number).saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Runs `work` on a thread and a runtime of its own, so that nothing else in this process delays it.
+pub fn on_own_thread<T, F>(work: F) -> JoinHandle<Outcome<T>>
+where
+    T: Send + 'static,
+    F: AsyncFnOnce() -> Outcome<T> + Send + 'static,
+{
+    thread::spawn(move || Builder::new_current_thread().enable_all().build()?.block_on(work()))
+}
+
+/// What a thread's work came to.
+pub async fn joined<T: Send + 'static>(thread: JoinHandle<Outcome<T>>) -> Outcome<T> {
+    tokio::task::spawn_blocking(move || thread.join()).await?.map_err(|_| "the publishing thread panicked")?
+}
+
+/// How late messages came, each at each connection.
+#[derive(Default)]
+pub struct Latencies(Mutex<Vec<(u64, Duration)>>);
+
+impl Latencies {
+    /// Notes that these messages have come now.
+    pub fn note(&self, schedule: &Schedule, numbers: impl Iterator<Item = u64>) {
+        let now = Instant::now();
+        let late = numbers.map(|number| (number, now.saturating_duration_since(schedule.due(number))));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
+    }
+
+    /// The percentiles of messages with these numbers; forgets everything until now.
+    pub fn take(&self, numbers: std::ops::Range<u64>) -> Percentiles {
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let wanted = all.into_iter().filter(|(number, _)| numbers.contains(number));
+        let mut sorted: Vec<Duration> = wanted.map(|(_, latency)| latency).collect();
+        sorted.sort_unstable();
+        Percentiles(sorted)
+    }
+}
+
+/// Latencies in ascending order.
+pub struct Percentiles(Vec<Duration>);
+
+impl Percentiles {
+    /// The least latency that `share` (0 to 1) of all do not exceed, in milliseconds; not a number if there are none.
+    pub fn at(&self, share: f64) -> f64 {
+        let rank = (self.0.len() as f64 * share).ceil() as usize;
+        self.0.get(rank.clamp(1, self.0.len().max(1)) - 1).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
+    }
+}

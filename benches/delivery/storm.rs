@@ -1,0 +1,168 @@
+//! What clients that resume all at once do to the latency of the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, sleep_until};
+
+use crate::Outcome;
+use crate::crowd::{Crowd, Missed, Return};
+use crate::figures::{Figure, Layout, Report, Sample};
+use crate::herald::INSTANCE;
+use crate::latency::{Schedule, joined, on_own_thread};
+use crate::load::{Load, Target};
+use crate::measure::Bench;
+use crate::options::{Scenario, StormOptions, Variant};
+use crate::publisher::Publisher;
+use crate::server::Server;
+
+const FIGURES: &[Figure] = &[
+    Figure::compared("p50 ms"),
+    Figure::compared("p99 ms"),
+    Figure::compared("p99.9 ms"),
+    Figure::compared("greatest ms"),
+    Figure::compared("server CPU s"),
+    Figure::alone("storm s"),
+];
+/// The three kinds of window, in the order of the report.
+const WINDOWS: [Option<Return>; 3] = [None, Some(Return::Afresh), Some(Return::Resuming)];
+/// Those who are connected throughout, and the crowd, hear a group of their own each.
+const HEALTHY: &str = "healthy";
+const CROWD: &str = "crowd";
+/// How long the server has to notice who was cut, and how far into a window the storm begins.
+const SETTLING: Duration = Duration::from_secs(1);
+/// The server gives way to the listeners, as if these were on machines of their own (setpriority(2)).
+const SERVER_PRIORITY: i32 = 10;
+
+impl Bench {
+    /// Windows without a storm, with one of new clients, and with one of resuming clients, in turn on one Herald.
+    pub async fn storms(&self, scenario: &Scenario, options: &StormOptions, rounds: usize) -> Outcome<Report> {
+        let variants = vec!["quiet", "connecting", "resuming"];
+        let mut report = Report::new(Layout { variants, ratios: vec![(2, 0), (2, 1), (1, 0)], figures: FIGURES });
+        let mut server = self.start(scenario, Variant::Herald).await?;
+        let result = self.storm_rounds(&mut server, options, rounds, &mut report).await;
+        result.map_err(|failure| server.process().explain(failure))?;
+        Ok(report)
+    }
+
+    async fn storm_rounds(
+        &self,
+        server: &mut Server,
+        options: &StormOptions,
+        rounds: usize,
+        report: &mut Report,
+    ) -> Outcome<()> {
+        server.process().lower_priority(SERVER_PRIORITY)?;
+        let mut scene = self.set_scene(server, options).await?;
+        for round in 0..rounds {
+            let mut samples = vec![Sample::new(); WINDOWS.len()];
+            for place in 0..WINDOWS.len() {
+                let which = (place + round) % WINDOWS.len();
+                samples[which] = scene.window(self, server, WINDOWS[which]).await?;
+            }
+            report.add(samples);
+        }
+        scene.end().await
+    }
+
+    async fn set_scene(&self, server: &Server, options: &StormOptions) -> Outcome<Scene> {
+        let Server::Herald(herald) = server else { return Err("a storm needs Herald".into()) };
+        let (route, path) = (server.route(&self.certificate)?, format!("/?instance={INSTANCE}"));
+        let target = Target {
+            route: route.clone(),
+            path: path.clone(),
+            tokens: self.setup.listener_tokens(HEALTHY, options.healthy)?,
+            messages: self.messages.clone(),
+            lanes: 1,
+        };
+        let load = Load::open(&target).await?;
+        let mut crowd = Crowd::new(route.clone(), path, self.setup.listener_tokens(CROWD, options.crowd)?)?;
+        let nothing = Missed { messages: self.messages.clone(), numbers: 1..1 };
+        crowd.come_back(Return::Afresh, &nothing).await?;
+        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate() };
+        load.follow(schedule);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (messages, token, receivers) = (self.messages.clone(), herald.publisher.clone(), options.healthy as usize);
+        let (stopped, publishers_route) = (stop.clone(), route);
+        let publishing = on_own_thread(async move || {
+            let mut publisher = Publisher::open(&publishers_route, &token, INSTANCE).await?;
+            for number in 1.. {
+                if stopped.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+                schedule.wait_for(number);
+                publisher.publish("group:healthy", &messages.text(number), receivers).await?;
+            }
+            Ok(())
+        });
+        Ok(Scene { load, crowd, schedule, stop, publishing, missed: nothing, miss: options.missed.into() })
+    }
+}
+
+/// Everyone who takes part.
+struct Scene {
+    load: Load,
+    crowd: Crowd,
+    schedule: Schedule,
+    stop: Arc<AtomicBool>,
+    publishing: JoinHandle<Outcome<()>>,
+    missed: Missed,
+    miss: u64,
+}
+
+impl Scene {
+    /// One window of the same length for all kinds; a storm begins `SETTLING` after the window.
+    async fn window(&mut self, bench: &Bench, server: &mut Server, storm: Option<Return>) -> Outcome<Sample> {
+        match storm {
+            None => {
+                self.crowd.ping().await?;
+                sleep(SETTLING).await;
+            }
+            Some(_) => {
+                self.crowd.cut();
+                sleep(SETTLING).await;
+                self.publish_to_the_crowd(bench, server).await?;
+            }
+        }
+        let (start, cpu) = (Instant::now(), server.process().cpu_seconds()?);
+        sleep(SETTLING).await;
+        let lasted = match storm {
+            Some(how) => self.crowd.come_back(how, &self.missed).await?,
+            None => Duration::ZERO,
+        };
+        let end = start + Duration::from_secs(bench.options.seconds.into());
+        if Instant::now() > end {
+            return Err(format!("the storm lasted {lasted:?}, longer than the window").into());
+        }
+        sleep_until(end.into()).await;
+        let cpu = server.process().cpu_seconds()? - cpu;
+        let numbers = self.schedule.number_at(start) + 1..self.schedule.number_at(end) + 1;
+        if self.publishing.is_finished() {
+            return Err("the publisher ended".into());
+        }
+        self.load.delivered(numbers.end - 1).await?;
+        let latencies = self.load.latencies().take(numbers);
+        let [median, high, higher, greatest] = [0.5, 0.99, 0.999, 1.0].map(|share| latencies.at(share));
+        Ok(vec![median, high, higher, greatest, cpu, lasted.as_secs_f64()])
+    }
+
+    /// What the crowd misses while it is cut. The counts show that it is.
+    async fn publish_to_the_crowd(&mut self, bench: &Bench, server: &Server) -> Outcome<()> {
+        let Server::Herald(herald) = server else { return Err("a storm needs Herald".into()) };
+        let mut publisher = Publisher::open(&server.route(&bench.certificate)?, &herald.publisher, INSTANCE).await?;
+        let first = self.missed.numbers.end;
+        self.missed.numbers = first..first + self.miss;
+        for number in self.missed.numbers.clone() {
+            publisher.publish("group:crowd", &bench.messages.text(number), 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops publishing; says what went wrong with it, if anything.
+    async fn end(self) -> Outcome<()> {
+        self.stop.store(true, Ordering::SeqCst);
+        joined(self.publishing).await
+    }
+}
