@@ -57,6 +57,9 @@ pub struct Memory {
 pub struct Arrival {
     /// The newest position; every message behind it is sent to the connection's shard.
     pub cursor: Cursor,
+    /// Where the client's hearing begins: everything for it behind this is replayed or sent live. A client that is cut
+    /// before the replay resumes from here.
+    pub begins: Cursor,
     /// What was missed, where a cursor was given.
     pub replay: Option<Result<Vec<Frame>, Loss>>,
 }
@@ -174,7 +177,11 @@ impl Realm {
             }
             _ => Err(Loss::Epoch),
         });
-        Arrival { cursor, replay }
+        let begins = match (since.flatten(), &replay) {
+            (Some(since), Some(Ok(missed))) if !missed.is_empty() => since,
+            _ => cursor,
+        };
+        Arrival { cursor, begins, replay }
     }
 
     /// When a message was last published here, and the bytes of its window.

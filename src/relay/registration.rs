@@ -81,13 +81,13 @@ impl Relay {
         let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
         let audiences = tenant.audiences_of(&principal, narrowing.as_ref());
         let who = Listener { audiences: &audiences, user: &principal.user };
-        let Arrival { cursor, replay } = realm.arrive(worker.index, since, who);
+        let Arrival { cursor, begins, replay } = realm.arrive(worker.index, since, who);
         let connected = Notice::Connected {
             connection_id: &link.id,
             instance: tenant.instance.id.as_str(),
             user_id: principal.user.as_str(),
             channels: names(&audiences),
-            cursor: cursor.to_text(),
+            cursor: begins.to_text(),
             keep_alive_seconds: self.0.settings.keep_alive_seconds,
             recovered: replay.as_ref().map(Result::is_ok),
             reason: replay.as_ref().and_then(|replay| replay.as_ref().err()).map(|loss| loss.as_str()),

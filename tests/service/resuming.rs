@@ -43,6 +43,21 @@ async fn what_was_missed_comes_in_order_once_and_then_what_is_new() {
 }
 
 #[actix_web::test]
+async fn a_client_that_is_cut_before_the_replay_misses_nothing() {
+    let app = App::start().await;
+    let alice = token("alice");
+    let cursor = app.connect(&alice).await.connected["cursor"].clone();
+    for number in 0..3 {
+        app.publish("ALL", json!(number)).await;
+    }
+    let newest = resume(&app, &alice, &cursor, None).await.connected["cursor"].clone();
+    let mut again = resume(&app, &alice, &newest, None).await;
+    for number in 0..3 {
+        assert_eq!(again.data().await, number, "the newest cursor it has seen lies before what it has not");
+    }
+}
+
+#[actix_web::test]
 async fn an_idle_client_resumes_from_its_first_frame() {
     let app = App::start().await;
     app.publish("ALL", json!("before")).await;
