@@ -3,7 +3,10 @@
 use super::app::App;
 use super::{PATIENCE, within};
 use futures_util::{SinkExt, StreamExt};
+use rustls::ClientConfig;
 use serde_json::Value;
+use std::io;
+use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -29,7 +32,12 @@ pub struct Handshake(Request<()>);
 impl Handshake {
     /// A handshake for `path` (with its query).
     pub fn new(app: &App, path: &str) -> Self {
-        let url = format!("wss://localhost:{}{path}", app.port);
+        Self::at(app.port, path)
+    }
+
+    /// The same for whoever listens on `port`.
+    pub fn at(port: u16, path: &str) -> Self {
+        let url = format!("wss://localhost:{port}{path}");
         Self(url.into_client_request().expect("the path makes a URL"))
     }
 
@@ -42,12 +50,18 @@ impl Handshake {
 
     /// Sends it. The error is the HTTP answer of a refused handshake.
     pub async fn send(self, app: &App) -> Result<Socket, Box<Response2>> {
-        let tls = connect_tls(app).await;
-        match within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await {
-            Ok((stream, response)) => Ok(Socket { stream, connected: Value::Null, response }),
-            Err(Error::Http(response)) => Err(Box::new(*response)),
+        match self.attempt(app.port, &app.tls).await {
+            Ok(socket) => Ok(socket),
+            Err(Error::Http(response)) => Err(response),
             Err(error) => panic!("the handshake broke: {error}"),
         }
+    }
+
+    /// Sends it to `port`, on a way that may break. The error says how it broke, or holds the refusal.
+    pub async fn attempt(self, port: u16, tls: &Arc<ClientConfig>) -> Result<Socket, Error> {
+        let tls = open_tls(port, tls).await?;
+        let (stream, response) = within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await?;
+        Ok(Socket { stream, connected: Value::Null, response })
     }
 }
 
@@ -56,11 +70,13 @@ pub type Response2 = tokio_tungstenite::tungstenite::http::Response<Option<Vec<u
 
 /// A TLS connection to the server under test.
 pub async fn connect_tls(app: &App) -> TlsStream<TcpStream> {
-    let tcp =
-        within("a TCP connection", TcpStream::connect(("127.0.0.1", app.port))).await.expect("the server listens");
+    open_tls(app.port, &app.tls).await.expect("the server listens, and its certificate is trusted")
+}
+
+async fn open_tls(port: u16, tls: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = within("a TCP connection", TcpStream::connect(("127.0.0.1", port))).await?;
     let name = "localhost".try_into().expect("a server name");
-    let connector = TlsConnector::from(app.tls.clone());
-    within("a TLS session", connector.connect(name, tcp)).await.expect("the certificate is trusted")
+    within("a TLS session", TlsConnector::from(tls.clone()).connect(name, tcp)).await
 }
 
 impl Socket {
@@ -88,7 +104,7 @@ impl Socket {
 
     /// The next WebSocket message of any kind; none at the end of the stream.
     pub async fn message(&mut self) -> Option<Message> {
-        match within("a frame", self.stream.next()).await {
+        match self.next().await {
             Some(Ok(message)) => Some(message),
             Some(Err(error)) => {
                 eprintln!("the socket ended: {error}");
@@ -96,6 +112,11 @@ impl Socket {
             }
             None => None,
         }
+    }
+
+    /// The same, or how the stream broke.
+    pub async fn next(&mut self) -> Option<Result<Message, Error>> {
+        within("a frame", self.stream.next()).await
     }
 
     /// Waits for the close frame, past whatever comes before it: its code and its reason.
