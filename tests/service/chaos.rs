@@ -27,7 +27,8 @@ const NUMBERS: u64 = 1_000_000;
 /// A message with this number or a higher one ends a client's listening.
 const END: u64 = PUBLISHERS * NUMBERS;
 
-/// A window wide enough for every client that is away, and no limit on how often they all come back.
+/// A window wide enough for every client that is away, no limit on how often they all come back, and so little patience
+/// that the server itself gives up some that stall.
 const SETTINGS: [(&str, &str); 8] = [
     ("HERALD_LOG", "warn"),
     ("HERALD_JWT_SECRET", tokens::SECRET),

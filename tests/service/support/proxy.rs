@@ -168,28 +168,25 @@ impl Passage {
     /// Passes bytes on until the cut (true) or the end of either side (false).
     async fn lasts(&mut self) -> bool {
         let (mut asked, mut answered) = ([0; MOST_AT_ONCE as usize], [0; MOST_AT_ONCE as usize]);
-        loop {
+        while !*self.calm.borrow() {
             let most = 1 + self.dice.below(MOST_AT_ONCE) as usize;
             let (read, bytes, target) = tokio::select! {
                 read = self.client.read(&mut asked[..most]) => (read, &asked, &mut self.server),
                 read = self.server.read(&mut answered[..most]) => (read, &answered, &mut self.client),
             };
             let Ok(read @ 1..) = read else { return false };
-            let is_calm = *self.calm.borrow();
-            if !is_calm {
-                dawdle(&mut self.dice).await;
-            }
-            let passing = if is_calm { read } else { read.min(self.left) };
+            dawdle(&mut self.dice).await;
+            let passing = read.min(self.left);
             if target.write_all(&bytes[..passing]).await.is_err() {
                 return false;
             }
-            if !is_calm {
-                self.left -= passing;
-            }
+            self.left -= passing;
             if self.left == 0 {
                 return true;
             }
         }
+        drop(tokio::io::copy_bidirectional(&mut self.client, &mut self.server).await);
+        false
     }
 
     /// Cuts both sides in order or with a reset; one in five leaves the server with a client that is gone.
