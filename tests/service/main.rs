@@ -8,6 +8,7 @@ mod architecture;
 mod bounds;
 mod browser;
 mod channels;
+mod chaos;
 mod clients;
 mod command_line;
 mod connections;

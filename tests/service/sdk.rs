@@ -1,5 +1,6 @@
 //! The package for JavaScript, `sdk/js`, built, in a real Node, against the real server: a message is sent once.
 
+use crate::support::proxy::Proxy;
 use crate::support::{App, Options, Socket, Token, token, within};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -9,7 +10,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 const INSTALL: &str = "npm --prefix sdk/js ci && npm --prefix sdk/js run build";
 
@@ -106,23 +106,15 @@ enum Answers {
 struct Swallowing {
     port: u16,
     answers: watch::Sender<Answers>,
-    _connections: JoinSet<()>,
+    _proxy: Proxy,
 }
 
 impl Swallowing {
     async fn start(app: &App) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
         let (answers, told) = watch::channel(Answers::Swallowed);
         let server = app.port;
-        let mut connections = JoinSet::new();
-        connections.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(serve(client, server, told.clone()));
-            }
-        });
-        Self { port, answers, _connections: connections }
+        let proxy = Proxy::start(move |client| serve(client, server, told.clone())).await;
+        Self { port: proxy.port, answers, _proxy: proxy }
     }
 
     fn answer_now_with(&self, answers: Answers) {

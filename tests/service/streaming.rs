@@ -77,6 +77,7 @@ async fn a_stream_resumes_by_last_event_id_or_by_cursor() {
     for request in [by_header("", &cursor), by_header("&cursor=", &cursor), by_query(&cursor), both] {
         let mut stream = Stream::open(request).await;
         assert_eq!(stream.connected.json()["recovered"], true);
+        assert_eq!(stream.connected.id, cursor, "a stream that is cut here begins here again");
         assert_eq!((stream.data().await, stream.data().await), (json!("missed"), json!("too")));
     }
     let mut stream = Stream::open(by_header("", "nonsense")).await;

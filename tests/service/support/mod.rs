@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod postgres;
+pub mod proxy;
 pub mod raw;
 pub mod socket;
 pub mod stream;

@@ -3,7 +3,10 @@
 use super::app::App;
 use super::{PATIENCE, within};
 use futures_util::{SinkExt, StreamExt};
+use rustls::ClientConfig;
 use serde_json::Value;
+use std::io;
+use std::sync::Arc;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -29,7 +32,12 @@ pub struct Handshake(Request<()>);
 impl Handshake {
     /// A handshake for `path` (with its query).
     pub fn new(app: &App, path: &str) -> Self {
-        let url = format!("wss://localhost:{}{path}", app.port);
+        Self::at(app.port, path)
+    }
+
+    /// The same for whoever listens on `port`.
+    pub fn at(port: u16, path: &str) -> Self {
+        let url = format!("wss://localhost:{port}{path}");
         Self(url.into_client_request().expect("the path makes a URL"))
     }
 
@@ -47,11 +55,21 @@ impl Handshake {
 
     /// Sends it over a connection of the caller's.
     pub async fn send_over(self, tls: TlsStream<TcpStream>) -> Result<Socket, Box<Response2>> {
-        match within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await {
-            Ok((stream, response)) => Ok(Socket { stream, connected: Value::Null, response }),
-            Err(Error::Http(response)) => Err(Box::new(*response)),
+        match self.try_over(tls).await {
+            Ok(socket) => Ok(socket),
+            Err(Error::Http(response)) => Err(response),
             Err(error) => panic!("the handshake broke: {error}"),
         }
+    }
+
+    /// Sends it to `port`, on a way that may break. The error says how it broke, or holds the refusal.
+    pub async fn attempt(self, port: u16, tls: &Arc<ClientConfig>) -> Result<Socket, Error> {
+        self.try_over(open_tls(tcp_socket(), port, tls).await?).await
+    }
+
+    async fn try_over(self, tls: TlsStream<TcpStream>) -> Result<Socket, Error> {
+        let (stream, response) = within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await?;
+        Ok(Socket { stream, connected: Value::Null, response })
     }
 }
 
@@ -60,23 +78,24 @@ pub type Response2 = tokio_tungstenite::tungstenite::http::Response<Option<Vec<u
 
 /// A TLS connection to the server under test.
 pub async fn connect_tls(app: &App) -> TlsStream<TcpStream> {
-    let tcp = TcpSocket::new_v4().expect("a socket");
-    tls_over(app, tcp).await
+    open_tls(tcp_socket(), app.port, &app.tls).await.expect("the server listens, and its certificate is trusted")
 }
 
 /// The same with little room for what is not read.
 pub async fn connect_narrow(app: &App) -> TlsStream<TcpStream> {
-    let tcp = TcpSocket::new_v4().expect("a socket");
+    let tcp = tcp_socket();
     tcp.set_recv_buffer_size(4_096).expect("a small buffer");
-    tls_over(app, tcp).await
+    open_tls(tcp, app.port, &app.tls).await.expect("the server listens, and its certificate is trusted")
 }
 
-async fn tls_over(app: &App, tcp: TcpSocket) -> TlsStream<TcpStream> {
-    let address = ([127, 0, 0, 1], app.port).into();
-    let tcp = within("a TCP connection", tcp.connect(address)).await.expect("the server listens");
+fn tcp_socket() -> TcpSocket {
+    TcpSocket::new_v4().expect("a socket")
+}
+
+async fn open_tls(tcp: TcpSocket, port: u16, tls: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = within("a TCP connection", tcp.connect(([127, 0, 0, 1], port).into())).await?;
     let name = "localhost".try_into().expect("a server name");
-    let connector = TlsConnector::from(app.tls.clone());
-    within("a TLS session", connector.connect(name, tcp)).await.expect("the certificate is trusted")
+    within("a TLS session", TlsConnector::from(tls.clone()).connect(name, tcp)).await
 }
 
 impl Socket {
@@ -104,7 +123,7 @@ impl Socket {
 
     /// The next WebSocket message of any kind; none at the end of the stream.
     pub async fn message(&mut self) -> Option<Message> {
-        match within("a frame", self.stream.next()).await {
+        match self.next().await {
             Some(Ok(message)) => Some(message),
             Some(Err(error)) => {
                 eprintln!("the socket ended: {error}");
@@ -112,6 +131,11 @@ impl Socket {
             }
             None => None,
         }
+    }
+
+    /// The same, or how the stream broke.
+    pub async fn next(&mut self) -> Option<Result<Message, Error>> {
+        within("a frame", self.stream.next()).await
     }
 
     /// Waits for the close frame, past whatever comes before it: its code and its reason.
