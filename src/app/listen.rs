@@ -118,6 +118,8 @@ fn client_server(
         .workers(workers(bounds.workers))
         .max_connections(api.settings.connections)
         .max_connection_rate(bounds.handshakes)
+        // A frame must not wait for the acknowledgement of the one before it, nor a handshake for its delay of 40 ms.
+        .tcp_nodelay(true)
         .tls_handshake_timeout(HANDSHAKE)
         .client_request_timeout(REQUEST_HEAD)
         .client_disconnect_timeout(LINGER)
