@@ -16,8 +16,8 @@ use tokio::time::MissedTickBehavior;
 
 /// Most messages that are taken before the sockets get their turn.
 const BATCH: usize = 64;
-/// Connections that are asked again before other work gets its turn.
-const REASSESSED_AT_ONCE: usize = 128;
+/// How long connections are asked again before other work gets its turn.
+const SLICE: Duration = Duration::from_millis(1);
 /// Waves in which a draining worker closes its connections.
 const WAVES: usize = 20;
 
@@ -97,17 +97,24 @@ impl Worker {
         let instances = self.shard.borrow_mut().changed_since_last(snapshot);
         for instance in instances {
             let keys = self.shard.borrow().keys(&instance);
-            for piece in keys.chunks(REASSESSED_AT_ONCE) {
-                self.reassess_now(piece, snapshot);
+            let mut keys = keys.into_iter().peekable();
+            while keys.peek().is_some() {
+                self.reassess_some(&mut keys, snapshot);
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    fn reassess_now(&self, keys: &[Key], snapshot: &Snapshot) {
-        let now = Instant::now();
+    /// At least one, and as many as the slice has time for: rules may be many, and their expressions long.
+    fn reassess_some(&self, keys: &mut impl Iterator<Item = Key>, snapshot: &Snapshot) {
+        let start = Instant::now();
         let mut shard = self.shard.borrow_mut();
-        keys.iter().for_each(|key| shard.reassess(*key, snapshot, now));
+        for key in keys {
+            shard.reassess(key, snapshot, start);
+            if start.elapsed() >= SLICE {
+                return;
+            }
+        }
     }
 
     /// Tells every connection when to come back, and closes them wave by wave.
