@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::certificate::{Certificate, SERVER_NAME};
+use crate::envelope::{EXPRESSION, Envelope, PLAIN, RULED};
 use crate::process::{Process, free_address};
 use crate::{Failure, Outcome};
 
@@ -99,6 +100,8 @@ pub struct HeraldServer {
     pub proxy: Option<SocketAddr>,
     /// A component's token.
     pub publisher: String,
+    /// How messages are addressed.
+    pub envelope: Envelope,
     client: Client,
 }
 
@@ -120,11 +123,31 @@ impl HeraldServer {
         let mut process = Process::start("herald", command, &setup.directory)?;
         drop(process.take_stdin());
         let publisher = setup.token(json!({"sub": "bench", "component": "bench", "roles": ["REALTIME_CONNECT"]}))?;
-        let mut server = Self { process, address, proxy, publisher, client: setup.client.clone() };
+        let (envelope, client) = (Envelope::EVERYONE, setup.client.clone());
+        let mut server = Self { process, address, proxy, publisher, envelope, client };
         match server.prepare(setup).await {
             Ok(()) => Ok(server),
             Err(failure) => Err(server.process.explain(failure)),
         }
+    }
+
+    /// Addresses messages like this from now on, and makes the channels that this needs.
+    pub async fn address_by(&mut self, envelope: Envelope, setup: &Setup) -> Outcome<()> {
+        self.envelope = envelope;
+        if !envelope.needs_channels() {
+            return Ok(());
+        }
+        let administrator = setup.token(json!({"sub": "administrator", "roles": ["REALTIME_ADMIN"]}))?;
+        let rules = json!([{"effect": "allow", "when": EXPRESSION}]);
+        for channel in [json!({"name": PLAIN}), json!({"name": RULED, "rules": rules})] {
+            let request = self.client.post(self.url("/v1/channels")).header(CONTENT_TYPE, "application/json");
+            let request = request.header("instance", INSTANCE).body(channel.to_string());
+            match send(request, &administrator).await? {
+                (StatusCode::CREATED | StatusCode::CONFLICT, _) => {}
+                (status, text) => return Err(format!("making a channel was answered {status}: {text}").into()),
+            }
+        }
+        Ok(())
     }
 
     async fn prepare(&mut self, setup: &Setup) -> Outcome<()> {

@@ -7,6 +7,7 @@ mod connects;
 mod crowd;
 mod delays;
 mod delivery;
+mod envelope;
 mod figures;
 mod floor;
 mod frames;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::certificate::Certificate;
+use crate::envelope::Envelope;
 use crate::figures::{Figure, Layout, Report, Sample};
 use crate::floor::{FloorServer, Kind};
 use crate::herald::{HeraldServer, INSTANCE, Setup};
@@ -118,7 +119,9 @@ impl Bench {
             settings.push(("HERALD_HISTORY_MESSAGES", "0".to_owned()));
         }
         let proxy = if self.options.proxy { Some(free_address()?) } else { None };
-        Ok(Server::Herald(HeraldServer::start(&self.setup, &self.certificate, &settings, proxy).await?))
+        let mut herald = HeraldServer::start(&self.setup, &self.certificate, &settings, proxy).await?;
+        herald.address_by(Envelope::of(variant), &self.setup).await?;
+        Ok(Server::Herald(herald))
     }
 
     /// Opens `connections` listeners; `lanes` publishers will publish at a time.

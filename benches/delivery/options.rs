@@ -20,7 +20,7 @@ pub struct Options {
     /// Seconds of each measurement, after one second to warm up
     #[arg(long, global = true, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
-    /// How often each variant is measured; 9 for `history` and `storm`, otherwise 5
+    /// How often each variant is measured; 9 for `history`, `filters` and `storm`, otherwise 5
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub pairs: Option<u32>,
     /// Bytes of a message
@@ -59,6 +59,8 @@ pub enum Scenario {
     Delivery,
     /// What keeping history costs: Herald without it, and with it
     History,
+    /// What rules and filters cost: a plain channel, one behind a rule, a repeated filter, a new one each time
+    Filters,
     /// A delivery when as much is published as goes through: CPU and rate
     Saturated,
     /// A delivery at a fixed rate: how long it takes from when it was due
@@ -139,6 +141,14 @@ pub enum Variant {
     Herald,
     /// Herald that keeps no history.
     WithoutHistory,
+    /// Herald, to a channel that everyone hears.
+    Channel,
+    /// Herald, to a channel behind a `when` rule.
+    Rule,
+    /// Herald, to the channel with the same filter each time.
+    Filter,
+    /// Herald, to the channel with a new filter each time.
+    NewFilter,
 }
 
 impl Variant {
@@ -148,6 +158,10 @@ impl Variant {
             Self::Floor => "floor",
             Self::Herald => "herald",
             Self::WithoutHistory => "without history",
+            Self::Channel => "channel",
+            Self::Rule => "rule",
+            Self::Filter => "filter",
+            Self::NewFilter => "new filter",
         }
     }
 }
@@ -195,7 +209,7 @@ impl Options {
 impl Scenario {
     fn all() -> Vec<Self> {
         let comparisons = [Self::Delivery, Self::Saturated, Self::Latency, Self::Connects, Self::Publishes];
-        comparisons.into_iter().chain([Self::History, Self::Storm(StormOptions::small())]).collect()
+        comparisons.into_iter().chain([Self::History, Self::Filters, Self::Storm(StormOptions::small())]).collect()
     }
 
     /// What it is called on the command line.
@@ -203,6 +217,7 @@ impl Scenario {
         match self {
             Self::Delivery => "delivery",
             Self::History => "history",
+            Self::Filters => "filters",
             Self::Saturated => "saturated",
             Self::Latency => "latency",
             Self::Connects => "connects",
@@ -215,13 +230,14 @@ impl Scenario {
 
     /// How often each variant is measured if nothing else is asked for.
     pub fn usual_pairs(&self) -> u32 {
-        if matches!(self, Self::History | Self::Storm(_)) { 9 } else { 5 }
+        if matches!(self, Self::History | Self::Filters | Self::Storm(_)) { 9 } else { 5 }
     }
 
     /// What is compared.
     pub fn variants(&self) -> &'static [Variant] {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
+            Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
             Self::Storm(_) => &[Variant::Herald],
             _ => &[Variant::Floor, Variant::Herald],
         }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::Outcome;
+use crate::envelope::Envelope;
 use crate::wire::{Route, Wire, read_body, read_head};
 
 /// An open connection with a component's token.
@@ -12,6 +13,7 @@ pub struct Publisher {
     wire: Wire,
     headers: String,
     received: BytesMut,
+    published: u64,
 }
 
 /// What a request was answered.
@@ -40,7 +42,7 @@ impl Publisher {
             "{}Authorization: Bearer {token}\r\ninstance: {instance}\r\nContent-Type: application/json\r\n",
             route.headers()
         );
-        Ok(Self { wire: route.connect().await?, headers, received: BytesMut::new() })
+        Ok(Self { wire: route.connect().await?, headers, received: BytesMut::new(), published: 0 })
     }
 
     /// Posts `body` in one write and reads the whole answer.
@@ -54,10 +56,11 @@ impl Publisher {
         Ok(Answer { status, body })
     }
 
-    /// Publishes `message` to `channel`; the answer must count `receivers` connections as queued,
+    /// Publishes `message`; the answer must count `receivers` connections as queued,
     /// unless it says that a busy worker has not counted yet: the listeners see what came in any case.
-    pub async fn publish(&mut self, channel: &str, message: &str, receivers: usize) -> Outcome<()> {
-        let body = format!(r#"{{"channel":"{channel}","message":{message}}}"#);
+    pub async fn publish(&mut self, envelope: Envelope, message: &str, receivers: usize) -> Outcome<()> {
+        self.published += 1;
+        let body = envelope.seal(message, self.published);
         let answer = self.post("/v1/messages", &body).await?;
         let (status, body) = (&answer.status, serde_json::from_slice::<Value>(&answer.body).unwrap_or_default());
         let counted = body["matched"] == receivers && body["queued"] == receivers || body["incomplete"] == true;

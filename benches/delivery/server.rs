@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::Outcome;
 use crate::certificate::Certificate;
+use crate::envelope::Envelope;
 use crate::floor::{Control, FloorServer};
 use crate::herald::{HeraldServer, INSTANCE};
 use crate::process::Process;
@@ -50,7 +51,7 @@ impl Server {
         let route = self.route(certificate)?;
         Ok(match self {
             Self::Floor(floor) => Inlet::Pipe(floor.control()?),
-            Self::Herald(herald) => Inlet::Https(route, herald.publisher.clone()),
+            Self::Herald(herald) => Inlet::Https(route, herald.publisher.clone(), herald.envelope),
         })
     }
 }
@@ -59,8 +60,8 @@ impl Server {
 pub enum Inlet {
     /// The floor's standard input.
     Pipe(Control),
-    /// Herald's REST interface: the way and a token.
-    Https(Route, String),
+    /// Herald's REST interface: the way, a token, and how messages are addressed.
+    Https(Route, String, Envelope),
 }
 
 impl Inlet {
@@ -68,7 +69,9 @@ impl Inlet {
     pub async fn open(self) -> Outcome<Outlet> {
         Ok(match self {
             Self::Pipe(control) => Outlet::Pipe(control),
-            Self::Https(route, token) => Outlet::Https(Publisher::open(&route, &token, INSTANCE).await?),
+            Self::Https(route, token, envelope) => {
+                Outlet::Https(Publisher::open(&route, &token, INSTANCE).await?, envelope)
+            }
         })
     }
 }
@@ -78,7 +81,7 @@ pub enum Outlet {
     /// The floor's standard input.
     Pipe(Control),
     /// Herald's REST interface.
-    Https(Publisher),
+    Https(Publisher, Envelope),
 }
 
 impl Outlet {
@@ -86,7 +89,7 @@ impl Outlet {
     pub async fn publish(&mut self, message: &str, receivers: usize) -> Outcome<()> {
         match self {
             Self::Pipe(control) => control.publish(message),
-            Self::Https(publisher) => publisher.publish("ALL", message, receivers).await,
+            Self::Https(publisher, envelope) => publisher.publish(*envelope, message, receivers).await,
         }
     }
 }

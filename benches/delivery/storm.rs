@@ -9,6 +9,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::Outcome;
 use crate::crowd::{Crowd, Missed, Return};
+use crate::envelope::Envelope;
 use crate::figures::{Figure, Layout, Report, Sample};
 use crate::herald::INSTANCE;
 use crate::latency::{Schedule, joined, on_own_thread};
@@ -31,6 +32,8 @@ const WINDOWS: [Option<Return>; 3] = [None, Some(Return::Afresh), Some(Return::R
 /// Those who are connected throughout, and the crowd, hear a group of their own each.
 const HEALTHY: &str = "healthy";
 const CROWD: &str = "crowd";
+const TO_HEALTHY: Envelope = Envelope::To("group:healthy");
+const TO_CROWD: Envelope = Envelope::To("group:crowd");
 /// How long the server has to notice who was cut, and how far into a window the storm begins.
 const SETTLING: Duration = Duration::from_secs(1);
 /// The server gives way to the listeners, as if these were on machines of their own (setpriority(2)).
@@ -93,7 +96,7 @@ impl Bench {
                     return Ok(());
                 }
                 schedule.wait_for(number);
-                publisher.publish("group:healthy", &messages.text(number), receivers).await?;
+                publisher.publish(TO_HEALTHY, &messages.text(number), receivers).await?;
             }
             Ok(())
         });
@@ -155,7 +158,7 @@ impl Scene {
         let first = self.missed.numbers.end;
         self.missed.numbers = first..first + self.miss;
         for number in self.missed.numbers.clone() {
-            publisher.publish("group:crowd", &bench.messages.text(number), 0).await?;
+            publisher.publish(TO_CROWD, &bench.messages.text(number), 0).await?;
         }
         Ok(())
     }
