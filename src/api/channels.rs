@@ -280,7 +280,8 @@ async fn find(api: &Api, instance: &InstanceId, name: &str) -> Outcome<Channel> 
     api.store.find_channel(instance, &name).await?.ok_or_else(missing)
 }
 
-fn missing() -> Problem {
+/// 404 `CHANNEL_NOT_FOUND`.
+pub fn missing() -> Problem {
     Problem::new(Code::ChannelNotFound, "the instance has no channel of this name")
 }
 
@@ -360,16 +361,21 @@ impl RuleBody {
 
 impl From<&Rule> for RuleBody {
     fn from(rule: &Rule) -> Self {
-        let effect = match rule.effect {
-            Effect::Allow => EffectBody::Allow,
-            Effect::Deny => EffectBody::Deny,
-        };
-        let body = Self { effect, user: None, group: None, when: None, everyone: None };
+        let body = Self { effect: rule.effect.into(), user: None, group: None, when: None, everyone: None };
         match &rule.subject {
             Subject::User(user) => Self { user: Some(user.to_string()), ..body },
             Subject::Group(group) => Self { group: Some(group.to_string()), ..body },
             Subject::When(expression) => Self { when: Some(expression.to_string()), ..body },
             Subject::Everyone => Self { everyone: Some(true), ..body },
+        }
+    }
+}
+
+impl From<Effect> for EffectBody {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Allow => Self::Allow,
+            Effect::Deny => Self::Deny,
         }
     }
 }
