@@ -56,10 +56,10 @@ impl Client {
                 }
             }
             Line::Stream(stream) => {
-                app.publish("ALL", json!("end")).await;
+                let last = app.publish("ALL", json!("the last")).await["id"].clone();
                 loop {
                     let frame = stream.event().await.json();
-                    if frame["data"] == "end" {
+                    if frame["id"] == last {
                         return seen;
                     }
                     seen.extend(frame["data"].as_u64());

@@ -91,10 +91,10 @@ mod tests {
             let (_, results) = rules(&all[index..=index]).explain(&facts);
             assert_eq!((results[0].outcome, &*results[0].reason), (*outcome, *reason));
         }
-        for (one, two, three) in
-            all.iter().flat_map(|a| all.iter().flat_map(move |b| all.iter().map(move |c| (a, b, c))))
-        {
-            let rules = rules(&[one.clone(), two.clone(), three.clone()]);
+        let count = all.len();
+        for number in 0..count.pow(3) {
+            let three = [number % count, number / count % count, number / count / count];
+            let rules = rules(&three.map(|index| all[index].clone()));
             assert_eq!(rules.explain(&facts).0, rules.decide(&facts), "{rules:?}");
         }
     }
