@@ -3,9 +3,10 @@
 use super::Api;
 use super::admission::{Admin, NO_PUBLISHER, WithBody};
 use super::body::RequestBody;
-use super::channels::{EffectBody, missing};
+use super::channels::missing;
 use super::error::{Code, Outcome, Problem};
 use super::responses::Explaining;
+use super::rules::EffectBody;
 use crate::auth::{ClaimNames, MAX_TOKEN_BYTES};
 use crate::catalog::Tenant;
 use crate::domain::audience::Audience;

@@ -26,6 +26,7 @@ pub mod repeats;
 pub mod resource;
 pub mod responses;
 pub mod revocations;
+pub mod rules;
 pub mod stream;
 pub mod transport;
 

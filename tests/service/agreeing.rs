@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 enum Line {
-    Socket(Socket),
-    Stream(Stream),
+    Socket(Box<Socket>),
+    Stream(Box<Stream>),
 }
 
 /// An open connection.
@@ -26,11 +26,11 @@ impl Client {
         let (line, connected) = if transport == "sse" {
             let stream = Stream::open(app.stream_request(&token, &query)).await;
             let connected = stream.connected.json();
-            (Line::Stream(stream), connected)
+            (Line::Stream(Box::new(stream)), connected)
         } else {
             let socket = app.connect_with(&token, &query).await;
             let connected = socket.connected.clone();
-            (Line::Socket(socket), connected)
+            (Line::Socket(Box::new(socket)), connected)
         };
         assert_eq!(connected.get("recovered"), cursor.map(|_| &json!(true)));
         Self { user, token, narrowing, line, connected }
