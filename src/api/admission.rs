@@ -22,6 +22,9 @@ use std::time::Duration;
 /// When to try again while signing keys cannot be fetched.
 const KEYS_RETRY: Duration = Duration::from_secs(5);
 
+/// Why a token may not publish although it may connect.
+pub const NO_PUBLISHER: &str = "publishing needs a token with a component claim, or one of the instance's publishRoles";
+
 /// A check of who calls, made before anything else of the request is looked at.
 pub trait Admission: Sized + 'static {
     /// Lets the caller in. Errors: 400, 401, 403, 404 and 503 in the order of the contract.
@@ -130,8 +133,7 @@ impl Admission for Publisher {
         let (principal, tenant) = sign_in(request, api).await?;
         need(&principal, &[Role::CONNECT])?;
         if !principal.may_publish(&tenant.instance.publish_roles) {
-            let detail = "publishing needs a token with a component claim, or one of the instance's publishRoles";
-            return Err(Problem::new(Code::PublishDenied, detail));
+            return Err(Problem::new(Code::PublishDenied, NO_PUBLISHER));
         }
         Ok(Self { principal, tenant })
     }

@@ -6,11 +6,10 @@ use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
 use super::resource::{IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned};
 use super::responses::{Changing, Creating, Reading};
+use super::rules::{self, RuleBody};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
-use crate::domain::expression::{Expression, Scope};
+use crate::domain::expression::Scope;
 use crate::domain::instance::InstanceId;
-use crate::domain::principal::{GroupId, UserId};
-use crate::domain::rule::{Effect, MAX_RULES, Rule, Rules, Subject};
 use crate::store::InsertError;
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post, put};
@@ -57,11 +56,11 @@ pub struct ChannelRequest {
     enabled: bool,
     /// Who hears it, at most 100 rules. Deny wins; without an allow that applies, nobody does. Left out: everyone hears
     /// it. Empty: nobody.
-    #[serde(default = "everyone")]
+    #[serde(default = "rules::everyone")]
     #[schema(max_items = 100)]
     rules: Vec<RuleBody>,
     /// Who, of those who may publish at all, may publish to it; the same form and the same defaults.
-    #[serde(default = "everyone")]
+    #[serde(default = "rules::everyone")]
     #[schema(max_items = 100)]
     publish_rules: Vec<RuleBody>,
     /// Largest message in bytes, 1 to 65,536; only lowers the instance's limit. `null`: no limit of its own.
@@ -75,42 +74,6 @@ pub struct ChannelRequest {
     /// As read, when replacing: a copy of what `GET` answered is a good body. `If-Match` decides.
     #[serde(default)]
     version: Option<i64>,
-}
-
-/// One rule: an effect, and exactly one of `user`, `group`, `when` and `everyone`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schema(example = json!({"effect": "allow", "group": "eng"}))]
-pub struct RuleBody {
-    /// What the rule does where it applies.
-    effect: EffectBody,
-    /// Applies to the user of this id, 1 to 128 bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    user: Option<String>,
-    /// Applies to the members of this group, 1 to 128 bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    group: Option<String>,
-    /// Applies to whoever this expression (CEL, at most 512 bytes) is true of; see `docs/expressions.md`. Where it has no
-    /// answer, an allow rule does not apply and a deny rule does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, max_length = 512, example = "claims.plan == 'pro'")]
-    when: Option<String>,
-    /// `true`: applies to everyone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    everyone: Option<bool>,
-}
-
-/// What a rule does.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum EffectBody {
-    /// Lets in, unless a deny rule applies too.
-    Allow,
-    /// Keeps out, whatever else applies.
-    Deny,
 }
 
 /// What a channel's slow receivers get.
@@ -280,7 +243,8 @@ async fn find(api: &Api, instance: &InstanceId, name: &str) -> Outcome<Channel> 
     api.store.find_channel(instance, &name).await?.ok_or_else(missing)
 }
 
-fn missing() -> Problem {
+/// 404 `CHANNEL_NOT_FOUND`.
+pub fn missing() -> Problem {
     Problem::new(Code::ChannelNotFound, "the instance has no channel of this name")
 }
 
@@ -301,10 +265,6 @@ fn enabled() -> bool {
     true
 }
 
-fn everyone() -> Vec<RuleBody> {
-    Rules::everyone().as_slice().iter().map(RuleBody::from).collect()
-}
-
 impl ChannelRequest {
     fn into_channel(self, name: ChannelName, version: i64) -> Outcome<Channel> {
         if let Some(limit) = self.payload_limit.filter(|limit| !(1..=MAX_PAYLOAD_LIMIT).contains(limit)) {
@@ -315,62 +275,12 @@ impl ChannelRequest {
             name,
             description: text("/description", self.description, MAX_DESCRIPTION)?,
             enabled: self.enabled,
-            rules: rules("/rules", self.rules, Scope::Hear)?,
-            publish_rules: rules("/publishRules", self.publish_rules, Scope::Publish)?,
+            rules: rules::parse("/rules", self.rules, Scope::Hear)?,
+            publish_rules: rules::parse("/publishRules", self.publish_rules, Scope::Publish)?,
             payload_limit: self.payload_limit,
             slow: self.slow.into(),
             version,
         })
-    }
-}
-
-fn rules(pointer: &str, bodies: Vec<RuleBody>, scope: Scope) -> Outcome<Rules> {
-    let each = bodies.into_iter().take(MAX_RULES + 1).enumerate();
-    let rules =
-        each.map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"), scope)).collect::<Outcome<Vec<_>>>()?;
-    Rules::new(rules)
-        .map_err(|error| Problem::invalid(pointer, error.to_string()).with_limit(MAX_RULES as u64, error.actual as u64))
-}
-
-impl RuleBody {
-    fn into_rule(self, pointer: &str, scope: Scope) -> Outcome<Rule> {
-        let at = |field: &str, detail: String| Problem::invalid(format!("{pointer}/{field}"), detail);
-        let subject = match (self.user, self.group, self.when, self.everyone) {
-            (Some(user), None, None, None) => {
-                Subject::User(UserId::new(user).map_err(|error| at("user", error.to_string()))?)
-            }
-            (None, Some(group), None, None) => {
-                Subject::Group(GroupId::new(group).map_err(|error| at("group", error.to_string()))?)
-            }
-            (None, None, Some(when), None) => {
-                let expression = Expression::parse(&when, scope);
-                Subject::When(expression.map_err(|error| Problem::expression(format!("{pointer}/when"), error))?)
-            }
-            (None, None, None, Some(true)) => Subject::Everyone,
-            (None, None, None, Some(false)) => return Err(at("everyone", "it is true or left out".into())),
-            _ => return Err(Problem::invalid(pointer, "a rule has exactly one of user, group, when and everyone")),
-        };
-        let effect = match self.effect {
-            EffectBody::Allow => Effect::Allow,
-            EffectBody::Deny => Effect::Deny,
-        };
-        Ok(Rule { effect, subject })
-    }
-}
-
-impl From<&Rule> for RuleBody {
-    fn from(rule: &Rule) -> Self {
-        let effect = match rule.effect {
-            Effect::Allow => EffectBody::Allow,
-            Effect::Deny => EffectBody::Deny,
-        };
-        let body = Self { effect, user: None, group: None, when: None, everyone: None };
-        match &rule.subject {
-            Subject::User(user) => Self { user: Some(user.to_string()), ..body },
-            Subject::Group(group) => Self { group: Some(group.to_string()), ..body },
-            Subject::When(expression) => Self { when: Some(expression.to_string()), ..body },
-            Subject::Everyone => Self { everyone: Some(true), ..body },
-        }
     }
 }
 
@@ -394,13 +304,12 @@ impl From<Slow> for SlowBody {
 
 impl From<Channel> for ChannelBody {
     fn from(channel: Channel) -> Self {
-        let show = |rules: &Rules| rules.as_slice().iter().map(RuleBody::from).collect();
         Self {
             name: channel.name.to_string(),
             description: channel.description,
             enabled: channel.enabled,
-            rules: show(&channel.rules),
-            publish_rules: show(&channel.publish_rules),
+            rules: rules::show(&channel.rules),
+            publish_rules: rules::show(&channel.publish_rules),
             payload_limit: channel.payload_limit,
             slow: channel.slow.into(),
             version: channel.version,

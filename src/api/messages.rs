@@ -2,6 +2,7 @@
 
 use super::admission::{Publisher, WithBody};
 use super::body::{RequestBody, StrictQuery, parse_json};
+use super::dry_run::{self, BatchParameters, PublishParameters};
 use super::error::{Code, FieldError, Outcome, Problem};
 use super::rates::{self, Spent};
 use super::receipt::Receipt;
@@ -13,6 +14,7 @@ use crate::domain::channel::{Channel, Slow};
 use crate::domain::expression::Facts;
 use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
 use crate::domain::principal::{Principal, UserId};
+use crate::relay::rehearsal::Inquiry;
 use crate::relay::repeats::{Claim, Ticket};
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
@@ -109,19 +111,10 @@ pub struct BatchResponse {
     results: Vec<serde_json::Value>,
 }
 
-/// How to publish.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct PublishParameters {
-    /// Do everything but the sending: checks, counts, and the rate limit.
-    #[serde(default)]
-    dry_run: bool,
-}
-
 /// Publish a message.
 ///
-/// Everyone who is connected and whom the message is for gets it. The answer tells how many connections that are.
+/// Everyone who is connected and whom the message is for gets it. The answer tells how many connections that are. With
+/// `dryRun` nobody gets it, and the answer tells who would.
 #[utoipa::path(
     tag = "Messages",
     params(PublishParameters),
@@ -141,7 +134,8 @@ pub async fn publish_message(
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
-    let mode = Mode::of(&parameters, &admission.principal)?;
+    let inquiry = parameters.into_inner().inquiry(&admission.principal)?;
+    let mode = inquiry.as_ref().map_or(Mode::Send, |inquiry| Mode::DryRun(Some(inquiry)));
     let body = key.put_into(body)?;
     let Spent { remaining, outcome } = rates::spend(&api, &admission);
     let receipt = match outcome {
@@ -156,19 +150,19 @@ pub async fn publish_message(
 /// The entries are published in order, and each spends one of the rate limit; a bad entry fails alone.
 #[utoipa::path(
     tag = "Messages",
-    params(PublishParameters),
+    params(BatchParameters),
     request_body = BatchRequest,
     responses((status = 200, description = "One result for each entry.", body = BatchResponse), super::responses::Publishing)
 )]
 #[post("/v1/messages/batch")]
 pub async fn publish_batch(
     admitted: WithBody<Publisher, BatchRequest>,
-    parameters: StrictQuery<PublishParameters>,
+    parameters: StrictQuery<BatchParameters>,
     key: IdempotencyKey,
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
-    let mode = Mode::of(&parameters, &admission.principal)?;
+    let mode = if parameters.is_dry_run(&admission.principal)? { Mode::DryRun(None) } else { Mode::Send };
     key.refuse_for_a_batch()?;
     if !(1..=MAX_BATCH).contains(&body.messages.len()) {
         let problem = Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
@@ -196,7 +190,7 @@ async fn publish_entry(
     api: &Data<Api>,
     admission: &Publisher,
     entry: &RawValue,
-    mode: Mode,
+    mode: Mode<'_>,
 ) -> Outcome<serde_json::Value> {
     let receipt = publish(api, admission, parse_json(entry.get())?, mode).await?;
     let mut result = serde_json::json!(receipt);
@@ -204,25 +198,17 @@ async fn publish_entry(
     Ok(result)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+/// What is done with a message.
+#[derive(Clone, Copy)]
+enum Mode<'a> {
     Send,
-    DryRun,
+    /// Everything but the sending; with what else is asked.
+    DryRun(Option<&'a Inquiry>),
 }
 
-impl Mode {
-    fn of(parameters: &PublishParameters, principal: &Principal) -> Outcome<Self> {
-        match parameters.dry_run {
-            false => Ok(Self::Send),
-            true if principal.may_see_others() => Ok(Self::DryRun),
-            true => Err(Problem::new(Code::RoleRequired, "dryRun needs a component token or REALTIME_ADMIN")),
-        }
-    }
-}
-
-async fn publish(api: &Data<Api>, admission: &Publisher, request: PublishRequest, mode: Mode) -> Outcome<Receipt> {
+async fn publish(api: &Data<Api>, admission: &Publisher, request: PublishRequest, mode: Mode<'_>) -> Outcome<Receipt> {
     let draft = request.into_draft(api, &admission.principal)?;
-    let Some(id) = draft.id.clone().filter(|_| mode == Mode::Send) else {
+    let Some(id) = draft.id.clone().filter(|_| matches!(mode, Mode::Send)) else {
         return send(api, admission, draft, mode).await;
     };
     let same = repeats::fingerprint(&admission.principal.user, &draft);
@@ -246,19 +232,23 @@ async fn send_and_keep(api: Data<Api>, admission: Publisher, draft: Draft, ticke
     Ok(receipt)
 }
 
-async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode) -> Outcome<Receipt> {
+async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) -> Outcome<Receipt> {
     let started = Instant::now();
     let message = address(&admission.tenant, &admission.principal, draft)?;
     let instance = &admission.tenant.instance.id;
     let published = match mode {
         Mode::Send => api.relay.publish(instance, &message).await,
-        Mode::DryRun => api.relay.rehearse(instance, &message).await,
+        Mode::DryRun(_) => api.relay.rehearse(instance, &message).await,
     };
     let published = published.map_err(|error| {
         Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(Duration::ZERO)
     })?;
     api.metrics.published(started.elapsed());
-    Ok(Receipt::new(message, published))
+    let told = match mode {
+        Mode::DryRun(Some(inquiry)) => Some(dry_run::tell(api, instance, &message, inquiry).await?),
+        _ => None,
+    };
+    Ok(Receipt::new(message, published).telling(told))
 }
 
 impl PublishRequest {

@@ -7,7 +7,9 @@ pub mod channels;
 pub mod connect;
 pub mod connections;
 pub mod credentials;
+pub mod dry_run;
 pub mod error;
+pub mod explain;
 pub mod filters;
 pub mod gate;
 pub mod health;
@@ -24,6 +26,7 @@ pub mod repeats;
 pub mod resource;
 pub mod responses;
 pub mod revocations;
+pub mod rules;
 pub mod stream;
 pub mod transport;
 
@@ -90,6 +93,7 @@ pub fn operations(config: &mut ServiceConfig<'_>) {
     connections::routes(config);
     stream::routes(config);
     channels::routes(config);
+    explain::routes(config);
     quotas::routes(config);
     revocations::routes(config);
     instances::routes(config);

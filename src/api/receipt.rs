@@ -1,5 +1,7 @@
 //! What a publisher is told of its message.
 
+use super::dry_run::{ConsideredUser, MatchedUser, Told};
+use super::resource::Page;
 use crate::domain::message::Message;
 use crate::relay::Published;
 use crate::relay::repeats::Remembered;
@@ -33,6 +35,14 @@ pub struct Receipt {
     /// Only present, and true, when a part of the server took more than a second to count: the counts are then too low.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     incomplete: bool,
+    /// Only present in a dry run of one message: the users whom it is for, in byte order of their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    users: Option<Page<MatchedUser>>,
+    /// Only present where `explain` was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    explain: Option<ConsideredUser>,
     /// What is remembered of it.
     #[serde(skip)]
     published: Published,
@@ -61,8 +71,16 @@ impl Receipt {
             replaced: published.counts.replaced,
             duplicate: duplicate == Duplicate::Yes,
             incomplete: !published.complete,
+            users: None,
+            explain: None,
             published: *published,
         }
+    }
+
+    /// The same with what a dry run tells.
+    pub fn telling(self, told: Option<Told>) -> Self {
+        let Some(Told { users, explain }) = told else { return self };
+        Self { users: Some(users), explain, ..self }
     }
 
     /// What a repetition is answered from.

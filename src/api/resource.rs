@@ -34,9 +34,9 @@ pub struct PageParameters {
 }
 
 impl PageParameters {
-    /// A first page of so many entries.
-    pub fn new(limit: Option<u32>) -> Self {
-        Self { limit, after: None }
+    /// The two parameters of an operation that has others beside them.
+    pub fn new(limit: Option<u32>, after: Option<String>) -> Self {
+        Self { limit, after }
     }
 
     /// Entries to answer with. Errors: 422 outside 1 to 200.

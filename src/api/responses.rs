@@ -84,6 +84,10 @@ problem_sets! {
     /// Of routes that look at connections, for an instance's administrators.
     Watching: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired InstanceForbidden
         InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest Overloaded;
+    /// Of routes that explain, for an instance's administrators.
+    Explaining: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden NotFound ChannelNotFound InstanceNotFound BodyTooLarge JsonRequired
+        InvalidRequest Overloaded;
     /// Of routes that make something, for an instance's administrators.
     Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest

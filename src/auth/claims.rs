@@ -28,6 +28,11 @@ impl ClaimRules {
         Self { issuer: settings.issuer, audience: settings.audience, leeway, names: settings.claims }
     }
 
+    /// The names of the claims that are read.
+    pub fn names(&self) -> &ClaimNames {
+        &self.names
+    }
+
     /// The first second in which the principal's token is no longer accepted.
     pub fn ends_at(&self, principal: &Principal) -> i64 {
         principal.expires_at.saturating_add(self.leeway)

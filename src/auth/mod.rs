@@ -75,6 +75,11 @@ impl Authenticator {
         Ok(Self(Arc::new(Inner { fixed, sources, rules, cache, generation })))
     }
 
+    /// The names of the claims that are read.
+    pub fn claim_names(&self) -> &ClaimNames {
+        self.0.rules.names()
+    }
+
     /// Who the bearer of `token` is. A `Bearer ` prefix is taken off. Waits only for the key fetch (3 s at most
     /// for each URL) that a token signed with an unknown key may cause. Errors: `AuthError`.
     pub async fn verify(&self, token: &str) -> Result<Arc<Principal>, AuthError> {

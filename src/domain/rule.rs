@@ -1,5 +1,9 @@
 //! Who may hear or publish: allow and deny rules over users, groups and expressions, decided without any state.
 
+mod explain;
+
+pub use explain::RuleResult;
+
 use super::expression::{Expression, Facts, Outcome};
 use super::principal::{GroupId, UserId};
 
@@ -79,8 +83,13 @@ impl Rules {
 
     /// Deny wins; no matching allow = denied.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
-        let first =
-            |effect| self.0.iter().position(|rule| rule.effect == effect && rule.applies(rule.subject.includes(facts)));
+        self.decide_by(|_, rule| rule.subject.includes(facts))
+    }
+
+    /// What follows from each rule's outcome, asked for by index and rule.
+    fn decide_by(&self, outcome: impl Fn(usize, &Rule) -> Outcome) -> Decision {
+        let is_first = |effect, index, rule: &Rule| rule.effect == effect && rule.applies(outcome(index, rule));
+        let first = |effect| self.0.iter().enumerate().position(|(index, rule)| is_first(effect, index, rule));
         match first(Effect::Deny) {
             Some(rule) => Decision { allowed: false, rule: Some(rule) },
             None => {

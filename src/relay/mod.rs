@@ -11,6 +11,7 @@ pub mod outbox;
 pub mod queue;
 pub mod realm;
 mod registration;
+pub mod rehearsal;
 pub mod renewal;
 pub mod repeats;
 pub mod roster;
@@ -267,15 +268,7 @@ impl Relay {
         if let Ok(frame) = &frame {
             order.advance(self.entry(message, cursor, frame));
         }
-        let delivery = Delivery {
-            instance: realm.instance.clone(),
-            audiences: message.audiences.clone(),
-            exclude: message.exclude.clone(),
-            filter: message.filter.clone(),
-            position: cursor.position,
-            lane: lane(message, cursor),
-            frame,
-        };
+        let delivery = delivery(realm, message, cursor, frame);
         let parcel = Arc::new(Parcel { delivery, bytes, tally: Tally::of(places.len()) });
         places.into_iter().for_each(|place| place.send(parcel.clone()));
         Ok((cursor, parcel))
@@ -363,6 +356,19 @@ impl Relay {
     fn drain_plan(&self) -> DrainPlan {
         let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
         DrainPlan { spread_ms, waves: DRAIN_WAVES }
+    }
+}
+
+/// A message as the workers get it; without a frame it is only counted.
+fn delivery(realm: &Realm, message: &Message, cursor: Cursor, frame: Result<Frame, usize>) -> Delivery {
+    Delivery {
+        instance: realm.instance.clone(),
+        audiences: message.audiences.clone(),
+        exclude: message.exclude.clone(),
+        filter: message.filter.clone(),
+        position: cursor.position,
+        lane: lane(message, cursor),
+        frame,
     }
 }
 

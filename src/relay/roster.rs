@@ -2,7 +2,9 @@
 
 use super::Relay;
 use super::frame::Close;
-use super::shard::{Member, Shard, Transport};
+use super::rehearsal::{Findings, Inquiry};
+use super::shard::{Delivery, Member, Shard, Transport};
+use crate::catalog::Tenant;
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{ConnectionFacts, Facts};
@@ -10,11 +12,14 @@ use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, Principal, UserId};
 use chrono::{DateTime, Utc};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long the workers have to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a worker is asked again that has not followed a change yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Questions that may wait for one worker.
 pub(super) const MAX_QUESTIONS: usize = 64;
 
@@ -61,6 +66,28 @@ pub struct ConnectionInfo {
     pub lag: Option<u64>,
 }
 
+/// What decides what one connection hears, as it was at one moment.
+#[derive(Clone, Debug)]
+pub struct Present {
+    /// Its id.
+    pub id: String,
+    /// Whose it is, by the newest token.
+    pub principal: Arc<Principal>,
+    /// How it came.
+    pub origin: Origin,
+    /// What it hears.
+    pub audiences: Vec<Audience>,
+    /// By which picture of the instance that was decided.
+    pub judged_by: Arc<Tenant>,
+}
+
+impl Present {
+    /// What rules and filters are asked about.
+    pub fn facts(&self) -> Facts<'_> {
+        self.origin.facts(&self.principal)
+    }
+}
+
 /// Which connections of an instance are meant; what is none does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -97,11 +124,15 @@ pub(super) struct Question {
 }
 
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     /// The first `most` behind `after`.
     List { after: Option<String>, most: usize, answer: oneshot::Sender<Listing> },
     /// Close them all.
     Disconnect { close: Close, answer: oneshot::Sender<u64> },
+    /// What decides what one of them hears.
+    Show { answer: oneshot::Sender<Option<Present>> },
+    /// Whom a message is for; the filter is not looked at.
+    Rehearse { delivery: Arc<Delivery>, inquiry: Inquiry, answer: oneshot::Sender<Findings> },
 }
 
 impl Relay {
@@ -130,7 +161,26 @@ impl Relay {
         Ok(self.ask(instance, filter, what).await?.into_iter().sum())
     }
 
-    async fn ask<T>(
+    /// A connection as the newest rules see it: a worker that has not followed a change yet is asked again.
+    /// Errors: `Silent`.
+    pub async fn find_connection(&self, instance: &InstanceId, id: &str) -> Result<Option<Present>, Silent> {
+        let filter = Filter { id: Some(id.to_owned()), ..Filter::default() };
+        let follow = async {
+            loop {
+                let newest = self.catalog().tenant(instance);
+                let found = self.ask(instance, &filter, |answer| What::Show { answer }).await?;
+                let found = found.into_iter().flatten().next();
+                let is_behind = |present: &Present| newest.is_some_and(|new| !Arc::ptr_eq(&new, &present.judged_by));
+                if !found.as_ref().is_some_and(is_behind) {
+                    return Ok(found);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, follow).await.map_err(|_| Silent)?
+    }
+
+    pub(super) async fn ask<T>(
         &self,
         instance: &InstanceId,
         filter: &Filter,
@@ -151,19 +201,22 @@ impl Relay {
 
 impl Question {
     /// Answers for one worker. Nobody may be waiting any more; that is no error.
-    pub(super) fn answer(self, shard: &Shard) {
+    pub(super) fn answer(self, shard: &mut Shard) {
         let Self { instance, filter, what } = self;
-        let keys = shard.keys(&instance);
-        let members = keys.iter().filter_map(|key| shard.get(*key)).filter(|member| filter.includes(member));
-        let members = members.filter(|member| !member.link.outbox.is_ending());
         match what {
+            What::Rehearse { delivery, inquiry, answer } => drop(answer.send(inquiry.answer(&delivery, shard))),
+            What::Show { answer } => {
+                drop(answer.send(filter.members(&instance, shard).next().map(Member::present)));
+            }
             What::Disconnect { close, answer } => {
+                let members = filter.members(&instance, shard);
                 let closed = members.map(|member| member.link.outbox.close(close.clone())).count();
                 let _nobody_waits = answer.send(closed as u64);
             }
             What::List { after, most, answer } => {
                 let mut total = 0;
-                let mut found: Vec<&Member> = members
+                let mut found: Vec<&Member> = filter
+                    .members(&instance, shard)
                     .inspect(|_| total += 1)
                     .filter(|member| after.as_ref().is_none_or(|after| member.link.id > *after))
                     .collect();
@@ -176,6 +229,12 @@ impl Question {
 }
 
 impl Filter {
+    /// Those who are meant and are not ending.
+    fn members<'a>(&'a self, instance: &InstanceId, shard: &'a Shard) -> impl Iterator<Item = &'a Member> {
+        let members = shard.keys(instance).into_iter().filter_map(|key| shard.get(key));
+        members.filter(|member| self.includes(member) && !member.link.outbox.is_ending())
+    }
+
     fn includes(&self, member: &Member) -> bool {
         self.id.as_ref().is_none_or(|id| *id == member.link.id)
             && self.user.as_ref().is_none_or(|user| *user == member.principal.user)
@@ -185,6 +244,17 @@ impl Filter {
 }
 
 impl Member {
+    /// What decides what it hears.
+    pub(super) fn present(&self) -> Present {
+        Present {
+            id: self.link.id.clone(),
+            principal: self.principal.clone(),
+            origin: self.origin.clone(),
+            audiences: self.audiences.clone(),
+            judged_by: self.judged_by.clone(),
+        }
+    }
+
     fn info(&self) -> ConnectionInfo {
         let acknowledged = self.link.acknowledged.get();
         ConnectionInfo {

@@ -1,5 +1,7 @@
 //! One worker's registry: audience -> outboxes; plain data, no async.
 
+mod rehearsal;
+
 use super::filters::Filters;
 use super::frame::{Close, Frame, Notice, names};
 use super::lanes::Lane;
@@ -199,26 +201,25 @@ impl Shard {
     /// Queues a message for everyone it is for. Costs a reference a receiver.
     pub fn deliver(&mut self, delivery: &Delivery, now: Instant) -> Counts {
         let mut counts = Counts::default();
+        let frame = match &delivery.frame {
+            Ok(frame) => frame,
+            Err(bytes) => {
+                self.rehearse(delivery, *bytes, now).values().for_each(|pushed| counts.add(*pushed));
+                return counts;
+            }
+        };
         let Some(room) = self.rooms.get_mut(&delivery.instance) else { return counts };
-        let receivers = room.receivers(delivery, &self.members, &self.evaluations);
-        // A delivered position stamps its receiver, so that a second audience skips it. Counting leaves no stamp.
-        let mut counted = IndexSet::new();
-        for key in receivers {
+        for key in room.receivers(delivery, &self.members, &self.evaluations) {
             let Some(member) = self.members.get_mut(key) else { continue };
-            if !member.wants(delivery) || (delivery.frame.is_err() && !counted.insert(key)) {
+            if !member.wants(delivery) {
                 continue;
             }
-            let pushed = match &delivery.frame {
-                Ok(frame) => {
-                    member.position = delivery.position;
-                    match &delivery.lane {
-                        None => member.link.outbox.push(frame, self.bounds.outbox, now),
-                        Some(lane) => member.link.outbox.push_latest(frame, lane, self.bounds.outbox, now),
-                    }
-                }
-                Err(bytes) => member.link.outbox.rehearse(*bytes, delivery.lane.as_ref(), self.bounds.outbox, now),
-            };
-            counts.add(pushed);
+            // Stamps the receiver, so that a second audience skips it.
+            member.position = delivery.position;
+            counts.add(match &delivery.lane {
+                None => member.link.outbox.push(frame, self.bounds.outbox, now),
+                Some(lane) => member.link.outbox.push_latest(frame, lane, self.bounds.outbox, now),
+            });
         }
         counts
     }

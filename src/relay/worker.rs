@@ -60,7 +60,7 @@ impl Worker {
                     queue.settle(&batch);
                     batch.clear();
                 }
-                Some(question) = questions.recv() => question.answer(&self.shard.borrow()),
+                Some(question) = questions.recv() => question.answer(&mut self.shard.borrow_mut()),
                 Ok(()) = changes.changed() => {
                     let snapshot = changes.borrow_and_update().clone();
                     self.reassess(&snapshot).await;

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod agreeing;
 mod architecture;
 mod bounds;
 mod browser;
@@ -13,6 +14,7 @@ mod clients;
 mod command_line;
 mod connections;
 mod documents;
+mod explaining;
 mod filtering;
 mod instances;
 mod operation;

@@ -50,6 +50,7 @@ fn rows() -> Vec<Row> {
         row("list_channels", "GET", "/v1/channels", Admin, Value::Null, 200),
         row("get_channel", "GET", "/v1/channels/news", Admin, Value::Null, 200),
         row("replace_channel", "PUT", "/v1/channels/news", Admin, json!({"name": "news"}), 200),
+        row("explain_channel", "POST", "/v1/channels/news/explain", Admin, json!({"userId": "alice"}), 200),
         row("delete_channel", "DELETE", "/v1/channels/news", Admin, Value::Null, 204),
         row("list_connections", "GET", "/v1/connections", Admin, Value::Null, 200),
         row("disconnect_connections", "DELETE", "/v1/connections?user=nobody", Admin, Value::Null, 200),

@@ -188,7 +188,7 @@ async fn depth_shape_and_fields_are_checked() {
         json!({"channel": "ALL"}),
         json!({"message": 1}),
         json!({"channel": 1, "message": 1}),
-        json!({"channel": "ALL", "message": 1, "filter": "true"}),
+        json!({"channel": "ALL", "message": 1, "filter": 1}),
         json!({"channel": "ALL", "message": 1, "exclude": {"users": [""]}}),
         json!({"channel": "ALL", "message": 1, "exclude": {"user": []}}),
         json!([1]),
