@@ -38,9 +38,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The second variant by the first, if there are two.
-    pub fn pairs(variants: Vec<&'static str>, figures: &'static [Figure]) -> Self {
-        let ratios = if variants.len() == 2 { vec![(1, 0)] } else { Vec::new() };
+    /// Every other variant by the first.
+    pub fn by_the_first(variants: Vec<&'static str>, figures: &'static [Figure]) -> Self {
+        let ratios = (1..variants.len()).map(|variant| (variant, 0)).collect();
         Self { variants, ratios, figures }
     }
 

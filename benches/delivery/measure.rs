@@ -70,7 +70,7 @@ impl Bench {
             return Err("this scenario does not measure that variant".into());
         }
         let names = variants.iter().map(|variant| variant.name()).collect();
-        let mut report = Report::new(Layout::pairs(names, figures(scenario)));
+        let mut report = Report::new(Layout::by_the_first(names, figures(scenario)));
         for round in 0..rounds {
             report.add(self.round(scenario, &variants, round).await?);
         }
