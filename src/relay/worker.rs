@@ -99,7 +99,8 @@ impl Worker {
             let keys = self.shard.borrow().keys(&instance);
             let mut keys = keys.into_iter().peekable();
             while keys.peek().is_some() {
-                self.reassess_some(&mut keys, snapshot);
+                // What has changed meanwhile counts already: nobody is told of a picture that is past.
+                self.reassess_some(&mut keys, &self.relay.catalog().load());
                 tokio::task::yield_now().await;
             }
         }
