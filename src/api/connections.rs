@@ -215,7 +215,8 @@ fn filter(user: Option<String>, group: Option<String>) -> Outcome<Filter> {
     Ok(Filter { user, group, ..Filter::default() })
 }
 
-fn silent(error: Silent) -> Problem {
+/// 503: a worker has not answered.
+pub(super) fn silent(error: Silent) -> Problem {
     Problem::new(Code::Overloaded, error.to_string()).with_retry_after(Duration::from_secs(1))
 }
 

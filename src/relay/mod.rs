@@ -2,20 +2,25 @@
 
 mod client_frame;
 pub mod connection;
+pub mod entry;
 mod filters;
 pub mod frame;
 pub mod history;
 mod inbound;
 pub mod lanes;
 pub mod outbox;
+pub mod passage;
+pub mod progress;
 pub mod queue;
 pub mod realm;
+pub mod record;
 mod registration;
 pub mod renewal;
 pub mod repeats;
 pub mod roster;
 pub mod shard;
 pub mod stream;
+pub mod traces;
 pub mod window;
 mod worker;
 
@@ -34,8 +39,9 @@ use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
+use entry::{Entry, Times, Without};
 use frame::Frame;
-use history::{Entry, History, HistoryBounds, Times, Without};
+use history::{History, HistoryBounds};
 use lanes::Lane;
 use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
@@ -50,6 +56,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use traces::{Trace, TraceBounds, Traces, Until};
 use uuid::Uuid;
 
 /// How long a publish waits for the workers' counts (contract, "Sending").
@@ -70,6 +77,8 @@ pub struct RelaySettings {
     pub bounds: Bounds,
     /// Of each instance's window, and of all of them.
     pub history: HistoryBounds,
+    /// Of what can be said of messages afterwards.
+    pub traces: TraceBounds,
     /// Ids of publishers that are remembered.
     pub ids: usize,
     /// What `CONNECTED` tells clients.
@@ -98,6 +107,8 @@ struct Inner {
     realms: RwLock<HashMap<InstanceId, Arc<Realm>>>,
     /// Bytes of all windows.
     history_bytes: Arc<AtomicUsize>,
+    /// Bytes of all traces.
+    trace_bytes: Arc<AtomicUsize>,
     /// Ids that all instances remember.
     ids: Arc<AtomicUsize>,
     /// Connections of the process.
@@ -150,6 +161,7 @@ impl Relay {
             waiting: RwLock::default(),
             realms: RwLock::default(),
             history_bytes: Arc::default(),
+            trace_bytes: Arc::default(),
             ids: Arc::default(),
             open: Arc::default(),
             draining: watch::Sender::new(false),
@@ -178,7 +190,7 @@ impl Relay {
     pub async fn publish(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
         let realm = self.realm(instance);
         let (cursor, parcel) = self.hand_over(&realm, message, Intent::Send)?;
-        self.bound_history();
+        self.bound_memory();
         let (counts, complete) = parcel.tally.wait(PATIENCE).await;
         realm.count(counts);
         Ok(Published { cursor, counts, complete })
@@ -196,6 +208,11 @@ impl Relay {
     /// Errors: `ClaimError`.
     pub async fn claim(&self, instance: &InstanceId, id: &str, same: Fingerprint) -> Result<Claim, ClaimError> {
         self.realm(instance).repeats.claim(id, same).await
+    }
+
+    /// A message that can still be traced, by its id.
+    pub fn trace_of(&self, instance: &InstanceId, id: &str) -> Option<Arc<Trace>> {
+        self.realms().get(instance).and_then(|realm| realm.traces.find(id, Instant::now()))
     }
 
     /// Open connections of an instance.
@@ -257,7 +274,9 @@ impl Relay {
             Intent::Count => Err(bytes),
         };
         if let Ok(frame) = &frame {
-            order.advance(self.entry(message, cursor, frame));
+            let entry = self.entry(message, cursor, frame);
+            realm.traces.insert(self.trace(message, cursor, frame, entry.as_ref()), Instant::now());
+            order.advance(entry);
         }
         let delivery = Delivery {
             instance: realm.instance.clone(),
@@ -282,22 +301,39 @@ impl Relay {
         }
         let now = Instant::now();
         let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
-        let without = Without { users: message.exclude.users.as_slice().into(), filter: message.filter.clone() };
+        let without = Without {
+            users: message.exclude.users.as_slice().into(),
+            connections: message.exclude.connections.as_slice().into(),
+            filter: message.filter.clone(),
+        };
         Some(Entry::new(cursor.position, frame.clone(), &message.audiences, without, times))
     }
 
-    /// Where the windows take more than the process may, those that were used least recently give way first.
-    fn bound_history(&self) {
-        let most = self.0.settings.history.total_bytes;
-        if self.0.history_bytes.load(Relaxed) <= most {
+    /// What can be said of a message afterwards; of one that is live only too.
+    fn trace(&self, message: &Message, cursor: Cursor, frame: &Frame, entry: Option<&Entry>) -> Trace {
+        let HistoryBounds { window, messages, .. } = self.0.settings.history;
+        let replayed = entry.filter(|_| messages > 0).map(|entry| entry.expires);
+        let progress = frame.progress().cloned().unwrap_or_default();
+        Trace::new(message, cursor, progress, Until { kept: Instant::now() + window, replayed })
+    }
+
+    /// Where windows or traces take more than the process may, those that were used least recently give way first.
+    fn bound_memory(&self) {
+        let RelaySettings { history, traces, .. } = &self.0.settings;
+        self.bound(&self.0.history_bytes, history.total_bytes, Realm::history_bytes, Realm::evict);
+        self.bound(&self.0.trace_bytes, traces.total_bytes, |realm| realm.traces.bytes(), |realm| realm.traces.evict());
+    }
+
+    fn bound(&self, held: &AtomicUsize, most: usize, bytes: impl Fn(&Realm) -> usize, evict: impl Fn(&Realm)) {
+        if held.load(Relaxed) <= most {
             return;
         }
-        let mut realms: Vec<_> = self.all_realms().into_iter().map(|realm| (realm.use_of_history(), realm)).collect();
-        realms.retain(|((_, bytes), _)| *bytes > 0);
-        realms.sort_by_key(|((used, _), _)| *used);
-        for (_, realm) in realms {
-            realm.evict();
-            if self.0.history_bytes.load(Relaxed) <= most {
+        let mut realms = self.all_realms();
+        realms.retain(|realm| bytes(realm) > 0);
+        realms.sort_by_cached_key(|realm| realm.last_used());
+        for realm in realms {
+            evict(&realm);
+            if held.load(Relaxed) <= most {
                 return;
             }
         }
@@ -334,6 +370,7 @@ impl Relay {
         Memory {
             history: History::new(settings.history, 0, self.0.history_bytes.clone()),
             repeats: Repeats::new(settings.history.window, settings.ids, self.0.ids.clone()),
+            traces: Traces::new(settings.traces, self.0.trace_bytes.clone()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Relay;
 use super::frame::Close;
+use super::passage::{Stage, Witness};
 use super::shard::{Member, Shard, Transport};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
@@ -10,7 +11,8 @@ use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, Principal, UserId};
 use chrono::{DateTime, Utc};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long the workers have to answer.
@@ -102,6 +104,8 @@ enum What {
     List { after: Option<String>, most: usize, answer: oneshot::Sender<Listing> },
     /// Close them all.
     Disconnect { close: Close, answer: oneshot::Sender<u64> },
+    /// What is known of them all, for the message of this position.
+    Witness { position: u64, answer: oneshot::Sender<Vec<Witness>> },
 }
 
 impl Relay {
@@ -130,6 +134,24 @@ impl Relay {
         Ok(self.ask(instance, filter, what).await?.into_iter().sum())
     }
 
+    /// What is known of a user's connections for the message of this position, open and ended, by id. Errors: `Silent`.
+    pub async fn witnesses(
+        &self,
+        instance: &InstanceId,
+        user: &UserId,
+        position: u64,
+    ) -> Result<Vec<Arc<Witness>>, Silent> {
+        let filter = Filter { user: Some(user.clone()), ..Filter::default() };
+        let open = self.ask(instance, &filter, |answer| What::Witness { position, answer }).await?;
+        // Asked afterwards: one that ends in between is in both lists, and in none if it was the other way round.
+        let mut all = self.realm(instance).traces.ended(user, Instant::now());
+        let open = open.into_iter().flatten().map(Arc::new);
+        let open: Vec<_> = open.filter(|open| all.iter().all(|ended| ended.id != open.id)).collect();
+        all.extend(open);
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
     async fn ask<T>(
         &self,
         instance: &InstanceId,
@@ -155,15 +177,20 @@ impl Question {
         let Self { instance, filter, what } = self;
         let keys = shard.keys(&instance);
         let members = keys.iter().filter_map(|key| shard.get(*key)).filter(|member| filter.includes(member));
-        let members = members.filter(|member| !member.link.outbox.is_ending());
+        let stays = |member: &&Member| !member.link.outbox.is_ending();
         match what {
+            What::Witness { position, answer } => {
+                let stage = |member: &Member| Stage::Open { holds: member.link.outbox.holds(position) };
+                let _nobody_waits = answer.send(members.map(|member| member.witness(stage(member))).collect());
+            }
             What::Disconnect { close, answer } => {
-                let closed = members.map(|member| member.link.outbox.close(close.clone())).count();
+                let closed = members.filter(stays).map(|member| member.link.outbox.close(close.clone())).count();
                 let _nobody_waits = answer.send(closed as u64);
             }
             What::List { after, most, answer } => {
                 let mut total = 0;
                 let mut found: Vec<&Member> = members
+                    .filter(stays)
                     .inspect(|_| total += 1)
                     .filter(|member| after.as_ref().is_none_or(|after| member.link.id > *after))
                     .collect();
@@ -185,6 +212,21 @@ impl Filter {
 }
 
 impl Member {
+    /// What is known of it.
+    pub(super) fn witness(&self, stage: Stage) -> Witness {
+        Witness {
+            id: self.link.id.clone(),
+            principal: self.principal.clone(),
+            origin: self.origin.clone(),
+            narrowing: self.narrowing.clone(),
+            begun: self.begun,
+            rights_since_ms: self.rights_since_ms,
+            acknowledged_to: self.link.acknowledged.get().map_or(0, |cursor| cursor.position),
+            record: self.link.outbox.record(),
+            stage,
+        }
+    }
+
     fn info(&self) -> ConnectionInfo {
         let acknowledged = self.link.acknowledged.get();
         ConnectionInfo {

@@ -4,6 +4,7 @@ use super::filters::Filters;
 use super::frame::{Close, Frame, Notice, names};
 use super::lanes::Lane;
 use super::outbox::{Outbox, OutboxBounds, Pushed};
+use super::passage::Begun;
 use super::realm::Realm;
 use super::roster::Origin;
 use crate::catalog::{Known, Snapshot, Tenant};
@@ -13,6 +14,7 @@ use crate::domain::expression::{Expression, Facts, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Exclusion;
 use crate::domain::principal::Principal;
+use chrono::Utc;
 use indexmap::IndexSet;
 use slab::Slab;
 use std::cell::Cell;
@@ -72,8 +74,12 @@ pub struct Member {
     pub narrowing: Option<Narrowing>,
     /// What it hears: the keys under which the index holds it.
     pub audiences: Vec<Audience>,
+    /// When that, or its token, last changed, in milliseconds since the Unix epoch.
+    pub rights_since_ms: i64,
     /// By which picture of the instance that was decided.
     pub judged_by: Arc<Tenant>,
+    /// Where it began.
+    pub begun: Begun,
     /// The newest position that it has seen or that is none of its business.
     pub position: u64,
 }
@@ -285,6 +291,7 @@ impl Shard {
         if heard == member.audiences && tell == Tell::IfChanged {
             return;
         }
+        member.rights_since_ms = Utc::now().timestamp_millis();
         if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
             for audience in member.audiences.iter().filter(|audience| !heard.contains(audience)) {
                 room.unlist(audience, key);

@@ -27,3 +27,5 @@ mod secrets;
 mod signing_in;
 mod slow;
 mod streaming;
+mod traces;
+mod tracing_users;

@@ -8,13 +8,14 @@ use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{self, Expression};
 use crate::domain::instance::InstanceId;
-use crate::domain::message::{Exclusion, Message, Payload};
+use crate::domain::message::{Author, Exclusion, Message, Payload};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::{Next, OutboxBounds};
 use crate::relay::queue::QueueBounds;
 use crate::relay::roster::Origin;
 use crate::relay::shard::{Bounds, Transport};
+use crate::relay::traces::TraceBounds;
 use crate::relay::{Joining, Relay, RelaySettings, Worker};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ const SETTINGS: RelaySettings = RelaySettings {
         expiring_seconds: 60,
     },
     history: HistoryBounds { messages: KEPT, replay_messages: REPLAYED, ..HistoryBounds::WIDE },
+    traces: TraceBounds::of(HistoryBounds::WIDE.window),
     ids: 100,
     keep_alive_seconds: 60,
     connections: 1_000,
@@ -198,6 +200,7 @@ impl World {
         let data = json!({"n": self.numbers, "padding": "x".repeat(draft.padding)}).to_string();
         let message = Message {
             id: self.numbers.to_string(),
+            author: Author { user: UserId::new("shop").unwrap(), component: None },
             address: draft.address.as_str().into(),
             audiences,
             exclude: Exclusion {
