@@ -2,12 +2,15 @@
 
 mod client_frame;
 pub mod connection;
+mod counts;
 pub mod entry;
 mod filters;
 pub mod frame;
 pub mod history;
 mod inbound;
 pub mod lanes;
+mod link;
+mod memory;
 pub mod outbox;
 pub mod passage;
 pub mod progress;
@@ -39,14 +42,13 @@ use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
-use entry::{Entry, Times, Without};
 use frame::Frame;
-use history::{History, HistoryBounds};
+use history::HistoryBounds;
 use lanes::Lane;
 use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
-use realm::{Memory, Realm};
-use repeats::{Claim, ClaimError, Fingerprint, Repeats};
+use realm::Realm;
+use repeats::{Claim, ClaimError, Fingerprint};
 use roster::Question;
 use shard::{Bounds, Counts, Delivery, Shard};
 use std::cell::RefCell;
@@ -56,7 +58,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use traces::{Trace, TraceBounds, Traces, Until};
+use traces::TraceBounds;
 use uuid::Uuid;
 
 /// How long a publish waits for the workers' counts (contract, "Sending").
@@ -210,11 +212,6 @@ impl Relay {
         self.realm(instance).repeats.claim(id, same).await
     }
 
-    /// A message that can still be traced, by its id.
-    pub fn trace_of(&self, instance: &InstanceId, id: &str) -> Option<Arc<Trace>> {
-        self.realms().get(instance).and_then(|realm| realm.traces.find(id, Instant::now()))
-    }
-
     /// Open connections of an instance.
     pub fn connections(&self, instance: &InstanceId) -> u64 {
         self.realms().get(instance).map_or(0, |realm| realm.connections())
@@ -292,59 +289,6 @@ impl Relay {
         Ok((cursor, parcel))
     }
 
-    /// What the window keeps of a message; nothing of one that is live only.
-    fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame) -> Option<Entry> {
-        let window = self.0.settings.history.window;
-        let ttl = message.ttl.unwrap_or(window);
-        if ttl.is_zero() {
-            return None;
-        }
-        let now = Instant::now();
-        let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
-        let without = Without {
-            users: message.exclude.users.as_slice().into(),
-            connections: message.exclude.connections.as_slice().into(),
-            filter: message.filter.clone(),
-        };
-        Some(Entry::new(cursor.position, frame.clone(), &message.audiences, without, times))
-    }
-
-    /// What can be said of a message afterwards; of one that is live only too.
-    fn trace(&self, message: &Message, cursor: Cursor, frame: &Frame, entry: Option<&Entry>) -> Trace {
-        let HistoryBounds { window, messages, .. } = self.0.settings.history;
-        let replayed = entry.filter(|_| messages > 0).map(|entry| entry.expires);
-        let progress = frame.progress().cloned().unwrap_or_default();
-        Trace::new(message, cursor, progress, Until { kept: Instant::now() + window, replayed })
-    }
-
-    /// Where windows or traces take more than the process may, those that were used least recently give way first.
-    fn bound_memory(&self) {
-        let RelaySettings { history, traces, .. } = &self.0.settings;
-        self.bound(&self.0.history_bytes, history.total_bytes, Realm::history_bytes, Realm::evict);
-        self.bound(&self.0.trace_bytes, traces.total_bytes, |realm| realm.traces.bytes(), |realm| realm.traces.evict());
-    }
-
-    fn bound(&self, held: &AtomicUsize, most: usize, bytes: impl Fn(&Realm) -> usize, evict: impl Fn(&Realm)) {
-        if held.load(Relaxed) <= most {
-            return;
-        }
-        let mut realms = self.all_realms();
-        realms.retain(|realm| bytes(realm) > 0);
-        realms.sort_by_cached_key(|realm| realm.last_used());
-        for realm in realms {
-            evict(&realm);
-            if held.load(Relaxed) <= most {
-                return;
-            }
-        }
-    }
-
-    /// Lets go of what is older than the window, everywhere.
-    fn trim_history(&self) {
-        let now = Instant::now();
-        self.all_realms().iter().for_each(|realm| realm.trim(now));
-    }
-
     fn catalog(&self) -> &Catalog {
         &self.0.catalog
     }
@@ -363,15 +307,6 @@ impl Relay {
             Arc::new(Realm::new(instance.clone(), epoch, self.memory()))
         };
         realms.entry(instance.clone()).or_insert_with(fresh).clone()
-    }
-
-    fn memory(&self) -> Memory {
-        let settings = &self.0.settings;
-        Memory {
-            history: History::new(settings.history, 0, self.0.history_bytes.clone()),
-            repeats: Repeats::new(settings.history.window, settings.ids, self.0.ids.clone()),
-            traces: Traces::new(settings.traces, self.0.trace_bytes.clone()),
-        }
     }
 
     fn realms(&self) -> RwLockReadGuard<'_, HashMap<InstanceId, Arc<Realm>>> {

@@ -110,7 +110,8 @@ mod tests {
             progress.count(step);
             assert_eq!((progress.sums().waiting(), progress.sums().of(step)), (before - 1, 1), "{step:?}");
         }
-        [Step::Replayed, Step::Acknowledged].map(|step| progress.count(step));
+        progress.count(Step::Replayed);
+        progress.count(Step::Acknowledged);
         let sums = progress.sums();
         assert_eq!((sums.waiting(), sums.of(Step::Matched), sums.of(Step::Dropped)), (1, 6, 1));
         assert_eq!((sums.of(Step::Replaced), sums.of(Step::Acknowledged)), (1, 1));

@@ -12,6 +12,7 @@ use crate::domain::message::{Author, Exclusion, Message, Payload};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::{Next, OutboxBounds};
+use crate::relay::progress::Step;
 use crate::relay::queue::QueueBounds;
 use crate::relay::roster::Origin;
 use crate::relay::shard::{Bounds, Transport};
@@ -230,6 +231,9 @@ impl World {
             open.due.push_back(sent.due(lane.clone()));
         }
         assert_eq!((counts.dropped, counts.queued), (dropped, counts.matched - dropped));
+        let trace = self.relay.trace_of(&known.instance.id, &message.id).unwrap();
+        let sums = [Step::Matched, Step::Queued, Step::Dropped].map(|step| trace.progress.sums().of(step));
+        assert_eq!(sums, [counts.matched, counts.queued, counts.dropped]);
         assert!(slow == Slow::Latest || counts.replaced == 0);
         self.tenancies[sent.draft.instance].sent.push(sent);
         self.numbers += 1;
@@ -292,6 +296,15 @@ impl World {
         self.clients.iter_mut().for_each(|client| client.read(usize::MAX));
         self.clients.clear();
         assert_eq!(self.relay.open(), 0);
+        // Nobody is there any more: what was queued was written, or is counted as lost.
+        let instances = INSTANCES.map(|id| InstanceId::new(id).unwrap());
+        for id in (0..self.numbers).map(|number| number.to_string()) {
+            for trace in instances.iter().filter_map(|instance| self.relay.trace_of(instance, &id)) {
+                let sums = trace.progress.sums();
+                let ends = [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended].map(|step| sums.of(step));
+                assert_eq!(sums.of(Step::Queued), ends.iter().sum::<u64>(), "{trace:?}");
+            }
+        }
         assert!(self.workers.iter().all(|worker| worker.shard.borrow().is_empty()));
     }
 }
