@@ -147,7 +147,7 @@ pub async fn list_connections(
     let channel = channel.transpose().map_err(|error| Problem::invalid("channel", error.to_string()))?;
     filter.audience = channel.map(Audience::Channel);
     let instance = &admin.tenant.instance.id;
-    let listing = api.relay.list_connections(instance, &filter, after, limit as usize + 1).await.map_err(silent)?;
+    let listing = api.relay.list_connections(instance, &filter, after, limit as usize + 1).await?;
     let page = Page::new(listing.items, limit, |info| info.id.clone(), ConnectionBody::from);
     let (items, next) = page.into_parts();
     Ok(Json(ConnectionPage { items, next, total: listing.total }))
@@ -204,7 +204,7 @@ async fn disconnect(api: &Api, admin: &Admin, filter: &Filter, reason: Option<St
         return Err(problem.with_limit(MAX_REASON as u64, reason.len() as u64));
     }
     let instance = &admin.tenant.instance.id;
-    let closed = api.relay.disconnect(instance, filter, &Close::disconnected(&reason)).await.map_err(silent)?;
+    let closed = api.relay.disconnect(instance, filter, &Close::disconnected(&reason)).await?;
     tracing::info!(instance.id = %instance, user.id = %admin.principal.user, connections = closed, "disconnected");
     Ok(closed)
 }
@@ -215,9 +215,10 @@ fn filter(user: Option<String>, group: Option<String>) -> Outcome<Filter> {
     Ok(Filter { user, group, ..Filter::default() })
 }
 
-/// 503: a worker has not answered.
-pub(super) fn silent(error: Silent) -> Problem {
-    Problem::new(Code::Overloaded, error.to_string()).with_retry_after(Duration::from_secs(1))
+impl From<Silent> for Problem {
+    fn from(error: Silent) -> Self {
+        Self::new(Code::Overloaded, error.to_string()).with_retry_after(Duration::from_secs(1))
+    }
 }
 
 impl From<ConnectionInfo> for ConnectionBody {

@@ -3,7 +3,6 @@
 use super::Api;
 use super::admission::Observer;
 use super::body::StrictQuery;
-use super::connections::silent;
 use super::error::{Code, Outcome, Problem};
 use super::responses::Watching;
 use crate::domain::principal::UserId;
@@ -177,7 +176,7 @@ pub async fn get_message(
     })?;
     let mut shown = MessageTrace::of(&trace);
     if let Some(user) = user {
-        let witnesses = api.relay.witnesses(instance, &user, trace.cursor.position).await.map_err(silent)?;
+        let witnesses = api.relay.witnesses(instance, &user, trace.cursor.position).await?;
         let newest = &witnesses[witnesses.len().saturating_sub(MAX_CONNECTIONS)..];
         let connections = newest.iter().map(|witness| {
             let fate = witness.outcome(&trace, &observer.tenant);
