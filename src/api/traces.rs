@@ -135,7 +135,7 @@ pub struct ConnectionTrace {
     ended_at: Option<String>,
     /// The close code; `null` where there was none: it is open, or the connection broke.
     close_code: Option<u16>,
-    /// One word to decide by: `written`, `replayed`, `waiting`, `replaced`, `dropped`, `lost`, `ending`, `notConnected`,
+    /// One word to decide by: `written`, `replayed`, `waiting`, `replaced`, `writtenOrReplaced`, `dropped`, `lost`, `ending`, `notConnected`,
     /// `notReplayed`, `excluded`, `narrowed`, `notAddressed`, `denied`, `filtered` or `notQueued`.
     outcome: &'static str,
     /// The same in a sentence, with times in UTC and the reason.
@@ -253,6 +253,7 @@ fn word(fate: &Fate) -> &'static str {
         Fate::Replayed(_) => "replayed",
         Fate::Waiting => "waiting",
         Fate::Replaced => "replaced",
+        Fate::WrittenOrReplaced => "writtenOrReplaced",
         Fate::Dropped => "dropped",
         Fate::Lost => "lost",
         Fate::NotYetConnected | Fate::Resumed | Fate::NoLongerConnected => "notConnected",
@@ -279,6 +280,7 @@ fn detail(witness: &Witness, trace: &Trace, fate: &Fate) -> String {
         Fate::Replayed(when) => format!("connected {connected} and resumed, replayed {}", moment(*when)),
         Fate::Waiting => format!("{queued}, waiting to be written"),
         Fate::Replaced => format!("{queued}, replaced by a newer message before it was written"),
+        Fate::WrittenOrReplaced => format!("{queued}, written or replaced: which of both is no longer remembered"),
         Fate::Dropped => format!("outbox full: {end}"),
         Fate::Lost => format!("{queued}, not written: {end}"),
         Fate::NotYetConnected => format!("not connected at the time: connected {connected}"),

@@ -155,6 +155,25 @@ pub struct Draft {
 }
 
 #[cfg(test)]
+impl Message {
+    /// A message for everyone.
+    pub fn of_a_test(id: &str) -> Self {
+        Self {
+            id: id.into(),
+            author: Author { user: UserId::new("shop").unwrap(), component: None },
+            address: "ALL".into(),
+            audiences: vec![Audience::All],
+            exclude: Exclusion::default(),
+            filter: None,
+            slow: Slow::Disconnect,
+            time: DateTime::UNIX_EPOCH,
+            ttl: None,
+            payload: Payload::new("1", 1).unwrap(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -82,3 +82,35 @@ impl Relay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Catalog, Snapshot};
+    use crate::relay::model_test::SETTINGS;
+    use crate::relay::traces::TraceBounds;
+
+    #[tokio::test]
+    async fn where_traces_take_too_much_those_of_the_least_recently_used_instance_give_way() {
+        let traces = TraceBounds { total_bytes: 6_000, ..SETTINGS.traces };
+        let relay = Relay::new(Catalog::new(Snapshot::default()), RelaySettings { traces, ..SETTINGS });
+        let [quiet, busy] = ["quiet", "busy"].map(|id| InstanceId::new(id).unwrap());
+        let known = |instance, ids: std::ops::Range<u32>| {
+            ids.filter(|id| relay.trace_of(instance, &id.to_string()).is_some()).count()
+        };
+        for id in 0..4 {
+            relay.publish(&quiet, &Message::of_a_test(&id.to_string())).await.unwrap();
+        }
+        let mut before = 0;
+        for id in 0..20 {
+            relay.publish(&busy, &Message::of_a_test(&id.to_string())).await.unwrap();
+            assert!(relay.trace_bytes() <= 6_000);
+            assert!(relay.trace_of(&busy, &id.to_string()).is_some(), "the newest is always kept");
+            let now = known(&busy, 0..20);
+            assert!(now > before || known(&quiet, 0..4) == 0, "the quiet one gives way first");
+            before = now;
+        }
+        assert_eq!(known(&quiet, 0..4), 0);
+        assert!(before >= 5, "{before} are known");
+    }
+}

@@ -254,6 +254,11 @@ impl Relay {
         self.0.history_bytes.load(Relaxed)
     }
 
+    /// Bytes of all traces and ended connections.
+    pub fn trace_bytes(&self) -> usize {
+        self.0.trace_bytes.load(Relaxed)
+    }
+
     /// Bytes that waited in all outboxes at the last tick.
     pub fn waiting_bytes(&self) -> usize {
         self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()

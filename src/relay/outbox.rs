@@ -171,9 +171,11 @@ impl Outbox {
         frames.any(|frame| frame.progress().is_some_and(|progress| progress.position == position))
     }
 
-    /// Whether a newer message took the place of this one.
-    pub fn was_replaced(&self, position: u64) -> bool {
-        self.0.borrow().record.as_ref().is_some_and(|record| record.was_replaced(position))
+    /// Whether a newer message took the place of this one, or may have.
+    pub fn may_be_replaced(&self, position: u64) -> bool {
+        let waiting = self.0.borrow();
+        let record = waiting.record.as_ref();
+        record.is_some_and(|record| record.was_replaced(position) || record.may_be_replaced(position))
     }
 
     /// What is remembered of it.

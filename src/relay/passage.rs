@@ -74,6 +74,8 @@ pub enum Outcome {
     Waiting,
     /// A newer message took its place.
     Replaced,
+    /// Handed to the socket, or replaced: which of both is no longer remembered.
+    WrittenOrReplaced,
     /// There was no room: 4420.
     Dropped,
     /// It was queued, and the connection ended before it was written.
@@ -139,6 +141,7 @@ impl Witness {
             return match self.barred(trace, tenant, Sent::Live) {
                 Some(barred) => barred,
                 None if self.is_behind_the_end(trace) => Outcome::Ending,
+                None if record.may_be_replaced(position) && trace.progress.was_replaced() => Outcome::WrittenOrReplaced,
                 None => record.written(position).map_or_else(|| self.unwritten(), Outcome::Written),
             };
         }

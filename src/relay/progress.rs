@@ -69,6 +69,11 @@ impl Progress {
         Some(self.queued_at_ms.load(Relaxed)).filter(|at| *at != 0)
     }
 
+    /// Whether a newer message took its place for anyone.
+    pub fn was_replaced(&self) -> bool {
+        self.sums().of(Step::Replaced) > 0
+    }
+
     /// All counters.
     pub fn sums(&self) -> Sums {
         Sums(self.counters.each_ref().map(|counter| u64::from(counter.load(Relaxed))))

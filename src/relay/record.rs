@@ -17,6 +17,8 @@ pub struct Record {
     has_forgotten: bool,
     /// Positions, oldest first.
     replaced: VecDeque<u64>,
+    /// Whether there were replaced messages before the oldest.
+    has_forgotten_replaced: bool,
     /// Of the message that had no room.
     refused: Option<u64>,
     /// How it was told to go; none while it is open, and for one that broke.
@@ -62,7 +64,7 @@ impl Record {
     /// Newer messages took the places of these.
     pub fn replace(&mut self, positions: &[u64]) {
         for position in positions {
-            push_bounded(&mut self.replaced, *position, MAX_REPLACED);
+            self.has_forgotten_replaced |= push_bounded(&mut self.replaced, *position, MAX_REPLACED);
         }
     }
 
@@ -86,6 +88,11 @@ impl Record {
     /// Whether a newer message took this one's place.
     pub fn was_replaced(&self, position: u64) -> bool {
         self.replaced.contains(&position)
+    }
+
+    /// Whether a newer message may have taken this one's place: what was replaced so early is no longer remembered.
+    pub fn may_be_replaced(&self, position: u64) -> bool {
+        self.has_forgotten_replaced && self.replaced.front().is_some_and(|oldest| position < *oldest)
     }
 
     /// The message that had no room, by its position.
@@ -133,8 +140,9 @@ mod tests {
     fn the_last_replaced_messages_are_remembered() {
         let mut record = Record::default();
         record.replace(&(1..=MAX_REPLACED as u64).collect::<Vec<_>>());
-        assert!(record.was_replaced(1) && record.was_replaced(MAX_REPLACED as u64));
+        assert!(record.was_replaced(1) && record.was_replaced(MAX_REPLACED as u64) && !record.may_be_replaced(0));
         record.replace(&[1_000]);
         assert!(!record.was_replaced(1) && record.was_replaced(2) && record.was_replaced(1_000));
+        assert!(record.may_be_replaced(1) && !record.may_be_replaced(2));
     }
 }

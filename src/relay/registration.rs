@@ -1,5 +1,6 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
+use super::entry::Entry;
 use super::frame::{Frame, Notice, names};
 use super::history::{Listener, Loss, let_through, replay};
 use super::passage::{Begun, Stage};
@@ -198,10 +199,12 @@ impl Member {
         }
         let who = Listener { audiences: &self.audiences, user: &self.principal.user };
         let mut sent = self.realm.between(after, to, who);
+        let is_replaced = |entry: &Entry| {
+            entry.frame.progress().is_some_and(|progress| progress.was_replaced())
+                && self.link.outbox.may_be_replaced(entry.position)
+        };
         sent.retain(|entry| match entry.position > self.begun.position {
-            true => {
-                !entry.without.connections.contains(&self.link.id) && !self.link.outbox.was_replaced(entry.position)
-            }
+            true => !entry.without.connections.contains(&self.link.id) && !is_replaced(entry),
             false => entry.expires > self.begun.at,
         });
         let facts = self.facts();

@@ -244,25 +244,12 @@ impl Drop for Traces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::channel::Slow;
-    use crate::domain::message::Payload;
 
     const BOUNDS: TraceBounds =
         TraceBounds { window: Duration::from_secs(60), traces: 3, ended: 2, total_bytes: 1 << 20 };
 
     fn trace(number: u64, now: Instant) -> Trace {
-        let message = Message {
-            id: number.to_string(),
-            author: Author { user: UserId::new("shop").unwrap(), component: None },
-            address: "ALL".into(),
-            audiences: vec![Audience::All],
-            exclude: Exclusion::default(),
-            filter: None,
-            slow: Slow::Disconnect,
-            time: DateTime::UNIX_EPOCH,
-            ttl: None,
-            payload: Payload::new("1", 1).unwrap(),
-        };
+        let message = Message::of_a_test(&number.to_string());
         let until = Until { kept: now + BOUNDS.window, replayed: None };
         Trace::new(&message, Cursor { epoch: 1, position: number }, Arc::new(Progress::at(number)), until)
     }

@@ -14,6 +14,8 @@ const ENOUGH: usize = 100;
 const MAX_TRACES: usize = 10_000;
 /// Ended connections of an instance that are remembered.
 const MAX_ENDED: usize = 1_000;
+/// Replaced messages that are remembered of a connection.
+const MAX_REPLACED: u64 = 64;
 /// Connections of a user that one answer tells about.
 const MAX_SHOWN: usize = 100;
 
@@ -241,21 +243,26 @@ async fn what_a_newer_message_replaced_is_counted_and_told() {
     let prices = json!({"name": "prices", "slow": "latest"});
     app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(prices), 201).await;
     let (mut healthy, slow) = (app.connect(&token("healthy")).await, connect_slow(&app).await);
-    let mut replaced = 0;
-    for number in 0..ENOUGH {
+    let (mut replaced, mut ids) = (0, Vec::new());
+    while replaced <= MAX_REPLACED {
+        let number = ids.len();
+        assert!(number < 4 * ENOUGH, "only {replaced} were replaced");
         let body = json!({"channel": "prices", "message": "x".repeat(LARGE)});
         let receipt = publish(&app, &number.to_string(), body).await;
         replaced += receipt["replaced"].as_u64().unwrap_or(0);
+        ids.push(number.to_string());
         healthy.frame().await;
     }
-    let ids: Vec<String> = (0..ENOUGH).map(|number| number.to_string()).collect();
     let all = join_all(ids.iter().map(|id| trace(&app, id, ""))).await;
     all.iter().for_each(assert_whole);
     let counted: u64 = all.iter().map(|shown| count(shown, "/lost/replaced")).sum();
-    assert!(replaced > 0 && counted == replaced, "{replaced} were replaced, {counted} were counted");
+    assert_eq!(counted, replaced);
+    let oldest = all.iter().position(|shown| count(shown, "/lost/replaced") == 1).expect("one was replaced");
     let newest = all.iter().rposition(|shown| count(shown, "/lost/replaced") == 1).expect("one was replaced");
-    for (user, outcome) in [("slow", "replaced"), ("healthy", "written")] {
-        let shown = trace(&app, &newest.to_string(), &format!("?user={user}")).await;
+    for (number, user, outcome) in
+        [(newest, "slow", "replaced"), (oldest, "slow", "writtenOrReplaced"), (oldest, "healthy", "written")]
+    {
+        let shown = trace(&app, &number.to_string(), &format!("?user={user}")).await;
         assert_eq!(shown["user"]["connections"][0]["outcome"], outcome);
     }
     drop(slow);

@@ -30,7 +30,8 @@ const KEPT: usize = 6;
 /// Messages that a client may be sent when it resumes.
 const REPLAYED: usize = 10;
 
-const SETTINGS: RelaySettings = RelaySettings {
+/// Of a small relay.
+pub const SETTINGS: RelaySettings = RelaySettings {
     queue: QueueBounds { messages: 64, bytes: 1 << 20 },
     bounds: Bounds {
         outbox: OutboxBounds { bytes: 2_000, stall: Duration::from_secs(10) },
