@@ -45,6 +45,12 @@ pub struct Member {
     pub tenant: Arc<Tenant>,
 }
 
+/// May learn about others in the named instance: `REALTIME_ADMIN`, or a component with `REALTIME_CONNECT`.
+pub struct Observer {
+    /// The instance.
+    pub tenant: Arc<Tenant>,
+}
+
 /// `REALTIME_OPERATOR`, valid everywhere; no instance is looked at.
 pub struct Operator {
     /// Who calls.
@@ -147,6 +153,17 @@ impl Admission for Subscriber {
     }
 }
 
+impl Admission for Observer {
+    async fn admit(request: &HttpRequest, api: &Api) -> Outcome<Self> {
+        let (principal, tenant) = sign_in(request, api).await?;
+        need(&principal, &[Role::ADMIN, Role::CONNECT])?;
+        match principal.may_see_others() {
+            true => Ok(Self { tenant }),
+            false => Err(Problem::new(Code::RoleRequired, "this needs a component token or REALTIME_ADMIN")),
+        }
+    }
+}
+
 /// Makes extractors of admissions.
 macro_rules! extractors {
     ($($name:ident)*) => {$(
@@ -162,7 +179,7 @@ macro_rules! extractors {
     )*};
 }
 
-extractors! { Admin Member Operator Overseer }
+extractors! { Admin Member Observer Operator Overseer }
 
 impl<A: Admission, T: RequestBody> FromRequest for WithBody<A, T> {
     type Error = Problem;

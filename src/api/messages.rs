@@ -12,7 +12,7 @@ use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
 use crate::domain::expression::Facts;
-use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
+use crate::domain::message::{Author, Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
 use crate::domain::principal::{Principal, UserId};
 use crate::relay::rehearsal::Inquiry;
 use crate::relay::repeats::{Claim, Ticket};
@@ -295,6 +295,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
     let payload = Payload::new(&draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
     Ok(Message {
         id: draft.id.map_or_else(|| Uuid::now_v7().to_string(), |id| id.to_string()),
+        author: Author { user: principal.user.clone(), component: principal.component.as_deref().map(Into::into) },
         address: draft.written,
         audiences,
         exclude: draft.exclude,

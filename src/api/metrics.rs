@@ -88,6 +88,11 @@ fn registry(api: &Api) -> Registry {
     };
     registry.register("open_connections", "Open connections of this process", gauge(api.relay.open() as f64));
     registry.register("outbox_bytes", "Bytes that wait for sockets", gauge(api.relay.waiting_bytes() as f64));
+    registry.register(
+        "trace_bytes",
+        "Bytes kept to say what became of messages",
+        gauge(api.relay.trace_bytes() as f64),
+    );
     registry.register("history_bytes", "Bytes kept for clients that resume", gauge(api.relay.history_bytes() as f64));
     let evaluations = Counter::<u64>::default();
     evaluations.inc_by(api.relay.evaluations());

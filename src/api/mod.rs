@@ -28,6 +28,7 @@ pub mod responses;
 pub mod revocations;
 pub mod rules;
 pub mod stream;
+pub mod traces;
 pub mod transport;
 
 use crate::auth::Authenticator;
@@ -89,6 +90,7 @@ pub struct ApiSettings {
 /// The route table: every operation of the OpenAPI document.
 pub fn operations(config: &mut ServiceConfig<'_>) {
     messages::routes(config);
+    traces::routes(config);
     connect::routes(config);
     connections::routes(config);
     stream::routes(config);

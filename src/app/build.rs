@@ -17,6 +17,7 @@ use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::OutboxBounds;
 use crate::relay::queue::QueueBounds;
 use crate::relay::shard::Bounds;
+use crate::relay::traces::TraceBounds;
 use crate::relay::{Relay, RelaySettings};
 use crate::store::{InsertError, Store, StoreError};
 use crate::{telemetry, tls};
@@ -206,6 +207,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
             expiring_seconds: bounds.expiring.as_secs() as i64,
         },
+        traces: TraceBounds::of(bounds.history_window),
         history: HistoryBounds {
             window: bounds.history_window,
             messages: bounds.history_messages,

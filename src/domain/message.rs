@@ -101,11 +101,22 @@ pub struct Exclusion {
     pub connections: Vec<String>,
 }
 
+/// Who publishes a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Author {
+    /// The token's user.
+    pub user: UserId,
+    /// The token's component; none for one who publishes by a role.
+    pub component: Option<Box<str>>,
+}
+
 /// A message that may be sent: whole, within its limits, and for audiences that exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Unique in the instance.
     pub id: String,
+    /// Who publishes it.
+    pub author: Author,
     /// As published; what the receivers see in `channel`.
     pub address: Arc<str>,
     /// Each receiver gets the message once, however many of these it belongs to; never empty.
@@ -141,6 +152,25 @@ pub struct Draft {
     pub ttl: Option<Duration>,
     /// `id`, where the publisher chose one.
     pub id: Option<MessageId>,
+}
+
+#[cfg(test)]
+impl Message {
+    /// A message for everyone.
+    pub fn of_a_test(id: &str) -> Self {
+        Self {
+            id: id.into(),
+            author: Author { user: UserId::new("shop").unwrap(), component: None },
+            address: "ALL".into(),
+            audiences: vec![Audience::All],
+            exclude: Exclusion::default(),
+            filter: None,
+            slow: Slow::Disconnect,
+            time: DateTime::UNIX_EPOCH,
+            ttl: None,
+            payload: Payload::new("1", 1).unwrap(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What a socket is sent; a message is encoded here, once, whatever the number of receivers.
 
+use super::progress::{Progress, Step};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::message::Message;
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::SecondsFormat;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Most bytes of a close frame's reason (RFC 6455 section 5.5: a control frame has at most 125, two are the code).
 const MAX_REASON_BYTES: usize = 123;
@@ -14,9 +16,21 @@ const MAX_REASON_BYTES: usize = 123;
 const MESSAGE_OVERHEAD: usize = 4 + 71 + Cursor::TEXT_BYTES + 24;
 
 /// One whole WebSocket frame as it goes over the wire. Server frames are unmasked (RFC 6455 section 5.1), hence the
-/// same bytes serve every receiver, and a clone costs a reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame(Bytes);
+/// same bytes serve every receiver, and a clone costs two references. Two are equal if their bytes are.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    bytes: Bytes,
+    /// Of a message, where what becomes of it is counted; none after a restart.
+    progress: Option<Arc<Progress>>,
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Frame {}
 
 impl Frame {
     /// `MESSAGE`: what every receiver of `message` gets.
@@ -35,7 +49,7 @@ impl Frame {
         json.extend_from_slice(b",\"data\":");
         json.extend_from_slice(message.payload.as_str().as_bytes());
         json.push(b'}');
-        Self::text(&json)
+        Self { progress: Some(Arc::new(Progress::at(cursor.position))), ..Self::text(&json) }
     }
 
     /// How long that frame is, in bytes; exact but for characters that JSON escapes in `id` and `channel`.
@@ -55,7 +69,7 @@ impl Frame {
 
     /// A WebSocket ping; an event stream writes it as a comment.
     pub const fn ping() -> Self {
-        Self(Bytes::from_static(&[0x89, 0]))
+        Self { bytes: Bytes::from_static(&[0x89, 0]), progress: None }
     }
 
     /// The close frame; a reason over 123 bytes is cut at a character's border.
@@ -77,27 +91,39 @@ impl Frame {
 
     /// The text of a text frame, without its header.
     pub fn json(&self) -> &[u8] {
-        let header = match self.0.get(1) {
+        let header = match self.bytes.get(1) {
             Some(126) => 4,
             Some(127) => 10,
             _ => 2,
         };
-        self.0.get(header..).unwrap_or_default()
+        self.bytes.get(header..).unwrap_or_default()
+    }
+
+    /// Where what becomes of a message is counted.
+    pub fn progress(&self) -> Option<&Arc<Progress>> {
+        self.progress.as_ref()
+    }
+
+    /// Counts a step of a message; nothing for other frames.
+    pub fn count(&self, step: Step) {
+        if let Some(progress) = &self.progress {
+            progress.count(step);
+        }
     }
 
     /// Whether it holds a JSON text; the others are pings, pongs and closes.
     pub fn is_text(&self) -> bool {
-        self.0.first() == Some(&0x81)
+        self.bytes.first() == Some(&0x81)
     }
 
     /// Length on the wire, in bytes.
     pub fn wire_bytes(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     /// The bytes on the wire.
     pub fn into_bytes(self) -> Bytes {
-        self.0
+        self.bytes
     }
 
     fn text(json: &[u8]) -> Self {
@@ -120,7 +146,7 @@ impl Frame {
             }
         }
         frame.extend_from_slice(payload);
-        Self(frame.freeze())
+        Self { bytes: frame.freeze(), progress: None }
     }
 }
 
@@ -267,7 +293,8 @@ impl Close {
 mod tests {
     use super::*;
     use crate::domain::channel::Slow;
-    use crate::domain::message::{Exclusion, Payload};
+    use crate::domain::message::{Author, Exclusion, Payload};
+    use crate::domain::principal::UserId;
 
     #[test]
     fn a_message_frame_carries_the_publishers_bytes_and_the_shortest_length() {
@@ -275,6 +302,7 @@ mod tests {
             let json = format!("\"{}\"", "x".repeat(payload));
             let message = Message {
                 id: "m\"1".into(),
+                author: Author { user: UserId::new("a").unwrap(), component: None },
                 address: "group:\"a\"".into(),
                 audiences: vec![Audience::All],
                 exclude: Exclusion::default(),

@@ -1,16 +1,15 @@
 //! The window that resuming reads: what was sent lately, by audience, within bounds of time, messages and bytes.
 
+use super::entry::Entry;
 use super::frame::Frame;
 use crate::domain::audience::Audience;
 use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Bytes that an entry is counted with beyond its frame; generous, so that the bound holds for small messages too.
-const ENTRY_BYTES: usize = 256;
 /// Audiences that have nothing left and are remembered only for how far they were trimmed; beyond so many, the older
 /// half is forgotten, and whoever resumes from before that is told `TOO_OLD`.
 const MAX_EMPTY_RINGS: usize = 16_384;
@@ -30,25 +29,6 @@ pub struct HistoryBounds {
     pub replay_messages: usize,
     /// Most bytes of one replay.
     pub replay_bytes: usize,
-}
-
-/// One message in the window; every audience that it was for shares it.
-#[derive(Debug)]
-pub struct Entry {
-    /// Its place in the instance's order.
-    pub position: u64,
-    /// What was and will be sent.
-    pub frame: Frame,
-    /// Whom it was for.
-    pub audiences: Box<[Audience]>,
-    /// Whom it was not for; holds on replay too.
-    pub without: Without,
-    /// When it leaves the window.
-    pub kept_until: Instant,
-    /// When it is no longer worth sending: its `ttl`.
-    pub expires: Instant,
-    /// Rings that still hold it.
-    held_by: AtomicU32,
 }
 
 /// Why what was missed cannot be sent whole (contract, "Receiving").
@@ -99,43 +79,6 @@ struct Ring {
     bytes: usize,
     /// Position of the newest message that it once held and holds no more.
     trimmed_to: u64,
-}
-
-impl Entry {
-    /// A message that no ring holds yet.
-    pub fn new(position: u64, frame: Frame, audiences: &[Audience], without: Without, times: Times) -> Self {
-        Self {
-            position,
-            frame,
-            audiences: audiences.into(),
-            without,
-            kept_until: times.kept_until,
-            expires: times.expires,
-            held_by: AtomicU32::new(0),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.frame.wire_bytes()
-    }
-}
-
-/// Who is left out of a message's audiences, whenever it is sent.
-#[derive(Clone, Debug, Default)]
-pub struct Without {
-    /// These.
-    pub users: Box<[UserId]>,
-    /// Those of whom it is not true.
-    pub filter: Option<Expression>,
-}
-
-/// How long a message is kept and sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// When it leaves the window.
-    pub kept_until: Instant,
-    /// When its `ttl` ends; no later.
-    pub expires: Instant,
 }
 
 impl History {
@@ -202,20 +145,25 @@ impl History {
     pub fn since(&mut self, position: u64, who: Listener<'_>, now: Instant) -> Result<Vec<Arc<Entry>>, Loss> {
         // What has left the window is a loss; only a message's own ttl may end it unseen.
         self.trim(now);
-        let mut missed: Vec<&Arc<Entry>> = Vec::new();
-        for audience in who.audiences {
-            let trimmed_to = self.rings.get(audience).map_or(self.forgotten_to, |ring| ring.trimmed_to);
-            if trimmed_to > position {
-                return Err(Loss::TooOld);
-            }
-            let Some(ring) = self.rings.get(audience) else { continue };
-            let from = ring.entries.partition_point(|entry| entry.position <= position);
-            missed.extend(ring.entries.range(from..));
+        let trimmed_to = |audience| self.rings.get(audience).map_or(self.forgotten_to, |ring| ring.trimmed_to);
+        if who.audiences.iter().any(|audience| trimmed_to(audience) > position) {
+            return Err(Loss::TooOld);
         }
-        missed.sort_unstable_by_key(|entry| entry.position);
-        missed.dedup_by_key(|entry| entry.position);
-        missed.retain(|entry| entry.expires > now && !entry.without.users.contains(who.user));
-        Ok(missed.into_iter().cloned().collect())
+        let mut missed = self.between(position, u64::MAX, who);
+        missed.retain(|entry| entry.expires > now);
+        Ok(missed)
+    }
+
+    /// What is kept of what someone was sent behind `after` and up to `to`, in order, once; filters are still to be asked.
+    pub fn between(&self, after: u64, to: u64, who: Listener<'_>) -> Vec<Arc<Entry>> {
+        let mut found: Vec<&Arc<Entry>> = Vec::new();
+        for ring in who.audiences.iter().filter_map(|audience| self.rings.get(audience)) {
+            let from = ring.entries.partition_point(|entry| entry.position <= after);
+            found.extend(ring.entries.range(from..).take_while(|entry| entry.position <= to));
+        }
+        found.sort_unstable_by_key(|entry| entry.position);
+        found.dedup_by_key(|entry| entry.position);
+        found.into_iter().filter(|entry| !entry.without.users.contains(who.user)).cloned().collect()
     }
 
     /// Lets go of what is older than the window.
@@ -346,23 +294,14 @@ impl Drop for History {
     }
 }
 
-/// What is sent of what `History::since` found, to whom `passes` says a filter lets through; each filter is asked about
-/// once. Errors: `Loss::TooMuch`.
+/// What is sent of what `History::since` found. Errors: `Loss::TooMuch`.
 pub fn replay(
     missed: &[Arc<Entry>],
     bounds: HistoryBounds,
     passes: impl Fn(&Expression) -> bool,
 ) -> Result<Vec<Frame>, Loss> {
-    let mut answers: HashMap<&str, bool> = HashMap::new();
     let (mut frames, mut bytes) = (Vec::new(), 0);
-    for entry in missed {
-        let is_let_through = match &entry.without.filter {
-            Some(filter) => *answers.entry(filter.as_str()).or_insert_with(|| passes(filter)),
-            None => true,
-        };
-        if !is_let_through {
-            continue;
-        }
+    for entry in let_through(missed, passes) {
         bytes += entry.frame.wire_bytes();
         frames.push(entry.frame.clone());
         if frames.len() > bounds.replay_messages || bytes > bounds.replay_bytes {
@@ -372,7 +311,16 @@ pub fn replay(
     Ok(frames)
 }
 
-/// Who resumes.
+/// Those entries whose filter `passes`; each filter is asked about once.
+pub fn let_through(entries: &[Arc<Entry>], passes: impl Fn(&Expression) -> bool) -> impl Iterator<Item = &Arc<Entry>> {
+    let mut answers: HashMap<&str, bool> = HashMap::new();
+    entries.iter().filter(move |entry| match &entry.without.filter {
+        Some(filter) => *answers.entry(filter.as_str()).or_insert_with(|| passes(filter)),
+        None => true,
+    })
+}
+
+/// Who resumes, or acknowledges.
 #[derive(Clone, Copy)]
 pub struct Listener<'a> {
     /// What it hears now.

@@ -1,7 +1,8 @@
 //! The window against a naive one that forgets nothing and computes from all messages what must still be there.
 
+use super::entry::{Entry, Times, Without};
 use super::frame::{Frame, Notice};
-use super::history::{Entry, Exported, History, HistoryBounds, Listener, Loss, Times, Without, replay};
+use super::history::{Exported, History, HistoryBounds, Listener, Loss, replay};
 use crate::domain::audience::Audience;
 use crate::domain::principal::{GroupId, UserId};
 use proptest::prelude::*;
@@ -70,7 +71,7 @@ fn group(index: usize) -> Audience {
 }
 
 fn without_users(users: Vec<UserId>) -> Without {
-    Without { users: users.into(), filter: None }
+    Without { users: users.into(), ..Without::default() }
 }
 
 fn user(index: usize) -> UserId {

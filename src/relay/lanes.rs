@@ -1,6 +1,7 @@
 //! What waits for one socket under the `latest` policy: of each channel the newest message, and word of those before it.
 
 use super::frame::{Frame, Notice};
+use super::progress::Step;
 use crate::domain::audience::Audience;
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -64,9 +65,9 @@ impl Lanes {
     }
 
     /// Queues a message. What waits of its channel since before `now` has had its turn and was not taken: the message
-    /// takes its place. What came at the same instant stays, so that a burst reaches those who keep up. Returns how many
-    /// were replaced.
-    pub fn push(&mut self, place: u64, lane: &Lane, frame: &Frame, now: Instant) -> u64 {
+    /// takes its place. What came at the same instant stays, so that a burst reaches those who keep up. Returns the
+    /// positions of those that were replaced.
+    pub fn push(&mut self, place: u64, lane: &Lane, frame: &Frame, now: Instant) -> Vec<u64> {
         let replaced = self.replace(&lane.channel, now);
         self.bytes += frame.wire_bytes();
         let content = Content::Message { frame: frame.clone(), since: now };
@@ -90,16 +91,25 @@ impl Lanes {
         })
     }
 
-    fn replace(&mut self, channel: &ChannelName, before: Instant) -> u64 {
-        let (mut replaced, mut freed, mut told) = (0, 0, None);
+    /// The messages that wait.
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.items.iter().filter_map(|item| match &item.content {
+            Content::Message { frame, .. } => Some(frame),
+            Content::Dropped { .. } => None,
+        })
+    }
+
+    fn replace(&mut self, channel: &ChannelName, before: Instant) -> Vec<u64> {
+        let (mut replaced, mut freed, mut told) = (Vec::new(), 0, None);
         let mut index = 0;
         self.items.retain_mut(|item| {
             if item.lane.channel == *channel {
                 if matches!(item.content, Content::Dropped { .. }) {
                     told = Some(index);
                 } else if item.is_older_than(before) {
-                    replaced += 1;
+                    replaced.push(item.lane.cursor.position);
                     freed += item.bytes();
+                    item.count(Step::Replaced);
                     if told.is_some() {
                         return false;
                     }
@@ -114,7 +124,7 @@ impl Lanes {
         if let Some(Content::Dropped { count }) =
             told.and_then(|at| self.items.get_mut(at)).map(|item| &mut item.content)
         {
-            *count += replaced;
+            *count += replaced.len() as u64;
         }
         replaced
     }
@@ -123,6 +133,12 @@ impl Lanes {
 impl Item {
     fn is_older_than(&self, instant: Instant) -> bool {
         matches!(self.content, Content::Message { since, .. } if since < instant)
+    }
+
+    fn count(&self, step: Step) {
+        if let Content::Message { frame, .. } = &self.content {
+            frame.count(step);
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -154,9 +170,14 @@ mod tests {
     fn a_newer_message_takes_the_place_of_those_that_had_their_turn_and_they_are_told_where_they_stood() {
         let (mut lanes, start) = (Lanes::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        for (place, channel, seconds, replaced) in
-            [(1, "a", 0, 0), (2, "b", 0, 0), (3, "a", 1, 1), (4, "a", 1, 0), (5, "a", 2, 2), (6, "b", 2, 1)]
-        {
+        for (place, channel, seconds, replaced) in [
+            (1, "a", 0, &[][..]),
+            (2, "b", 0, &[]),
+            (3, "a", 1, &[1]),
+            (4, "a", 1, &[]),
+            (5, "a", 2, &[3, 4]),
+            (6, "b", 2, &[2]),
+        ] {
             assert_eq!(lanes.push(place, &lane(channel, place), &message(place), at(seconds)), replaced, "{place}");
         }
         assert_eq!(lanes.bytes(), message(5).wire_bytes() + message(6).wire_bytes());

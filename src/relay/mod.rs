@@ -2,14 +2,21 @@
 
 mod client_frame;
 pub mod connection;
+mod counts;
+pub mod entry;
 mod filters;
 pub mod frame;
 pub mod history;
 mod inbound;
 pub mod lanes;
+mod link;
+mod memory;
 pub mod outbox;
+pub mod passage;
+pub mod progress;
 pub mod queue;
 pub mod realm;
+pub mod record;
 mod registration;
 pub mod rehearsal;
 pub mod renewal;
@@ -17,6 +24,7 @@ pub mod repeats;
 pub mod roster;
 pub mod shard;
 pub mod stream;
+pub mod traces;
 pub mod window;
 mod worker;
 
@@ -36,12 +44,12 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
 use frame::Frame;
-use history::{Entry, History, HistoryBounds, Times, Without};
+use history::HistoryBounds;
 use lanes::Lane;
 use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
-use realm::{Memory, Realm};
-use repeats::{Claim, ClaimError, Fingerprint, Repeats};
+use realm::Realm;
+use repeats::{Claim, ClaimError, Fingerprint};
 use roster::Question;
 use shard::{Bounds, Counts, Delivery, Shard};
 use std::cell::RefCell;
@@ -51,6 +59,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use traces::TraceBounds;
 use uuid::Uuid;
 
 /// How long a publish waits for the workers' counts (contract, "Sending").
@@ -71,6 +80,8 @@ pub struct RelaySettings {
     pub bounds: Bounds,
     /// Of each instance's window, and of all of them.
     pub history: HistoryBounds,
+    /// Of what can be said of messages afterwards.
+    pub traces: TraceBounds,
     /// Ids of publishers that are remembered.
     pub ids: usize,
     /// What `CONNECTED` tells clients.
@@ -99,6 +110,8 @@ struct Inner {
     realms: RwLock<HashMap<InstanceId, Arc<Realm>>>,
     /// Bytes of all windows.
     history_bytes: Arc<AtomicUsize>,
+    /// Bytes of all traces.
+    trace_bytes: Arc<AtomicUsize>,
     /// Ids that all instances remember.
     ids: Arc<AtomicUsize>,
     /// How often a rule or a filter was evaluated.
@@ -153,6 +166,7 @@ impl Relay {
             waiting: RwLock::default(),
             realms: RwLock::default(),
             history_bytes: Arc::default(),
+            trace_bytes: Arc::default(),
             ids: Arc::default(),
             evaluations: Arc::default(),
             open: Arc::default(),
@@ -182,7 +196,7 @@ impl Relay {
     pub async fn publish(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
         let realm = self.realm(instance);
         let (cursor, parcel) = self.hand_over(&realm, message, Intent::Send)?;
-        self.bound_history();
+        self.bound_memory();
         let (counts, complete) = parcel.tally.wait(PATIENCE).await;
         realm.count(counts);
         Ok(Published { cursor, counts, complete })
@@ -249,6 +263,11 @@ impl Relay {
         self.0.history_bytes.load(Relaxed)
     }
 
+    /// Bytes of all traces and ended connections.
+    pub fn trace_bytes(&self) -> usize {
+        self.0.trace_bytes.load(Relaxed)
+    }
+
     /// Bytes that waited in all outboxes at the last tick.
     pub fn waiting_bytes(&self) -> usize {
         self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
@@ -266,48 +285,14 @@ impl Relay {
             Intent::Count => Err(bytes),
         };
         if let Ok(frame) = &frame {
-            order.advance(self.entry(message, cursor, frame));
+            let entry = self.entry(message, cursor, frame);
+            realm.traces.insert(self.trace(message, cursor, frame, entry.as_ref()), Instant::now());
+            order.advance(entry);
         }
         let delivery = delivery(realm, message, cursor, frame);
         let parcel = Arc::new(Parcel { delivery, bytes, tally: Tally::of(places.len()) });
         places.into_iter().for_each(|place| place.send(parcel.clone()));
         Ok((cursor, parcel))
-    }
-
-    /// What the window keeps of a message; nothing of one that is live only.
-    fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame) -> Option<Entry> {
-        let window = self.0.settings.history.window;
-        let ttl = message.ttl.unwrap_or(window);
-        if ttl.is_zero() {
-            return None;
-        }
-        let now = Instant::now();
-        let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
-        let without = Without { users: message.exclude.users.as_slice().into(), filter: message.filter.clone() };
-        Some(Entry::new(cursor.position, frame.clone(), &message.audiences, without, times))
-    }
-
-    /// Where the windows take more than the process may, those that were used least recently give way first.
-    fn bound_history(&self) {
-        let most = self.0.settings.history.total_bytes;
-        if self.0.history_bytes.load(Relaxed) <= most {
-            return;
-        }
-        let mut realms: Vec<_> = self.all_realms().into_iter().map(|realm| (realm.use_of_history(), realm)).collect();
-        realms.retain(|((_, bytes), _)| *bytes > 0);
-        realms.sort_by_key(|((used, _), _)| *used);
-        for (_, realm) in realms {
-            realm.evict();
-            if self.0.history_bytes.load(Relaxed) <= most {
-                return;
-            }
-        }
-    }
-
-    /// Lets go of what is older than the window, everywhere.
-    fn trim_history(&self) {
-        let now = Instant::now();
-        self.all_realms().iter().for_each(|realm| realm.trim(now));
     }
 
     fn catalog(&self) -> &Catalog {
@@ -328,14 +313,6 @@ impl Relay {
             Arc::new(Realm::new(instance.clone(), epoch, self.memory()))
         };
         realms.entry(instance.clone()).or_insert_with(fresh).clone()
-    }
-
-    fn memory(&self) -> Memory {
-        let settings = &self.0.settings;
-        Memory {
-            history: History::new(settings.history, 0, self.0.history_bytes.clone()),
-            repeats: Repeats::new(settings.history.window, settings.ids, self.0.ids.clone()),
-        }
     }
 
     fn realms(&self) -> RwLockReadGuard<'_, HashMap<InstanceId, Arc<Realm>>> {

@@ -12,6 +12,7 @@ use crate::domain::rule::{Effect, Rule, Subject};
 use client::Client;
 use naive::{CHANNELS, EXPRESSIONS, INSTANCES, Person, State, WORDS};
 use proptest::prelude::*;
+pub use world::SETTINGS;
 use world::{Draft, World};
 
 /// Shortest run.

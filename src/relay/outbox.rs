@@ -2,6 +2,9 @@
 
 use super::frame::{Close, Frame};
 use super::lanes::{Lane, Lanes};
+use super::progress::Step;
+use super::record::Record;
+use chrono::Utc;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -72,6 +75,8 @@ struct Waiting {
     close: Option<Close>,
     /// Whether `close` was ever set.
     ending: bool,
+    /// What it was handed lately; none until that is a message.
+    record: Option<Box<Record>>,
 }
 
 impl Outbox {
@@ -91,7 +96,7 @@ impl Outbox {
             return Pushed::Ending;
         }
         if waiting.total() + frame.wire_bytes() > bounds.bytes {
-            waiting.end(Close::too_slow(), true);
+            waiting.refuse(frame);
             return Pushed::Full;
         }
         let place = waiting.next_place(now);
@@ -109,13 +114,16 @@ impl Outbox {
             return Pushed::Ending;
         }
         if waiting.total_behind(lane, now) + frame.wire_bytes() > bounds.bytes {
-            waiting.end(Close::too_slow(), true);
+            waiting.refuse(frame);
             return Pushed::Full;
         }
         let place = waiting.next_place(now);
         let replaced = waiting.lanes.get_or_insert_default().push(place, lane, frame, now);
+        if !replaced.is_empty() {
+            waiting.record().replace(&replaced);
+        }
         waiting.wake();
-        Pushed::Queued { replaced }
+        Pushed::Queued { replaced: replaced.len() as u64 }
     }
 
     /// What `push`, or `push_latest` with a lane, would say now, but for what it would replace.
@@ -156,6 +164,25 @@ impl Outbox {
         self.0.borrow().total()
     }
 
+    /// Whether the message of this position waits.
+    pub fn holds(&self, position: u64) -> bool {
+        let waiting = self.0.borrow();
+        let mut frames = waiting.opening.iter().chain(waiting.messages());
+        frames.any(|frame| frame.progress().is_some_and(|progress| progress.position == position))
+    }
+
+    /// Whether a newer message took the place of this one, or may have.
+    pub fn may_be_replaced(&self, position: u64) -> bool {
+        let waiting = self.0.borrow();
+        let record = waiting.record.as_ref();
+        record.is_some_and(|record| record.was_replaced(position) || record.may_be_replaced(position))
+    }
+
+    /// What is remembered of it.
+    pub fn record(&self) -> Record {
+        self.0.borrow().record.as_deref().cloned().unwrap_or_default()
+    }
+
     /// Wakes the socket's task so that it looks at the clock.
     pub fn wake(&self) {
         self.0.borrow_mut().wake();
@@ -190,8 +217,27 @@ impl Waiting {
             if self.opening.is_empty() {
                 (self.opening, self.opening_ends) = (VecDeque::new(), None);
             }
+            self.note(&frame, Step::Replayed);
             return Some(frame);
         }
+        let frame = self.take_live()?;
+        self.note(&frame, Step::Written);
+        Some(frame)
+    }
+
+    /// Counts a message that is handed to the socket, and remembers when.
+    fn note(&mut self, frame: &Frame, step: Step) {
+        if let Some(progress) = frame.progress() {
+            progress.count(step);
+            self.record().write(progress.position, Utc::now().timestamp_millis());
+        }
+    }
+
+    fn record(&mut self) -> &mut Record {
+        self.record.get_or_insert_default()
+    }
+
+    fn take_live(&mut self) -> Option<Frame> {
         let first_of_a_lane = self.lanes.as_ref().and_then(|lanes| lanes.first());
         if first_of_a_lane.is_some_and(|place| self.frames.front().is_none_or(|(first, _)| place < *first)) {
             return self.take_of_a_lane();
@@ -226,15 +272,31 @@ impl Waiting {
         self.total() - self.lanes.as_ref().map_or(0, |lanes| lanes.replaceable(&lane.channel, now))
     }
 
+    /// What waits of what was published since the connection began.
+    fn messages(&self) -> impl Iterator<Item = &Frame> {
+        let of_lanes = self.lanes.iter().flat_map(|lanes| lanes.frames());
+        self.frames.iter().map(|(_, frame)| frame).chain(of_lanes)
+    }
+
+    /// There is no room for a frame.
+    fn refuse(&mut self, frame: &Frame) {
+        if let Some(progress) = frame.progress() {
+            self.record().refuse(progress.position);
+        }
+        self.end(Close::too_slow(), true);
+    }
+
     fn end(&mut self, close: Close, give_up: bool) {
         if self.ending {
             return;
         }
         if give_up {
+            self.messages().for_each(|frame| frame.count(Step::TooSlow));
             (self.opening, self.frames, self.lanes) = (VecDeque::new(), VecDeque::new(), None);
             (self.bytes, self.stalled_since, self.opening_ends) = (0, None, None);
         }
         self.ending = true;
+        self.record().end(close.clone(), Utc::now().timestamp_millis());
         self.close = Some(close);
         self.wake();
     }
@@ -243,6 +305,12 @@ impl Waiting {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.messages().for_each(|frame| frame.count(Step::Ended));
     }
 }
 

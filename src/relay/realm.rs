@@ -1,8 +1,10 @@
 //! What the relay keeps for one instance across all workers: the order of its messages, who is present, what was counted.
 
-use super::history::{Entry, Exported, History, Listener, Loss};
+use super::entry::Entry;
+use super::history::{Exported, History, Listener, Loss};
 use super::repeats::Repeats;
 use super::shard::Counts;
+use super::traces::Traces;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::{InstanceId, Limits};
 use crate::domain::principal::UserId;
@@ -22,6 +24,8 @@ pub struct Realm {
     state: Mutex<State>,
     /// The ids that publishers chose.
     pub repeats: Arc<Repeats>,
+    /// What became of the messages.
+    pub traces: Traces,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
@@ -49,6 +53,8 @@ pub struct Memory {
     pub history: History,
     /// The ids that publishers chose.
     pub repeats: Repeats,
+    /// What became of the messages.
+    pub traces: Traces,
 }
 
 /// What the beginning of a connection is told.
@@ -109,7 +115,7 @@ pub struct Order<'a> {
 impl Realm {
     /// A realm whose order begins at 0 in this epoch.
     pub fn new(instance: InstanceId, epoch: u64, memory: Memory) -> Self {
-        let Memory { history, repeats } = memory;
+        let Memory { history, repeats, traces } = memory;
         let repeats = Arc::new(repeats);
         let state = State {
             history,
@@ -119,7 +125,7 @@ impl Realm {
             seats: 0,
             seats_of: HashMap::new(),
         };
-        Self { instance, epoch, state: Mutex::new(state), repeats, counters: Counters::default() }
+        Self { instance, epoch, state: Mutex::new(state), repeats, traces, counters: Counters::default() }
     }
 
     /// The same realm where an earlier process left it.
@@ -178,10 +184,19 @@ impl Realm {
         Arrival { cursor, missed }
     }
 
-    /// When a message was last published here, and the bytes of its window.
-    pub fn use_of_history(&self) -> (Instant, usize) {
-        let state = self.lock();
-        (state.used, state.history.bytes())
+    /// What is kept of what someone was sent behind `after` and up to `to`; see [`History::between`].
+    pub fn between(&self, after: u64, to: u64, who: Listener<'_>) -> Vec<Arc<Entry>> {
+        self.lock().history.between(after, to, who)
+    }
+
+    /// When a message was last published here.
+    pub fn last_used(&self) -> Instant {
+        self.lock().used
+    }
+
+    /// Bytes of the window.
+    pub fn history_bytes(&self) -> usize {
+        self.lock().history.bytes()
     }
 
     /// Lets go of the older half of the window.
@@ -193,6 +208,7 @@ impl Realm {
     pub fn trim(&self, now: Instant) {
         self.lock().history.trim(now);
         self.repeats.trim(now);
+        self.traces.trim(now);
     }
 
     /// The order's position and the window, for the next start.
@@ -201,11 +217,13 @@ impl Realm {
         (Cursor { epoch: self.epoch, position: state.position }, state.history.export())
     }
 
-    /// Takes back one `arrive`.
-    pub fn leave(&self, shard: usize) {
-        if let Some(present) = self.lock().present.get_mut(shard) {
+    /// Takes back one `arrive`; the newest position, behind which nothing was meant for it.
+    pub fn leave(&self, shard: usize) -> u64 {
+        let mut state = self.lock();
+        if let Some(present) = state.present.get_mut(shard) {
             *present = present.saturating_sub(1);
         }
+        state.position
     }
 
     /// Locks the order, to give a message its place or to give up before it has one.
@@ -270,7 +288,8 @@ impl Realm {
         let bounds = super::history::HistoryBounds::WIDE;
         let history = History::new(bounds, 0, Arc::default());
         let repeats = Repeats::new(bounds.window, 1_000, Arc::default());
-        Self::new(InstanceId::new(instance).unwrap(), 1, Memory { history, repeats })
+        let traces = Traces::new(super::traces::TraceBounds::of(bounds.window), Arc::default());
+        Self::new(InstanceId::new(instance).unwrap(), 1, Memory { history, repeats, traces })
     }
 }
 

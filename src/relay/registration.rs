@@ -1,7 +1,10 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
+use super::entry::Entry;
 use super::frame::{Frame, Notice, names};
-use super::history::{Listener, Loss, replay};
+use super::history::{Listener, Loss, let_through, replay};
+use super::passage::{Begun, Stage};
+use super::progress::Step;
 use super::realm::{Arrival, NoSeat, Seat};
 use super::roster::Origin;
 use super::shard::{Key, Link, Member, Transport};
@@ -12,6 +15,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
+use chrono::Utc;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -88,6 +92,7 @@ impl Relay {
         let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
         let replay = missed.map(|missed| replay(&missed?, self.0.settings.history, passes));
         self.0.evaluations.fetch_add(facts.asked(), Relaxed);
+        let recovered_from = since.flatten().filter(|_| matches!(replay, Some(Ok(_))));
         let connected = Notice::Connected {
             connection_id: &link.id,
             instance: tenant.instance.id.as_str(),
@@ -98,8 +103,9 @@ impl Relay {
             recovered: replay.as_ref().map(Result::is_ok),
             reason: replay.as_ref().and_then(|replay| replay.as_ref().err()).map(|loss| loss.as_str()),
         };
-        link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), Instant::now());
-        let position = cursor.position;
+        let (now, position) = (Instant::now(), cursor.position);
+        link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), now);
+        let begun = Begun { position, since: recovered_from.map(|since| since.position), at: now };
         let member = Member {
             link: link.clone(),
             transport,
@@ -109,7 +115,9 @@ impl Relay {
             warned: false,
             narrowing,
             audiences,
+            rights_since_ms: 0,
             judged_by: tenant,
+            begun,
             position,
         };
         let key = worker.shard.borrow_mut().insert(member);
@@ -137,14 +145,21 @@ impl Registration {
         &self.seat.realm.instance
     }
 
-    /// Notes how far the client says that it has heard everything. A cursor that it was never sent is not believed.
+    /// Notes how far the client says that it has heard everything, and counts it for the messages behind what it said
+    /// before. A cursor that it was never sent is not believed, and none takes back an earlier one.
     pub fn acknowledge(&self, cursor: Cursor) {
         let shard = self.worker.shard.borrow();
         let Some(member) = shard.get(self.key) else { return };
-        if cursor.epoch == member.realm.epoch() && cursor.position <= member.position {
-            self.link.acknowledged.set(Some(cursor));
-            self.worker.relay.0.lag.observe((member.position - cursor.position) as f64);
+        let before = self.link.acknowledged.get().map(|before| before.position);
+        if cursor.epoch != member.realm.epoch()
+            || cursor.position > member.position
+            || before.is_some_and(|before| before > cursor.position)
+        {
+            return;
         }
+        self.link.acknowledged.set(Some(cursor));
+        self.worker.relay.0.lag.observe((member.position - cursor.position) as f64);
+        member.count_acknowledged(before.unwrap_or(member.begun.floor()), cursor.position);
     }
 
     /// Gives it the rights of the same user's new token, and tells it what it hears now.
@@ -178,9 +193,35 @@ impl Drop for ProcessSeat {
     }
 }
 
+impl Member {
+    /// Counts for what is kept of what it was sent behind `after` and up to `to` that the client has it.
+    fn count_acknowledged(&self, after: u64, to: u64) {
+        if after >= to {
+            return;
+        }
+        let who = Listener { audiences: &self.audiences, user: &self.principal.user };
+        let mut sent = self.realm.between(after, to, who);
+        let is_replaced = |entry: &Entry| {
+            entry.frame.progress().is_some_and(|progress| progress.was_replaced())
+                && self.link.outbox.may_be_replaced(entry.position)
+        };
+        sent.retain(|entry| match entry.position > self.begun.position {
+            true => !entry.without.connections.contains(&self.link.id) && !is_replaced(entry),
+            false => entry.expires > self.begun.at,
+        });
+        let facts = self.facts();
+        let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
+        let_through(&sent, passes).for_each(|entry| entry.frame.count(Step::Acknowledged));
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.worker.shard.borrow_mut().remove(self.key);
-        self.seat.realm.leave(self.worker.index);
+        let member = self.worker.shard.borrow_mut().remove(self.key);
+        let position = self.seat.realm.leave(self.worker.index);
+        if let Some(member) = member {
+            let witness = member.witness(Stage::Gone { position, at: Utc::now() });
+            self.seat.realm.traces.leave(witness, Instant::now());
+        }
     }
 }

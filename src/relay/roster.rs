@@ -2,6 +2,7 @@
 
 use super::Relay;
 use super::frame::Close;
+use super::passage::{Stage, Witness};
 use super::rehearsal::{Findings, Inquiry};
 use super::shard::{Delivery, Member, Shard, Transport};
 use crate::catalog::Tenant;
@@ -13,7 +14,7 @@ use crate::domain::principal::{GroupId, Principal, UserId};
 use chrono::{DateTime, Utc};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long the workers have to answer.
@@ -133,6 +134,8 @@ pub(super) enum What {
     Show { answer: oneshot::Sender<Option<Present>> },
     /// Whom a message is for; the filter is not looked at.
     Rehearse { delivery: Arc<Delivery>, inquiry: Inquiry, answer: oneshot::Sender<Findings> },
+    /// What is known of them all, for the message of this position.
+    Witness { position: u64, answer: oneshot::Sender<Vec<Witness>> },
 }
 
 impl Relay {
@@ -180,6 +183,24 @@ impl Relay {
         tokio::time::timeout(PATIENCE, follow).await.map_err(|_| Silent)?
     }
 
+    /// What is known of a user's connections for the message of this position, open and ended, by id. Errors: `Silent`.
+    pub async fn witnesses(
+        &self,
+        instance: &InstanceId,
+        user: &UserId,
+        position: u64,
+    ) -> Result<Vec<Arc<Witness>>, Silent> {
+        let filter = Filter { user: Some(user.clone()), ..Filter::default() };
+        let open = self.ask(instance, &filter, |answer| What::Witness { position, answer }).await?;
+        // Asked afterwards: one that ends in between is in both lists, and in none if it was the other way round.
+        let mut all = self.realm(instance).traces.ended(user, Instant::now());
+        let open = open.into_iter().flatten().map(Arc::new);
+        let open: Vec<_> = open.filter(|open| all.iter().all(|ended| ended.id != open.id)).collect();
+        all.extend(open);
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
     pub(super) async fn ask<T>(
         &self,
         instance: &InstanceId,
@@ -205,6 +226,11 @@ impl Question {
         let Self { instance, filter, what } = self;
         match what {
             What::Rehearse { delivery, inquiry, answer } => drop(answer.send(inquiry.answer(&delivery, shard))),
+            What::Witness { position, answer } => {
+                let stage = |member: &Member| Stage::Open { holds: member.link.outbox.holds(position) };
+                let members = filter.all_members(&instance, shard);
+                drop(answer.send(members.map(|member| member.witness(stage(member))).collect()));
+            }
             What::Show { answer } => {
                 drop(answer.send(filter.members(&instance, shard).next().map(Member::present)));
             }
@@ -231,8 +257,13 @@ impl Question {
 impl Filter {
     /// Those who are meant and are not ending.
     fn members<'a>(&'a self, instance: &InstanceId, shard: &'a Shard) -> impl Iterator<Item = &'a Member> {
+        self.all_members(instance, shard).filter(|member| !member.link.outbox.is_ending())
+    }
+
+    /// Those who are meant.
+    fn all_members<'a>(&'a self, instance: &InstanceId, shard: &'a Shard) -> impl Iterator<Item = &'a Member> {
         let members = shard.keys(instance).into_iter().filter_map(|key| shard.get(key));
-        members.filter(|member| self.includes(member) && !member.link.outbox.is_ending())
+        members.filter(|member| self.includes(member))
     }
 
     fn includes(&self, member: &Member) -> bool {
@@ -252,6 +283,21 @@ impl Member {
             origin: self.origin.clone(),
             audiences: self.audiences.clone(),
             judged_by: self.judged_by.clone(),
+        }
+    }
+
+    /// What is known of it.
+    pub(super) fn witness(&self, stage: Stage) -> Witness {
+        Witness {
+            id: self.link.id.clone(),
+            principal: self.principal.clone(),
+            origin: self.origin.clone(),
+            narrowing: self.narrowing.clone(),
+            begun: self.begun,
+            rights_since_ms: self.rights_since_ms,
+            acknowledged_to: self.link.acknowledged.get().map_or(0, |cursor| cursor.position),
+            record: self.link.outbox.record(),
+            stage,
         }
     }
 

@@ -1,23 +1,25 @@
 //! One worker's registry: audience -> outboxes; plain data, no async.
 
 mod rehearsal;
+pub use super::counts::Counts;
+pub use super::link::{Link, Transport};
 
 use super::filters::Filters;
 use super::frame::{Close, Frame, Notice, names};
 use super::lanes::Lane;
-use super::outbox::{Outbox, OutboxBounds, Pushed};
+use super::outbox::OutboxBounds;
+use super::passage::Begun;
 use super::realm::Realm;
 use super::roster::Origin;
 use crate::catalog::{Known, Snapshot, Tenant};
 use crate::domain::audience::{Audience, Narrowing};
-use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Facts, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Exclusion;
 use crate::domain::principal::Principal;
+use chrono::Utc;
 use indexmap::IndexSet;
 use slab::Slab;
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,35 +28,6 @@ use std::time::{Duration, Instant};
 
 /// A connection's place in its shard.
 pub type Key = usize;
-
-/// One connection as its socket and its shard share it.
-#[derive(Debug)]
-pub struct Link {
-    /// The connection's id.
-    pub id: String,
-    /// What waits for the socket.
-    pub outbox: Outbox,
-    /// When the client last sent a frame; of a stream, which sends none, when it was last written to.
-    pub last_heard: Cell<Instant>,
-    /// How far the client says that it has heard everything.
-    pub acknowledged: Cell<Option<Cursor>>,
-}
-
-impl Link {
-    /// A fresh connection that was heard just now.
-    pub fn new(id: String) -> Self {
-        Self { id, outbox: Outbox::default(), last_heard: Cell::new(Instant::now()), acknowledged: Cell::default() }
-    }
-}
-
-/// How a client receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// A WebSocket: it must send keep-alives.
-    Wss,
-    /// Server-sent events: it can send nothing and is sent comments.
-    Sse,
-}
 
 /// What a shard knows of one connection.
 #[derive(Debug)]
@@ -75,23 +48,14 @@ pub struct Member {
     pub narrowing: Option<Narrowing>,
     /// What it hears: the keys under which the index holds it.
     pub audiences: Vec<Audience>,
+    /// When that, or its token, last changed, in milliseconds since the Unix epoch.
+    pub rights_since_ms: i64,
     /// By which picture of the instance that was decided.
     pub judged_by: Arc<Tenant>,
+    /// Where it began.
+    pub begun: Begun,
     /// The newest position that it has seen or that is none of its business.
     pub position: u64,
-}
-
-/// What one message did in one shard, in connections. `matched` = `queued` + `dropped`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// For whom the message was.
-    pub matched: u64,
-    /// In whose outbox it is.
-    pub queued: u64,
-    /// Who had no room and is ending with 4420.
-    pub dropped: u64,
-    /// Messages that waited and whose place it took.
-    pub replaced: u64,
 }
 
 /// A message for the connections of one instance.
@@ -291,6 +255,7 @@ impl Shard {
         if heard == member.audiences && tell == Tell::IfChanged {
             return;
         }
+        member.rights_since_ms = Utc::now().timestamp_millis();
         if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
             for audience in member.audiences.iter().filter(|audience| !heard.contains(audience)) {
                 room.unlist(audience, key);
@@ -405,23 +370,6 @@ impl Room {
             if keys.is_empty() {
                 self.index.remove(audience);
             }
-        }
-    }
-}
-
-impl Counts {
-    fn add(&mut self, pushed: Pushed) {
-        match pushed {
-            Pushed::Queued { replaced } => {
-                self.matched += 1;
-                self.queued += 1;
-                self.replaced += replaced;
-            }
-            Pushed::Full => {
-                self.matched += 1;
-                self.dropped += 1;
-            }
-            Pushed::Ending => {}
         }
     }
 }

@@ -195,7 +195,8 @@ mod tests {
     use crate::domain::audience::Audience;
     use crate::domain::channel::Slow;
     use crate::domain::cursor::Cursor;
-    use crate::domain::message::{Exclusion, Message, Payload};
+    use crate::domain::message::{Author, Exclusion, Message, Payload};
+    use crate::domain::principal::UserId;
 
     fn text(frame: &Frame) -> String {
         String::from_utf8(event(frame).to_vec()).unwrap()
@@ -208,6 +209,7 @@ mod tests {
         let json = format!("{{\n\t\"cursor\" : {0} ,\r\n\"data\": [ 1.50 , {0} ] }}", serde_json::json!(tricky));
         let message = Message {
             id: "m".into(),
+            author: Author { user: UserId::new("a").unwrap(), component: None },
             address: tricky.into(),
             audiences: vec![Audience::All],
             exclude: Exclusion::default(),

@@ -1,7 +1,8 @@
 //! The windows of all instances as text, so that a graceful stop loses nothing: written at the end, taken up at the start.
 
+use super::entry::{Entry, Times, Without};
 use super::frame::Frame;
-use super::history::{Entry, Exported, Times, Without};
+use super::history::Exported;
 use super::realm::Realm;
 use super::repeats::{Fingerprint, Remembered};
 use super::shard::Counts;
@@ -174,7 +175,8 @@ impl Reading<'_> {
                 let without = without.iter().map(UserId::new).collect::<Result<Vec<_>, _>>();
                 let users = without.map_err(|_| WindowError::Form)?.into();
                 let filter = filter.map(|filter| Expression::parse(&filter, Scope::Filter)).transpose();
-                let without = Without { users, filter: filter.map_err(|_| WindowError::Form)? };
+                let filter = filter.map_err(|_| WindowError::Form)?;
+                let without = Without { users, filter, ..Without::default() };
                 let left = |ms: u64| self.now + Duration::from_millis(ms).saturating_sub(self.away);
                 let times = Times { kept_until: left(kept_ms), expires: left(expires_ms) };
                 let Some((_, cursor, exported)) = &mut self.open else { return Err(WindowError::Form) };

@@ -83,10 +83,14 @@ impl Worker {
     }
 
     fn deliver(&self, batch: &[Arc<Parcel>]) {
-        let now = Instant::now();
+        let (now, now_ms) = (Instant::now(), Utc::now().timestamp_millis());
         let mut shard = self.shard.borrow_mut();
         for parcel in batch {
-            parcel.tally.report(shard.deliver(&parcel.delivery, now));
+            let counts = shard.deliver(&parcel.delivery, now);
+            if let Some(progress) = parcel.delivery.frame.as_ref().ok().and_then(Frame::progress) {
+                progress.delivered(counts, now_ms);
+            }
+            parcel.tally.report(counts);
         }
     }
 

@@ -31,3 +31,5 @@ mod secrets;
 mod signing_in;
 mod slow;
 mod streaming;
+mod traces;
+mod tracing_users;

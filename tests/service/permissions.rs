@@ -20,6 +20,8 @@ enum Who {
     AdminOrOperator,
     /// Components.
     Publisher,
+    /// Components, and administrators of the instance.
+    Observer,
 }
 
 struct Row {
@@ -39,13 +41,14 @@ fn row(id: &'static str, method: &'static str, path: &'static str, who: Who, bod
 /// In an order in which each finds what it needs.
 fn rows() -> Vec<Row> {
     use Who::*;
-    let message = json!({"channel": "user:nobody", "message": 1});
+    let message = json!({"channel": "user:nobody", "message": 1, "id": "traced"});
     let request = json!({"limit": "payloadBytes", "value": 2048, "reason": "larger documents"});
     vec![
         row("check_health", "GET", "/healthz", Anyone, Value::Null, 200),
         row("check_readiness", "GET", "/readyz", Anyone, Value::Null, 200),
         row("publish_message", "POST", "/v1/messages", Publisher, message.clone(), 202),
         row("publish_batch", "POST", "/v1/messages/batch", Publisher, json!({"messages": [message]}), 200),
+        row("get_message", "GET", "/v1/messages/traced", Observer, Value::Null, 200),
         row("create_channel", "POST", "/v1/channels", Admin, json!({"name": "news"}), 201),
         row("list_channels", "GET", "/v1/channels", Admin, Value::Null, 200),
         row("get_channel", "GET", "/v1/channels/news", Admin, Value::Null, 200),
@@ -146,6 +149,7 @@ async fn check(caller: &Caller<'_>, row: &Row) {
             token("a").roles(&["REALTIME_OPERATOR"]),
         ],
         Who::Member => vec![token("a").roles(&["REALTIME_OPERATOR"])],
+        Who::Observer => vec![token("a"), token("a").component().roles(&["REALTIME_OPERATOR"])],
         Who::Admin | Who::AdminOrOperator => {
             vec![token("a").component(), token("a").roles(&["realtime_admin", "REALTIME_ADMINS"])]
         }
@@ -156,7 +160,7 @@ async fn check(caller: &Caller<'_>, row: &Row) {
     let right = match row.who {
         Who::Anyone => None,
         Who::Operator => Some(Token::operator()),
-        Who::Publisher => Some(token("a").component()),
+        Who::Publisher | Who::Observer => Some(token("a").component()),
         Who::Admin | Who::Member | Who::AdminOrOperator => Some(Token::admin("a")),
     };
     if let Some(right) = right.clone().filter(|_| in_main.is_some()) {
@@ -168,6 +172,9 @@ async fn check(caller: &Caller<'_>, row: &Row) {
     }
     if row.who == Who::AdminOrOperator {
         caller.call(row, Some(Token::operator().sign()), None, row.status).await;
+    }
+    if row.who == Who::Observer {
+        caller.call(row, Some(Token::admin("a").sign()), in_main, row.status).await;
     }
     caller.call(row, right.map(|token| token.sign()), in_main, row.status).await;
 }

@@ -8,13 +8,15 @@ use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{self, Expression};
 use crate::domain::instance::InstanceId;
-use crate::domain::message::{Exclusion, Message, Payload};
+use crate::domain::message::{Author, Exclusion, Message, Payload};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::{Next, OutboxBounds};
+use crate::relay::progress::Step;
 use crate::relay::queue::QueueBounds;
 use crate::relay::roster::Origin;
 use crate::relay::shard::{Bounds, Transport};
+use crate::relay::traces::TraceBounds;
 use crate::relay::{Joining, Relay, RelaySettings, Worker};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -28,7 +30,8 @@ const KEPT: usize = 6;
 /// Messages that a client may be sent when it resumes.
 const REPLAYED: usize = 10;
 
-const SETTINGS: RelaySettings = RelaySettings {
+/// Of a small relay.
+pub const SETTINGS: RelaySettings = RelaySettings {
     queue: QueueBounds { messages: 64, bytes: 1 << 20 },
     bounds: Bounds {
         outbox: OutboxBounds { bytes: 2_000, stall: Duration::from_secs(10) },
@@ -38,6 +41,7 @@ const SETTINGS: RelaySettings = RelaySettings {
         expiring_seconds: 60,
     },
     history: HistoryBounds { messages: KEPT, replay_messages: REPLAYED, ..HistoryBounds::WIDE },
+    traces: TraceBounds::of(HistoryBounds::WIDE.window),
     ids: 100,
     keep_alive_seconds: 60,
     connections: 1_000,
@@ -198,6 +202,7 @@ impl World {
         let data = json!({"n": self.numbers, "padding": "x".repeat(draft.padding)}).to_string();
         let message = Message {
             id: self.numbers.to_string(),
+            author: Author { user: UserId::new("shop").unwrap(), component: None },
             address: draft.address.as_str().into(),
             audiences,
             exclude: Exclusion {
@@ -227,6 +232,9 @@ impl World {
             open.due.push_back(sent.due(lane.clone()));
         }
         assert_eq!((counts.dropped, counts.queued), (dropped, counts.matched - dropped));
+        let trace = self.relay.trace_of(&known.instance.id, &message.id).unwrap();
+        let sums = [Step::Matched, Step::Queued, Step::Dropped].map(|step| trace.progress.sums().of(step));
+        assert_eq!(sums, [counts.matched, counts.queued, counts.dropped]);
         assert!(slow == Slow::Latest || counts.replaced == 0);
         self.tenancies[sent.draft.instance].sent.push(sent);
         self.numbers += 1;
@@ -289,6 +297,15 @@ impl World {
         self.clients.iter_mut().for_each(|client| client.read(usize::MAX));
         self.clients.clear();
         assert_eq!(self.relay.open(), 0);
+        // Nobody is there any more: what was queued was written, or is counted as lost.
+        let instances = INSTANCES.map(|id| InstanceId::new(id).unwrap());
+        for id in (0..self.numbers).map(|number| number.to_string()) {
+            for trace in instances.iter().filter_map(|instance| self.relay.trace_of(instance, &id)) {
+                let sums = trace.progress.sums();
+                let ends = [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended].map(|step| sums.of(step));
+                assert_eq!(sums.of(Step::Queued), ends.iter().sum::<u64>(), "{trace:?}");
+            }
+        }
         assert!(self.workers.iter().all(|worker| worker.shard.borrow().is_empty()));
     }
 }

@@ -1,0 +1,307 @@
+//! What is remembered of an instance's messages and ended connections, so that it can be said what became of a message.
+
+use super::passage::Witness;
+use super::progress::Progress;
+use crate::domain::audience::Audience;
+use crate::domain::cursor::Cursor;
+use crate::domain::expression::Expression;
+use crate::domain::message::{Author, Exclusion, Message};
+use crate::domain::principal::UserId;
+use chrono::{DateTime, Utc};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Messages of an instance that can be traced.
+pub const MAX_TRACES: usize = 10_000;
+/// Ended connections of an instance that are remembered.
+pub const MAX_ENDED: usize = 1_000;
+/// Bytes of the whole process for both.
+const TOTAL_BYTES: usize = 64 << 20;
+/// What a trace is counted with beyond its texts; its counters and its places in the index included.
+const TRACE_BYTES: usize = 512;
+/// What an ended connection is counted with. Its token's claims are mostly shared with other connections and the cache.
+const ENDED_BYTES: usize = 4_096;
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceBounds {
+    /// For how long: the window's time.
+    pub window: Duration,
+    /// Messages of one instance.
+    pub traces: usize,
+    /// Ended connections of one instance.
+    pub ended: usize,
+    /// Bytes of the whole process.
+    pub total_bytes: usize,
+}
+
+impl TraceBounds {
+    /// The usual bounds for a window of so long.
+    pub const fn of(window: Duration) -> Self {
+        Self { window, traces: MAX_TRACES, ended: MAX_ENDED, total_bytes: TOTAL_BYTES }
+    }
+}
+
+/// One message as its publisher meant it, and how far it has got.
+#[derive(Debug)]
+pub struct Trace {
+    /// Unique in the instance.
+    pub id: Arc<str>,
+    /// Its place in the order.
+    pub cursor: Cursor,
+    /// Who published it.
+    pub author: Author,
+    /// As published.
+    pub address: Arc<str>,
+    /// Whom it was for.
+    pub audiences: Box<[Audience]>,
+    /// Who was left out.
+    pub exclude: Exclusion,
+    /// Who else was left out.
+    pub filter: Option<Expression>,
+    /// When it was accepted.
+    pub time: DateTime<Utc>,
+    /// Until when it is sent to those who resume; none if it never is.
+    pub replayed_until: Option<Instant>,
+    /// The counters, shared with its frame.
+    pub progress: Arc<Progress>,
+    /// Until when it can be traced.
+    kept_until: Instant,
+}
+
+/// One instance's traces and ended connections.
+#[derive(Debug)]
+pub struct Traces {
+    bounds: TraceBounds,
+    state: Mutex<State>,
+    /// Bytes of the whole process.
+    total: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Arc<str>, Arc<Trace>>,
+    /// The same, oldest first.
+    order: VecDeque<Arc<Trace>>,
+    /// With how long they are remembered, oldest first.
+    ended: VecDeque<(Instant, Arc<Witness>)>,
+    bytes: usize,
+}
+
+impl Trace {
+    /// Of a message that got its place just now.
+    pub fn new(message: &Message, cursor: Cursor, progress: Arc<Progress>, until: Until) -> Self {
+        Self {
+            id: message.id.as_str().into(),
+            cursor,
+            author: message.author.clone(),
+            address: message.address.clone(),
+            audiences: message.audiences.as_slice().into(),
+            exclude: message.exclude.clone(),
+            filter: message.filter.clone(),
+            time: message.time,
+            replayed_until: until.replayed,
+            progress,
+            kept_until: until.kept,
+        }
+    }
+
+    /// What it is counted with.
+    fn bytes(&self) -> usize {
+        let users = self.exclude.users.iter().map(|user| user.as_str().len());
+        let excluded = users.chain(self.exclude.connections.iter().map(String::len));
+        let texts = self.audiences.iter().map(|audience| audience.to_string().len()).chain(excluded);
+        let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
+        TRACE_BYTES + self.id.len() + self.address.len() + texts
+    }
+}
+
+/// How long a message can be traced and replayed.
+#[derive(Clone, Copy, Debug)]
+pub struct Until {
+    /// When its trace is forgotten.
+    pub kept: Instant,
+    /// When it is no longer sent to those who resume; none if it never is.
+    pub replayed: Option<Instant>,
+}
+
+impl Traces {
+    /// None yet.
+    pub fn new(bounds: TraceBounds, total: Arc<AtomicUsize>) -> Self {
+        Self { bounds, state: Mutex::default(), total }
+    }
+
+    /// Remembers a message; the oldest gives way.
+    pub fn insert(&self, trace: Trace, now: Instant) {
+        let mut state = self.lock();
+        self.forget(&mut state, now);
+        let trace = Arc::new(trace);
+        self.charge(&mut state, trace.bytes());
+        state.known.insert(trace.id.clone(), trace.clone());
+        state.order.push_back(trace);
+        while state.order.len() > self.bounds.traces {
+            self.drop_trace(&mut state);
+        }
+    }
+
+    /// A message that is still remembered.
+    pub fn find(&self, id: &str, now: Instant) -> Option<Arc<Trace>> {
+        self.lock().known.get(id).filter(|trace| trace.kept_until > now).cloned()
+    }
+
+    /// Remembers a connection that has ended; the oldest gives way.
+    pub fn leave(&self, witness: Witness, now: Instant) {
+        let mut state = self.lock();
+        self.charge(&mut state, ENDED_BYTES);
+        state.ended.push_back((now + self.bounds.window, Arc::new(witness)));
+        while state.ended.len() > self.bounds.ended {
+            self.drop_ended(&mut state);
+        }
+    }
+
+    /// The ended connections of a user that are still remembered, oldest first.
+    pub fn ended(&self, user: &UserId, now: Instant) -> Vec<Arc<Witness>> {
+        let state = self.lock();
+        let kept = state.ended.iter().filter(|(until, witness)| *until > now && witness.principal.user == *user);
+        kept.map(|(_, witness)| witness.clone()).collect()
+    }
+
+    /// Forgets what is older than the window.
+    pub fn trim(&self, now: Instant) {
+        self.forget(&mut self.lock(), now);
+    }
+
+    /// Forgets the older half, for the process's bound.
+    pub fn evict(&self) {
+        let mut state = self.lock();
+        for _ in 0..state.order.len().div_ceil(2) {
+            self.drop_trace(&mut state);
+        }
+        for _ in 0..state.ended.len().div_ceil(2) {
+            self.drop_ended(&mut state);
+        }
+    }
+
+    /// What all of it is counted with.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn forget(&self, state: &mut State, now: Instant) {
+        while state.order.front().is_some_and(|trace| trace.kept_until <= now) {
+            self.drop_trace(state);
+        }
+        while state.ended.front().is_some_and(|(until, _)| *until <= now) {
+            self.drop_ended(state);
+        }
+        if state.known.capacity() > 1_024 && state.known.len() * 4 < state.known.capacity() {
+            state.known.shrink_to_fit();
+            state.order.shrink_to_fit();
+        }
+        if state.ended.is_empty() {
+            state.ended = VecDeque::new();
+        }
+    }
+
+    fn drop_trace(&self, state: &mut State) {
+        let Some(trace) = state.order.pop_front() else { return };
+        // A publisher may have used the id again.
+        if state.known.get(&trace.id).is_some_and(|known| Arc::ptr_eq(known, &trace)) {
+            state.known.remove(&trace.id);
+        }
+        self.discharge(state, trace.bytes());
+    }
+
+    fn drop_ended(&self, state: &mut State) {
+        if state.ended.pop_front().is_some() {
+            self.discharge(state, ENDED_BYTES);
+        }
+    }
+
+    fn charge(&self, state: &mut State, bytes: usize) {
+        state.bytes += bytes;
+        self.total.fetch_add(bytes, Relaxed);
+    }
+
+    fn discharge(&self, state: &mut State, bytes: usize) {
+        state.bytes -= bytes;
+        self.total.fetch_sub(bytes, Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: TraceBounds =
+        TraceBounds { window: Duration::from_secs(60), traces: 3, ended: 2, total_bytes: 1 << 20 };
+
+    fn trace(number: u64, now: Instant) -> Trace {
+        let message = Message::of_a_test(&number.to_string());
+        let until = Until { kept: now + BOUNDS.window, replayed: None };
+        Trace::new(&message, Cursor { epoch: 1, position: number }, Arc::new(Progress::at(number)), until)
+    }
+
+    #[test]
+    fn so_many_messages_are_remembered_for_the_windows_time() {
+        let (total, now) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let traces = Traces::new(BOUNDS, total.clone());
+        let found = |traces: &Traces, at| (1..=5).filter(|id| traces.find(&id.to_string(), at).is_some()).count();
+        for (number, expected) in [(1, 1), (2, 2), (3, 3), (4, 3)] {
+            traces.insert(trace(number, now), now);
+            assert_eq!(found(&traces, now), expected);
+        }
+        assert!(traces.find("1", now).is_none() && traces.find("4", now).is_some(), "the oldest gives way");
+        assert_eq!(found(&traces, now + BOUNDS.window - Duration::from_millis(1)), 3);
+        assert_eq!(found(&traces, now + BOUNDS.window), 0);
+        traces.evict();
+        assert!(traces.find("3", now).is_none() && traces.find("4", now).is_some(), "the older half gives way");
+        traces.trim(now + BOUNDS.window);
+        assert_eq!((traces.bytes(), total.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn an_id_that_is_used_again_is_the_newer_messages() {
+        let (total, now) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let traces = Traces::new(TraceBounds { traces: 2, ..BOUNDS }, total.clone());
+        for (id, position) in [("7", 1), ("7", 2), ("8", 3)] {
+            let mut again = trace(id.parse().unwrap(), now);
+            again.cursor.position = position;
+            traces.insert(again, now);
+        }
+        assert_eq!(traces.find("7", now).map(|trace| trace.cursor.position), Some(2));
+        drop(traces);
+        assert_eq!(total.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn so_many_ended_connections_are_remembered_for_the_windows_time() {
+        let (total, now) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let traces = Traces::new(BOUNDS, total.clone());
+        let ids = |at| {
+            let ended = traces.ended(&UserId::new("alice").unwrap(), at);
+            ended.iter().map(|witness| witness.id.clone()).collect::<Vec<_>>()
+        };
+        for (id, expected) in [("1", &["1"][..]), ("2", &["1", "2"]), ("3", &["2", "3"])] {
+            traces.leave(Witness::of_a_test(id, "alice"), now);
+            assert_eq!(ids(now), expected);
+        }
+        assert!(traces.ended(&UserId::new("bob").unwrap(), now).is_empty());
+        assert!(ids(now + BOUNDS.window).is_empty());
+        assert_eq!(total.load(Relaxed), 2 * ENDED_BYTES);
+        traces.trim(now + BOUNDS.window);
+        assert_eq!((traces.bytes(), total.load(Relaxed)), (0, 0));
+    }
+}
