@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// Most bytes of a close frame's reason (RFC 6455 section 5.5: a control frame has at most 125, two are the code).
 const MAX_REASON_BYTES: usize = 123;
 
-/// Bytes of a message frame that are neither payload nor id nor channel.
-const MESSAGE_OVERHEAD: usize = 4 + 71 + Cursor::TEXT_BYTES + 24;
+/// Bytes of a message's JSON that are neither payload nor id nor channel: names and punctuation, the cursor, the time.
+const MESSAGE_OVERHEAD: usize = 69 + Cursor::TEXT_BYTES + 24;
 
 /// One whole WebSocket frame as it goes over the wire. Server frames are unmasked (RFC 6455 section 5.1), hence the
 /// same bytes serve every receiver, and a clone costs two references. Two are equal if their bytes are.
@@ -35,9 +35,7 @@ impl Eq for Frame {}
 impl Frame {
     /// `MESSAGE`: what every receiver of `message` gets.
     pub fn message(message: &Message, cursor: Cursor) -> Self {
-        let mut json = Vec::with_capacity(
-            message.payload.as_str().len() + message.address.len() + message.id.len() + MESSAGE_OVERHEAD,
-        );
+        let mut json = Vec::with_capacity(json_bytes(message));
         json.extend_from_slice(b"{\"type\":\"MESSAGE\",\"id\":");
         put_string(&mut json, &message.id);
         json.extend_from_slice(b",\"channel\":");
@@ -52,9 +50,10 @@ impl Frame {
         Self { progress: Some(Arc::new(Progress::at(cursor.position))), ..Self::text(&json) }
     }
 
-    /// How long that frame is, in bytes; exact but for characters that JSON escapes in `id` and `channel`.
+    /// How long that frame is, in bytes: what an outbox has room for can be told before the message has its place.
     pub fn message_bytes(message: &Message) -> usize {
-        message.payload.as_str().len() + message.address.len() + message.id.len() + MESSAGE_OVERHEAD
+        let json = json_bytes(message);
+        json + header_bytes(json)
     }
 
     /// Any other frame of the contract's table.
@@ -147,6 +146,20 @@ impl Frame {
         }
         frame.extend_from_slice(payload);
         Self { bytes: frame.freeze(), progress: None }
+    }
+}
+
+fn json_bytes(message: &Message) -> usize {
+    // Of what ids and names may hold, JSON escapes these two (RFC 8259 section 7).
+    let escaped = |text: &str| text.len() + text.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+    message.payload.as_str().len() + escaped(&message.address) + escaped(&message.id) + MESSAGE_OVERHEAD
+}
+
+fn header_bytes(payload: usize) -> usize {
+    match payload {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
     }
 }
 
@@ -298,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_message_frame_carries_the_publishers_bytes_and_the_shortest_length() {
-        for (payload, header) in [(10, 4), (60_000, 4), (70_000, 10)] {
+        for (payload, header) in [(0, 4), (10, 4), (60_000, 4), (70_000, 10)] {
             let json = format!("\"{}\"", "x".repeat(payload));
             let message = Message {
                 id: "m\"1".into(),
@@ -313,11 +326,16 @@ mod tests {
                 payload: Payload::new(&json, 100_000).unwrap(),
             };
             let bytes = Frame::message(&message, Cursor { epoch: 1, position: 2 }).into_bytes();
+            assert_eq!(bytes.len(), Frame::message_bytes(&message));
             assert_eq!(bytes[0], 0x81);
             let value: serde_json::Value = serde_json::from_slice(&bytes[header..]).unwrap();
             assert_eq!(value["data"].to_string(), json);
             assert_eq!((&value["id"], &value["channel"]), (&"m\"1".into(), &"group:\"a\"".into()));
             assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+            let short =
+                Message { id: "m".into(), address: "a\\".into(), payload: Payload::new("1", 1).unwrap(), ..message };
+            let frame = Frame::message(&short, Cursor { epoch: 1, position: 2 });
+            assert_eq!((frame.wire_bytes(), frame.into_bytes()[1]), (Frame::message_bytes(&short), 120));
         }
     }
 
