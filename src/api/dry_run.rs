@@ -27,8 +27,8 @@ pub struct PublishParameters {
     /// component's token or `REALTIME_ADMIN`. The other parameters need it.
     #[serde(default)]
     dry_run: bool,
-    /// Most users to answer with, 1 to 200.
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    /// Most users to answer with, 1 to 200; 50 where left out.
+    #[param(minimum = 1, maximum = 200)]
     #[serde(default)]
     limit: Option<u32>,
     /// Where to go on in the list of users: its `next` in the answer before.

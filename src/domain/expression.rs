@@ -138,6 +138,13 @@ pub struct ConnectionFacts {
 impl Expression {
     /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the first mistake found.
     pub fn parse(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
+        Self::read(text, scope).map_err(|ExpressionError { position, reason }| ExpressionError {
+            position,
+            reason: write::without_long_words(&reason),
+        })
+    }
+
+    fn read(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
         let (parsed, positions) = syntax::read(text)?;
         let root = check::check(text, scope, &parsed, &positions)?;
         let price = price::price(&root);

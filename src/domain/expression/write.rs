@@ -18,6 +18,26 @@ pub(super) fn bounded(most: usize, display: impl Display) -> String {
     bounded.text
 }
 
+/// Longest word of a refused text that is repeated, in bytes.
+const MAX_WORD: usize = 15;
+
+/// The same with every longer word cut to its beginning: a token that was pasted in the wrong place must not come back in an
+/// error.
+pub(super) fn without_long_words(reason: &str) -> String {
+    let is_of_a_word = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-');
+    let mut kept = String::with_capacity(reason.len());
+    for piece in reason.split_inclusive(|char| !is_of_a_word(char)) {
+        let word = piece.trim_end_matches(|char| !is_of_a_word(char));
+        let cut = if word.len() > MAX_WORD { word.floor_char_boundary(MAX_WORD / 2) } else { word.len() };
+        kept.push_str(&word[..cut]);
+        if cut < word.len() {
+            kept.push('…');
+        }
+        kept.push_str(&piece[word.len()..]);
+    }
+    kept
+}
+
 struct Bounded {
     text: String,
     most: usize,
@@ -155,5 +175,22 @@ impl Display for Operand<'_> {
             _ => 7,
         };
         if binding < self.1 { write!(f, "({})", self.0) } else { write!(f, "{}", self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_long_words;
+
+    #[test]
+    fn words_of_a_refused_text_are_repeated_only_if_they_are_short() {
+        for (reason, told) in [
+            ("nobody is not known", "nobody is not known"),
+            ("fifteen-letters is not known", "fifteen-letters is not known"),
+            ("sixteen--letters is not known", "sixteen… is not known"),
+            ("user == \"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9\"", "user == \"eyJhbGc….eyJzdWI…\""),
+        ] {
+            assert_eq!(without_long_words(reason), told);
+        }
     }
 }
