@@ -1,4 +1,4 @@
-// Drives Chromium through the pages that people use: `node run.mjs sample|refused|stream|pages`.
+// Drives Chromium through the pages that people use: `node run.mjs sample|refused|stream|resume|pages`.
 //
 // Reads HERALD_URL, HERALD_CLIENT_TOKEN, HERALD_PUBLISH_TOKEN, HERALD_INSTANCE, and optionally CHROMIUM (the browser's
 // path) and SHOTS (a directory for screenshots). Prints one JSON line of what was seen and exits with 0; otherwise a
@@ -18,7 +18,7 @@ const KEEP_ALIVE_PATIENCE_MS = 45_000;
 /** The whole run ends by then, whatever hangs. */
 const RUN_MS = 120_000;
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"];
-const SUBJECTS = { sample, refused, stream, pages };
+const SUBJECTS = { sample, refused, stream, resume, pages };
 
 const server = new URL(needed("HERALD_URL"));
 const clientToken = bare(needed("HERALD_CLIENT_TOKEN"));
@@ -115,6 +115,30 @@ async function stream(context) {
   check(messages.map(({ frame }) => frame.data.number).join() === "1,2,3", "Each message came once and in order.");
   check([...connected, ...messages].every(({ id, frame }) => id === frame.cursor), "The cursor is the event's id.");
   check(seen.requests.filter((url) => url.includes("/v1/stream")).length === 2, "The page asked twice.");
+  proxy.close();
+}
+
+/** The ten lines of the README, as they stand there: a client that keeps the cursor misses nothing while it is cut off. */
+async function resume(context) {
+  const proxy = await openProxy();
+  const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+  const lines = readme.split("```js\n")[1].split("```")[0]
+    .replace("localhost:8443/?instance=demo", () => `localhost:${proxy.port}/?instance=${instance}`);
+  const token = JSON.stringify(clientToken);
+  const page = await openPage(context, `<!doctype html><title>Resuming</title><script>const token = ${token};\n${lines}</script>`);
+  const send = async (data) => check((await publish({ channel: "ALL", message: data })).body.queued <= 1, "Nobody else is connected.");
+  const says = (number) => () => seen.console.includes(`log: ALL ${number}`);
+  const opened = () => seen.frames.filter(({ received }) => received?.includes('"CONNECTED"')).length;
+  await page.until("the page is connected", () => opened() === 1);
+  await send(1);
+  await page.until("the page shows the first message", says(1));
+  proxy.cut();
+  await send(2);
+  await page.until("the page connects again", () => opened() === 2);
+  await send(3);
+  await page.until("the page shows the last message", says(3));
+  check(seen.console.filter((line) => !line.startsWith("error: ")).join() === "log: ALL 1,log: ALL 2,log: ALL 3", "Each came once, in order, and nothing is missing.");
+  check(seen.frames.some(({ received }) => received?.includes('"recovered":true')), "The server says that everything followed.");
   proxy.close();
 }
 

@@ -49,6 +49,13 @@ async fn an_event_source_that_is_cut_off_goes_on_by_itself() {
 }
 
 #[actix_web::test]
+async fn the_ten_lines_of_the_readme_resume() {
+    let app = App::start().await;
+    let seen = see(&app, "resume").await;
+    assert_eq!(seen["errors"], serde_json::json!([]));
+}
+
+#[actix_web::test]
 async fn the_pages_work_on_their_own_files_alone() {
     let app = App::start().await;
     let seen = see(&app, "pages").await;

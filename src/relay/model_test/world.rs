@@ -1,7 +1,7 @@
 //! The relay beside a model that forgets nothing: every step is taken by both and compared.
 
 use super::client::{Client, Due, Open};
-use super::naive::{Channels, EXPRESSIONS, INSTANCES, Person, State, meaning, reading, tenant};
+use super::naive::{Channels, EXPRESSIONS, INSTANCES, Person, State, WORDS, meaning, reading, tenant};
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::audience::{Address, Narrowing};
 use crate::domain::channel::Slow;
@@ -14,12 +14,13 @@ use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::{Next, OutboxBounds};
 use crate::relay::progress::Step;
 use crate::relay::queue::QueueBounds;
+use crate::relay::rehearsal::{Fate, Inquiry};
 use crate::relay::roster::Origin;
 use crate::relay::shard::{Bounds, Transport};
 use crate::relay::traces::TraceBounds;
 use crate::relay::{Joining, Relay, RelaySettings, Worker};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -219,6 +220,7 @@ impl World {
         };
         let rehearsed = self.relay.rehearse(&known.instance.id, &message).await.unwrap();
         let receivers = self.receivers(&names, &draft);
+        self.compare_with_findings(&known.instance.id, &message, &receivers).await;
         let published = self.relay.publish(&known.instance.id, &message).await.unwrap();
         let (counts, before) = (published.counts, rehearsed.counts);
         assert_eq!((before.matched, before.queued, before.dropped), (counts.matched, counts.queued, counts.dropped));
@@ -238,6 +240,24 @@ impl World {
         assert!(slow == Slow::Latest || counts.replaced == 0);
         self.tenancies[sent.draft.instance].sent.push(sent);
         self.numbers += 1;
+    }
+
+    /// What a dry run tells of the users must be what is then delivered.
+    async fn compare_with_findings(&self, instance: &InstanceId, message: &Message, receivers: &[usize]) {
+        let mut users = BTreeMap::new();
+        for which in receivers {
+            *users.entry(self.clients[*which].person.user).or_insert(0u64) += 1;
+        }
+        for about in WORDS {
+            let inquiry = Inquiry { after: None, most: 100, about: Some(UserId::new(about).unwrap()) };
+            let findings = self.relay.inquire(instance, message, &inquiry).await.unwrap();
+            let told: Vec<(&str, u64)> = findings.users.iter().map(|(user, count)| (user.as_str(), *count)).collect();
+            assert_eq!(told, users.iter().map(|(user, count)| (*user, *count)).collect::<Vec<_>>());
+            let fates = findings.considered.iter().map(|considered| considered.fate);
+            let meant = fates.filter(|fate| matches!(fate, Fate::Receives | Fate::NoRoom)).count() as u64;
+            let expected = users.get(about).copied().unwrap_or_default();
+            assert!(meant == expected || findings.connections > findings.considered.len() as u64);
+        }
     }
 
     /// The clients that a message is for, and that have not been told to go.
