@@ -11,7 +11,6 @@ use crate::domain::principal::{Principal, UserId};
 use crate::domain::rule::{Effect, Rules};
 use crate::relay::rehearsal::{Considered, Fate, Findings, Inquiry};
 use crate::relay::roster::Present;
-use actix_web::web;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -143,9 +142,7 @@ pub async fn tell(api: &Api, instance: &InstanceId, message: &Message, inquiry: 
     let users = Page::new(users, inquiry.most as u32 - 1, |(user, _)| user.to_string(), show);
     let Some(about) = inquiry.about.clone() else { return Ok(Told { users, explain: None }) };
     let terms = Terms::of(message);
-    // Explanations evaluate expressions many times over: not in a worker's turn.
-    let explain = web::block(move || terms.explain(&about, findings)).await;
-    let explain = explain.map_err(|_| Problem::new(Code::Overloaded, "the server is going away"))?;
+    let explain = api.deliberation.run(move || terms.explain(&about, findings)).await?;
     Ok(Told { users, explain: Some(explain) })
 }
 

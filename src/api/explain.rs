@@ -17,7 +17,7 @@ use crate::domain::principal::{GroupId, MAX_GROUPS, Principal, Role, Scope, User
 use crate::domain::rule::{RuleResult, Rules};
 use crate::relay::roster::Present;
 use actix_web::post;
-use actix_web::web::{self, Data, Json, Path};
+use actix_web::web::{Data, Json, Path};
 use chrono::Utc;
 use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
@@ -149,9 +149,7 @@ pub async fn explain_channel(
         }
     };
     let channel = tenant.channels.get(&channel.name).cloned().ok_or_else(missing)?;
-    // A list of rules is evaluated many times over: not in a worker's turn.
-    let explained = web::block(move || whom.explain(&tenant, &channel)).await;
-    explained.map(Json).map_err(|_| Problem::new(Code::Overloaded, "the server is going away"))
+    api.deliberation.run(move || whom.explain(&tenant, &channel)).await.map(Json)
 }
 
 /// Whom a request asks about.

@@ -7,6 +7,7 @@ pub mod channels;
 pub mod connect;
 pub mod connections;
 pub mod credentials;
+pub mod deliberation;
 pub mod dry_run;
 pub mod error;
 pub mod explain;
@@ -56,6 +57,8 @@ pub struct Api {
     pub limits: RateLimits,
     /// Filters that were compiled lately.
     pub filters: filters::Filters,
+    /// Turns for what evaluates rules many times over.
+    pub deliberation: deliberation::Deliberation,
     /// Who is connected.
     pub relay: Relay,
     /// What one address may take.

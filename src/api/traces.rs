@@ -5,6 +5,7 @@ use super::admission::Observer;
 use super::body::StrictQuery;
 use super::error::{Code, Outcome, Problem};
 use super::responses::Watching;
+use crate::catalog::Tenant;
 use crate::domain::principal::UserId;
 use crate::relay::frame::names;
 use crate::relay::passage::{Denial, Outcome as Fate, Stage, Witness};
@@ -15,6 +16,7 @@ use actix_web::get;
 use actix_web::web::{Data, Json, Path};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -177,17 +179,24 @@ pub async fn get_message(
     let mut shown = MessageTrace::of(&trace);
     if let Some(user) = user {
         let witnesses = api.relay.witnesses(instance, &user, trace.cursor.position).await?;
-        let newest = &witnesses[witnesses.len().saturating_sub(MAX_CONNECTIONS)..];
-        let connections = newest.iter().map(|witness| {
-            let fate = witness.outcome(&trace, &observer.tenant);
-            ConnectionTrace::of(witness, &trace, &fate)
-        });
-        let connections = connections.collect();
-        let reason = "not connected: no connection is open, and none that ended lately is remembered";
-        let reason = witnesses.is_empty().then(|| reason.to_owned());
-        shown.user = Some(UserTrace { user_id: user.to_string(), total: witnesses.len(), connections, reason });
+        let tenant = observer.tenant.clone();
+        let told = api.deliberation.run(move || UserTrace::of(&user, &witnesses, &trace, &tenant)).await?;
+        shown.user = Some(told);
     }
     Ok(Json(shown))
+}
+
+impl UserTrace {
+    fn of(user: &UserId, witnesses: &[Arc<Witness>], trace: &Trace, tenant: &Tenant) -> Self {
+        let newest = &witnesses[witnesses.len().saturating_sub(MAX_CONNECTIONS)..];
+        let connections = newest.iter().map(|witness| {
+            let fate = witness.outcome(trace, tenant);
+            ConnectionTrace::of(witness, trace, &fate)
+        });
+        let reason = "not connected: no connection is open, and none that ended lately is remembered";
+        let reason = witnesses.is_empty().then(|| reason.to_owned());
+        Self { user_id: user.to_string(), total: witnesses.len(), connections: connections.collect(), reason }
+    }
 }
 
 impl MessageTrace {

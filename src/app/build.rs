@@ -1,6 +1,7 @@
 //! Makes the parts of the service out of the configuration, and starts the tasks that keep them fresh.
 
 use super::{StartError, memory};
+use crate::api::deliberation::Deliberation;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
 use crate::api::metrics::Metrics;
@@ -84,6 +85,7 @@ pub(super) async fn build(
         authenticator,
         limits: RateLimits::default(),
         filters: Filters::default(),
+        deliberation: Deliberation::new(bounds.explanations),
         gate: Gate::new(bounds.connections_per_address, rate),
         metrics: Metrics::default(),
         settings: Arc::new(ApiSettings {
@@ -206,8 +208,14 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             comment: bounds.stream_comment,
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
             expiring_seconds: bounds.expiring.as_secs() as i64,
+            filters: bounds.filters,
         },
-        traces: TraceBounds::of(bounds.history_window),
+        traces: TraceBounds {
+            window: bounds.history_window,
+            traces: bounds.traced_messages,
+            ended: bounds.traced_connections,
+            total_bytes: bounds.trace_total_bytes,
+        },
         history: HistoryBounds {
             window: bounds.history_window,
             messages: bounds.history_messages,

@@ -138,6 +138,16 @@ pub struct Bounds {
     pub history_total_bytes: usize,
     /// Ids of publishers that are remembered.
     pub ids: usize,
+    /// Messages of an instance that can be traced.
+    pub traced_messages: usize,
+    /// Ended connections of an instance that are remembered.
+    pub traced_connections: usize,
+    /// Of all traces.
+    pub trace_total_bytes: usize,
+    /// Filters that an instance keeps in each worker.
+    pub filters: usize,
+    /// Explained at a time.
+    pub explanations: usize,
     /// Of one replay.
     pub replay_messages: usize,
     /// Of one replay.
@@ -322,6 +332,11 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         history_bytes: reader.number("HERALD_HISTORY_BYTES", 1_024, 1_073_741_824)?,
         history_total_bytes: reader.number("HERALD_HISTORY_TOTAL_BYTES", 1_048_576, 1_099_511_627_776)?,
         ids: reader.number("HERALD_REMEMBERED_IDS", 1, 100_000_000)?,
+        traced_messages: reader.number("HERALD_TRACED_MESSAGES", 1, 1_000_000)?,
+        traced_connections: reader.number("HERALD_TRACED_CONNECTIONS", 1, 1_000_000)?,
+        trace_total_bytes: reader.number("HERALD_TRACE_TOTAL_BYTES", 65_536, 1_099_511_627_776)?,
+        filters: reader.number("HERALD_FILTERS", 1, 10_000)?,
+        explanations: reader.number("HERALD_EXPLANATIONS", 1, 256)?,
         replay_messages: reader.number("HERALD_REPLAY_MESSAGES", 1, 1_000_000)?,
         replay_bytes: reader.number("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824)?,
         user_timeout: reader.seconds("HERALD_SOCKET_USER_TIMEOUT_SECONDS", 1, 300)?,

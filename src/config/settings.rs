@@ -102,6 +102,15 @@ pub const SETTINGS: &[Setting] = &[
         "200000",
         "Ids of messages that are remembered for as long as messages are kept, 1 to 100,000,000",
     ),
+    open("HERALD_TRACED_MESSAGES", "10000", "Messages of an instance that can be traced, 1 to 1,000,000"),
+    open("HERALD_TRACED_CONNECTIONS", "1000", "Ended connections of an instance that traces know, 1 to 1,000,000"),
+    open(
+        "HERALD_TRACE_TOTAL_BYTES",
+        "67108864",
+        "Bytes of all traces; the least used instances give way, 64 KiB to 1 TiB",
+    ),
+    open("HERALD_FILTERS", "64", "Filters of an instance that are kept with their answers in each worker, 1 to 10,000"),
+    open("HERALD_EXPLANATIONS", "4", "Explanations and traces of a user under way at a time, 1 to 256"),
     open("HERALD_REPLAY_MESSAGES", "10000", "Messages that one client may be sent when it resumes, 1 to 1,000,000"),
     open(
         "HERALD_REPLAY_BYTES",

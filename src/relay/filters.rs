@@ -4,10 +4,7 @@ use super::shard::Key;
 use crate::domain::expression::Expression;
 use indexmap::{IndexMap, IndexSet};
 
-/// Filters that one room keeps; the least recently used gives way. Each holds at most a key for every connection.
-pub const MAX_FILTERS: usize = 64;
-
-/// The filters that an instance's publishers used lately.
+/// The filters that an instance's publishers used lately; each holds at most a key for every connection.
 #[derive(Debug, Default)]
 pub struct Filters(IndexMap<Expression, Sieve>);
 
@@ -37,10 +34,11 @@ impl Filters {
         }
     }
 
-    /// The answers to `filter`, which becomes the one most recently used. `everyone` is asked if it is new.
-    pub fn sieve(&mut self, filter: &Expression, everyone: &IndexSet<Key>) -> &mut Sieve {
+    /// The answers to `filter`, which becomes the one most recently used. If it is new, `everyone` is still to be asked, and
+    /// of more than `most` the one least recently used gives way.
+    pub fn sieve(&mut self, filter: &Expression, everyone: &IndexSet<Key>, most: usize) -> &mut Sieve {
         let known = self.0.shift_remove(filter);
-        if known.is_none() && self.0.len() >= MAX_FILTERS {
+        if known.is_none() && self.0.len() >= most {
             self.0.shift_remove_index(0);
         }
         let fresh = || Sieve { passing: IndexSet::new(), unknown: everyone.clone() };
@@ -79,7 +77,7 @@ mod tests {
         let (mut filters, everyone) = (Filters::default(), IndexSet::from([1, 2, 3]));
         let mut asked = Vec::new();
         let mut ask = |filters: &mut Filters, keys: &[Key]| {
-            let sieve = filters.sieve(&filter("user == 'a'"), &everyone);
+            let sieve = filters.sieve(&filter("user == 'a'"), &everyone, 1);
             sieve.ask(keys.iter().copied(), |key| {
                 asked.push(key);
                 key != 2
@@ -96,16 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn sixty_four_are_kept_and_the_least_recently_used_gives_way() {
+    fn so_many_are_kept_and_the_least_recently_used_gives_way() {
         let (mut filters, everyone) = (Filters::default(), IndexSet::from([1]));
         let text = |number: usize| filter(&format!("user == '{number}'"));
-        for number in 0..MAX_FILTERS {
-            filters.sieve(&text(number), &everyone).ask([1].into_iter(), |_| true);
+        for number in 0..3 {
+            filters.sieve(&text(number), &everyone, 3).ask([1].into_iter(), |_| true);
         }
-        assert!(filters.sieve(&text(0), &everyone).unknown.is_empty());
-        filters.sieve(&text(MAX_FILTERS), &everyone);
-        assert_eq!(filters.0.len(), MAX_FILTERS);
-        assert!(filters.sieve(&text(0), &everyone).unknown.is_empty(), "it was used lately");
-        assert!(!filters.sieve(&text(1), &everyone).unknown.is_empty(), "it had to give way");
+        for number in [1, 2, 0] {
+            assert!(filters.sieve(&text(number), &everyone, 3).unknown.is_empty(), "there is room for all");
+        }
+        filters.sieve(&text(3), &everyone, 3);
+        assert_eq!(filters.0.len(), 3);
+        assert!(filters.sieve(&text(0), &everyone, 3).unknown.is_empty(), "it was used lately");
+        assert!(!filters.sieve(&text(1), &everyone, 3).unknown.is_empty(), "it had to give way");
     }
 }

@@ -305,25 +305,16 @@ impl Close {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::channel::Slow;
-    use crate::domain::message::{Author, Exclusion, Payload};
-    use crate::domain::principal::UserId;
+    use crate::domain::message::Payload;
 
     #[test]
     fn a_message_frame_carries_the_publishers_bytes_and_the_shortest_length() {
         for (payload, header) in [(0, 4), (10, 4), (60_000, 4), (70_000, 10)] {
             let json = format!("\"{}\"", "x".repeat(payload));
             let message = Message {
-                id: "m\"1".into(),
-                author: Author { user: UserId::new("a").unwrap(), component: None },
                 address: "group:\"a\"".into(),
-                audiences: vec![Audience::All],
-                exclude: Exclusion::default(),
-                filter: None,
-                slow: Slow::Disconnect,
-                time: chrono::DateTime::UNIX_EPOCH,
-                ttl: None,
                 payload: Payload::new(&json, 100_000).unwrap(),
+                ..Message::of_a_test("m\"1")
             };
             let bytes = Frame::message(&message, Cursor { epoch: 1, position: 2 }).into_bytes();
             assert_eq!(bytes.len(), Frame::message_bytes(&message));

@@ -9,6 +9,7 @@ use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::expression;
 use crate::domain::principal::Principal;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -126,7 +127,17 @@ impl Begun {
     }
 }
 
+/// What a witness is counted with beyond what its size depends on.
+const WITNESS_BYTES: usize = 2_048;
+
 impl Witness {
+    /// What it takes at most, in bytes: its token's claims may be its own.
+    pub fn bytes(&self) -> usize {
+        let claims = self.principal.claims.iter().map(|(name, value)| name.len() + weight(value)).sum::<usize>();
+        let groups = self.principal.groups.iter().map(|group| group.as_str().len() + size_of::<usize>() * 4);
+        WITNESS_BYTES + claims + groups.sum::<usize>()
+    }
+
     /// What became of a message here. Rights are those of now, which is told by `rights_changed`.
     pub fn outcome(&self, trace: &Trace, tenant: &Tenant) -> Outcome {
         let (position, record) = (trace.cursor.position, &self.record);
@@ -229,6 +240,18 @@ impl Witness {
         };
         Outcome::Denied(name.clone(), denial)
     }
+}
+
+/// What a claim takes: a place in a list or a map, and its texts.
+fn weight(value: &Value) -> usize {
+    const PLACE: usize = 128;
+    PLACE
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(list) => list.iter().map(weight).sum(),
+            Value::Object(map) => map.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
 }
 
 /// How a message comes to a connection.

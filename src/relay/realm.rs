@@ -288,7 +288,7 @@ impl Realm {
         let bounds = super::history::HistoryBounds::WIDE;
         let history = History::new(bounds, 0, Arc::default());
         let repeats = Repeats::new(bounds.window, 1_000, Arc::default());
-        let traces = Traces::new(super::traces::TraceBounds::of(bounds.window), Arc::default());
+        let traces = Traces::new(super::traces::TraceBounds::WIDE, Arc::default());
         Self::new(InstanceId::new(instance).unwrap(), 1, Memory { history, repeats, traces })
     }
 }

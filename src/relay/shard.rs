@@ -90,6 +90,8 @@ pub struct Bounds {
     pub leeway_seconds: i64,
     /// Seconds before its `exp` at which the client is told.
     pub expiring_seconds: i64,
+    /// Filters that an instance keeps with their answers.
+    pub filters: usize,
 }
 
 /// The connections of one worker.
@@ -173,7 +175,7 @@ impl Shard {
             }
         };
         let Some(room) = self.rooms.get_mut(&delivery.instance) else { return counts };
-        for key in room.receivers(delivery, &self.members, &self.evaluations) {
+        for key in room.receivers(delivery, &self.members, &self.evaluations, self.bounds.filters) {
             let Some(member) = self.members.get_mut(key) else { continue };
             if !member.wants(delivery) {
                 continue;
@@ -342,10 +344,11 @@ impl Room {
         delivery: &'a Delivery,
         members: &Slab<Member>,
         evaluations: &AtomicU64,
+        most_filters: usize,
     ) -> Box<dyn Iterator<Item = Key> + 'a> {
         let audiences = || delivery.audiences.iter().filter_map(|audience| self.index.get(audience));
         let Some(filter) = &delivery.filter else { return Box::new(audiences().flatten().copied()) };
-        let sieve = self.filters.sieve(filter, &self.members);
+        let sieve = self.filters.sieve(filter, &self.members, most_filters);
         let passes = |key| {
             evaluations.fetch_add(1, Relaxed);
             members.get(key).is_some_and(|member| filter.evaluate(&member.facts()) == Outcome::True)

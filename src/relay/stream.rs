@@ -192,11 +192,8 @@ fn retry_ms(name: &[u8], json: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::audience::Audience;
-    use crate::domain::channel::Slow;
     use crate::domain::cursor::Cursor;
-    use crate::domain::message::{Author, Exclusion, Message, Payload};
-    use crate::domain::principal::UserId;
+    use crate::domain::message::{Message, Payload};
 
     fn text(frame: &Frame) -> String {
         String::from_utf8(event(frame).to_vec()).unwrap()
@@ -207,18 +204,8 @@ mod tests {
         let cursor = Cursor { epoch: 7, position: 9 };
         let tricky = ",\"cursor\":\"x\r\n\u{2028}\",\"cursor\":\"";
         let json = format!("{{\n\t\"cursor\" : {0} ,\r\n\"data\": [ 1.50 , {0} ] }}", serde_json::json!(tricky));
-        let message = Message {
-            id: "m".into(),
-            author: Author { user: UserId::new("a").unwrap(), component: None },
-            address: tricky.into(),
-            audiences: vec![Audience::All],
-            exclude: Exclusion::default(),
-            filter: None,
-            slow: Slow::Disconnect,
-            time: chrono::DateTime::UNIX_EPOCH,
-            ttl: None,
-            payload: Payload::new(&json, 1_000).unwrap(),
-        };
+        let message =
+            Message { address: tricky.into(), payload: Payload::new(&json, 1_000).unwrap(), ..Message::of_a_test("m") };
         let frame = Frame::message(&message, cursor);
         let json = std::str::from_utf8(frame.json()).unwrap();
         assert_eq!(text(&frame), format!("id: {}\ndata: {json}\n\n", cursor.to_text()));

@@ -13,16 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Messages of an instance that can be traced.
-pub const MAX_TRACES: usize = 10_000;
-/// Ended connections of an instance that are remembered.
-pub const MAX_ENDED: usize = 1_000;
-/// Bytes of the whole process for both.
-const TOTAL_BYTES: usize = 64 << 20;
 /// What a trace is counted with beyond its texts; its counters and its places in the index included.
 const TRACE_BYTES: usize = 512;
-/// What an ended connection is counted with. Its token's claims are mostly shared with other connections and the cache.
-const ENDED_BYTES: usize = 4_096;
 
 /// How much is remembered.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +29,11 @@ pub struct TraceBounds {
     pub total_bytes: usize,
 }
 
+#[cfg(test)]
 impl TraceBounds {
-    /// The usual bounds for a window of so long.
-    pub const fn of(window: Duration) -> Self {
-        Self { window, traces: MAX_TRACES, ended: MAX_ENDED, total_bytes: TOTAL_BYTES }
-    }
+    /// Wide enough for any test that is not about them.
+    pub const WIDE: Self =
+        Self { window: Duration::from_secs(120), traces: 10_000, ended: 1_000, total_bytes: 64 << 20 };
 }
 
 /// One message as its publisher meant it, and how far it has got.
@@ -154,7 +146,7 @@ impl Traces {
     /// Remembers a connection that has ended; the oldest gives way.
     pub fn leave(&self, witness: Witness, now: Instant) {
         let mut state = self.lock();
-        self.charge(&mut state, ENDED_BYTES);
+        self.charge(&mut state, witness.bytes());
         state.ended.push_back((now + self.bounds.window, Arc::new(witness)));
         while state.ended.len() > self.bounds.ended {
             self.drop_ended(&mut state);
@@ -215,8 +207,8 @@ impl Traces {
     }
 
     fn drop_ended(&self, state: &mut State) {
-        if state.ended.pop_front().is_some() {
-            self.discharge(state, ENDED_BYTES);
+        if let Some((_, witness)) = state.ended.pop_front() {
+            self.discharge(state, witness.bytes());
         }
     }
 
@@ -300,7 +292,7 @@ mod tests {
         }
         assert!(traces.ended(&UserId::new("bob").unwrap(), now).is_empty());
         assert!(ids(now + BOUNDS.window).is_empty());
-        assert_eq!(total.load(Relaxed), 2 * ENDED_BYTES);
+        assert_eq!(total.load(Relaxed), Witness::of_a_test("2", "alice").bytes() * 2);
         traces.trim(now + BOUNDS.window);
         assert_eq!((traces.bytes(), total.load(Relaxed)), (0, 0));
     }

@@ -2,7 +2,7 @@
 
 use crate::support::app::Answer;
 use crate::support::socket::Handshake;
-use crate::support::{App, Socket, Token, token};
+use crate::support::{App, Options, Socket, Token, token};
 use serde_json::{Value, json};
 
 async fn channel(app: &App, body: Value, expected: u16) -> Answer {
@@ -225,6 +225,18 @@ async fn an_expression_is_evaluated_once_a_connection_and_again_only_for_a_chang
     replace(&app, 1, json!({"name": "pro", "rules": free})).await;
     assert!(hears(&mut sockets[0]).await.to_string().contains("channel:pro"));
     assert_eq!(evaluations(&app).await, 17, "a changed rule is asked of everyone");
+}
+
+#[actix_web::test]
+async fn as_many_filters_as_are_set_are_kept_and_the_next_asks_again() {
+    for (kept, evaluated) in [(1, 4), (2, 2), (3, 2)] {
+        let app = App::start_with(Options::default().with("HERALD_FILTERS", kept).with("HERALD_WORKERS", 1)).await;
+        let _socket = app.connect(&plan("alice", "pro")).await;
+        for filter in ["user == 'alice'", "claims.plan == 'pro'", "user == 'alice'", "claims.plan == 'pro'"] {
+            assert_eq!(filtered(&app, filter, json!(1)).await["matched"], 1);
+        }
+        assert_eq!(evaluations(&app).await, evaluated, "{kept} are kept");
+    }
 }
 
 #[actix_web::test]

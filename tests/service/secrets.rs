@@ -172,6 +172,12 @@ fn answered(secret: &str, carrier: &str) -> Vec<Vec<u8>> {
     for target in ["/v1/channels?limit=", "/v1/channels?after=", "/v1/channels?x=", "/v1/channels?", "/v1/channels/"] {
         all.push(get(&path(target), &[good, MAIN]));
     }
+    for target in ["/v1/messages/", "/v1/messages/x?user=", "/v1/messages/x?", "/v1/connections?user="] {
+        all.push(get(&path(target), &[good, MAIN]));
+    }
+    for target in ["/v1/messages?explain=", "/v1/messages?dryRun=true&explain=", "/v1/messages?after="] {
+        all.push(request("POST", &path(target), &[good, MAIN, JSON], "{\"channel\":\"ALL\",\"message\":1}"));
+    }
     for target in ["/errors/", "/pages/", "/docs/", "/v1/", "/", "/v1/instances/", "/v1/connect?authorization="] {
         all.push(get(&path(target), &[]));
         all.push(get(&path(target), &[("authorization", &bearer), ("cookie", &path("token="))]));
@@ -215,6 +221,13 @@ fn bodies(secret: &str) -> Vec<(&'static str, String)> {
         channel(json!({"name": "x", "rules": [{"effect": secret, "user": secret}]})),
         channel(json!({"name": "x", "rules": [{"effect": "allow", "when": secret}]})),
         channel(json!({"name": "x", "rules": [{"effect": "allow", secret: secret}]})),
+        channel(json!({"name": "x", "publishRules": [{"effect": "deny", "when": format!("user == {secret}")}]})),
+        message(json!("ALL"), json!({"filter": secret})),
+        message(json!("ALL"), json!({"filter": format!("claims.token == \"{secret}\" &&")})),
+        message(json!("ALL"), json!({"filter": format!("groups == \"{secret}\"")})),
+        ("/v1/channels/news/explain", json!({"connectionId": secret}).to_string()),
+        ("/v1/channels/news/explain", json!({"userId": secret.repeat(2), "claims": {secret: secret}}).to_string()),
+        ("/v1/channels/news/explain", json!({"userId": "a", "claims": secret, "groups": [secret]}).to_string()),
         ("/v1/quota-requests", json!({"limit": secret, "value": secret, "reason": 1}).to_string()),
     ]
 }

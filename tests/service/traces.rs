@@ -317,3 +317,20 @@ async fn a_thousand_ended_connections_are_remembered_and_a_hundred_are_shown() {
         assert_eq!(within("all have ended", wait).await, goal.min(MAX_SHOWN));
     }
 }
+
+#[actix_web::test]
+async fn as_much_is_traced_as_is_set() {
+    let options = Options::default().with("HERALD_TRACED_MESSAGES", 2).with("HERALD_TRACED_CONNECTIONS", 1);
+    let app = roomy(options).await;
+    for id in ["first", "second", "third"] {
+        publish(&app, id, json!({"channel": "ALL"})).await;
+        trace(&app, id, "").await;
+    }
+    let gone = app.call("GET", "/v1/messages/first", Some(&token("shop").component()), None, 404).await;
+    assert_eq!(gone.code(), "NOT_FOUND");
+    for _ in 0..2 {
+        app.connect(&token("alice")).await.close().await;
+    }
+    let one_is_known = async { while trace(&app, "second", "?user=alice").await["user"]["total"] != 1 {} };
+    within("the end of both, and only one is known", one_is_known).await;
+}
