@@ -31,6 +31,7 @@ pub mod config;
 pub mod postgres;
 pub mod telemetry;
 pub mod tls;
+pub mod transport;
 
 pub mod app;
 pub mod cli;

@@ -1,8 +1,11 @@
 //! The service's certificate: read from files, followed when they change, or made locally for development.
 
 mod local;
+mod records;
+mod stream;
 
 pub use local::local_certificate;
+pub use stream::{Scratch, TlsStream};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -117,7 +120,7 @@ impl Certificates {
     }
 
     /// TLS 1.2 and 1.3 with the current certificate of every moment. Sessions resume from tickets that the client
-    /// keeps, so the server holds nothing for them. ALPN is left to actix, which offers `http/1.1`.
+    /// keeps, so the server holds nothing for them. ALPN offers `http/1.1` alone, which WebSocket needs.
     /// Errors: `TlsError::Settings`.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -128,6 +131,7 @@ impl Certificates {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Settings)?;
         config.send_tls13_tickets = 1;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 
@@ -226,3 +230,6 @@ fn chain(error: &TlsError) -> String {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod stream_test;

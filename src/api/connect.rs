@@ -14,10 +14,9 @@ use crate::relay::realm::NoSeat;
 use crate::relay::roster::Origin;
 use crate::relay::shard::Transport;
 use crate::relay::{ConnectError, Joining, Registration, Worker};
-use actix_web::dev::Payload;
 use actix_web::http::header::{UPGRADE, USER_AGENT};
 use actix_web::web::Data;
-use actix_web::{Error, HttpRequest, HttpResponse, get, web};
+use actix_web::{Error, HttpRequest, HttpResponse, get};
 use chrono::Utc;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -63,23 +62,19 @@ pub struct ConnectParameters {
     )
 )]
 #[get("/v1/connect")]
-pub async fn connect(request: HttpRequest, payload: web::Payload, api: Data<Api>) -> Result<HttpResponse, Error> {
+pub async fn connect(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Error> {
     if !asks_for_websocket(&request) {
         return Err(Problem::new(Code::UpgradeRequired, "connect with a WebSocket client").into());
     }
-    open(request, payload.into_inner(), api).await
+    open(request, api).await
 }
 
 /// `/`: a WebSocket for clients, a page for browsers.
-pub async fn connect_or_greet(
-    request: HttpRequest,
-    payload: web::Payload,
-    api: Data<Api>,
-) -> Result<HttpResponse, Error> {
+pub async fn connect_or_greet(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Error> {
     if !asks_for_websocket(&request) {
         return Ok(pages::home());
     }
-    open(request, payload.into_inner(), api).await
+    open(request, api).await
 }
 
 fn asks_for_websocket(request: &HttpRequest) -> bool {
@@ -87,23 +82,29 @@ fn asks_for_websocket(request: &HttpRequest) -> bool {
 }
 
 /// Floods are answered in HTTP; what is wrong with the request or its sender by a close code.
-async fn open(request: HttpRequest, payload: Payload, api: Data<Api>) -> Result<HttpResponse, Error> {
+async fn open(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Error> {
     let pass = pass(&request, &api)?;
+    let worker = worker(&request)?;
     if api.relay.is_draining() {
-        return connection::refuse(&request, payload, Close::restarting(), Box::new(pass)).await;
+        return connection::refuse(&request, worker, Close::restarting(), Box::new(pass)).await;
     }
     match register(&request, &api, Transport::Wss).await {
         Ok(registration) => {
             let bounds = api.settings.outbox;
             let terms = Terms { bounds, renewer: api.into_inner(), held: Box::new(pass) };
-            connection::accept(&request, payload, registration, terms).await
+            connection::accept(&request, registration, terms).await
         }
         Err(problem) if stays_http(problem.code) => Err(problem.into()),
         Err(problem) => {
             api.metrics.refused(problem.code);
-            connection::refuse(&request, payload, close_for(&problem), Box::new(pass)).await
+            connection::refuse(&request, worker, close_for(&problem), Box::new(pass)).await
         }
     }
+}
+
+/// The part of the relay on the thread that serves the request.
+fn worker(request: &HttpRequest) -> Outcome<&Worker> {
+    request.app_data::<Worker>().ok_or_else(|| Problem::new(Code::Internal, "this listener has no relay"))
 }
 
 /// What one address and the process may take, before anything else is looked at. Errors: 426, 429, 503.
@@ -123,9 +124,7 @@ pub(super) async fn register(request: &HttpRequest, api: &Api, by: Transport) ->
     let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
     let narrowing = narrowing.map_err(|error| Problem::invalid("channels", error.to_string()))?;
     super::rates::spend_connect(api, &subscriber.tenant)?;
-    let Some(worker) = request.app_data::<Worker>() else {
-        return Err(Problem::new(Code::Internal, "this listener has no relay"));
-    };
+    let worker = worker(request)?;
     // A page that has no cursor yet may well send an empty one.
     let cursor = match by {
         Transport::Wss => parameters.cursor.filter(|cursor| !cursor.is_empty()),

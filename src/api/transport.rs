@@ -1,66 +1,10 @@
 //! Where a request came from: over our own TLS, or through a configured proxy that ended TLS for us.
 
 use super::error::{Code, Outcome, Problem};
-use actix_tls::accept::rustls_0_23::TlsStream;
+use crate::transport::Transport;
 use actix_web::HttpRequest;
-use actix_web::dev::Extensions;
-use actix_web::rt::net::TcpStream;
 use ipnet::IpNet;
-use socket2::SockRef;
-use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
-
-/// How a connection reached us; set once, when it is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// Our own TLS.
-    Tls,
-    /// Plain HTTP on the proxy listener.
-    Proxy,
-}
-
-/// What every accepted socket is set to.
-#[derive(Clone, Copy, Debug)]
-pub struct SocketSettings {
-    /// `TCP_USER_TIMEOUT`: a peer that reads nothing for so long is cut, whatever the layers above do.
-    pub user_timeout: Duration,
-    /// `SO_SNDBUF` in bytes; 0 leaves the system's own tuning.
-    pub send_buffer_bytes: usize,
-}
-
-/// Called by actix for every accepted connection: notes the transport and sets the socket.
-pub fn on_connect(connection: &dyn Any, extensions: &mut Extensions, settings: SocketSettings) {
-    let (transport, stream) = if let Some(stream) = connection.downcast_ref::<TlsStream<TcpStream>>() {
-        (Transport::Tls, Some(stream.get_ref().0))
-    } else {
-        (Transport::Proxy, connection.downcast_ref::<TcpStream>())
-    };
-    extensions.insert(transport);
-    let Some(stream) = stream else { return };
-    if let Err(error) = set(SockRef::from(stream), settings) {
-        tracing::warn!(%error, "a socket option could not be set");
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn set(socket: SockRef<'_>, settings: SocketSettings) -> std::io::Result<()> {
-    socket.set_tcp_user_timeout(Some(settings.user_timeout))?;
-    set_everywhere(socket, settings)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn set(socket: SockRef<'_>, settings: SocketSettings) -> std::io::Result<()> {
-    set_everywhere(socket, settings)
-}
-
-fn set_everywhere(socket: SockRef<'_>, settings: SocketSettings) -> std::io::Result<()> {
-    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
-    match settings.send_buffer_bytes {
-        0 => Ok(()),
-        bytes => socket.set_send_buffer_size(bytes),
-    }
-}
 
 /// The client's address, if the request came in a way that Herald serves. Errors: 426 `TLS_REQUIRED` for plain HTTP
 /// from anyone but a configured proxy, or without `X-Forwarded-Proto: https`.

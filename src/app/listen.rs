@@ -3,22 +3,25 @@
 use super::{Addresses, StartError};
 use crate::api::metrics::show_metrics;
 use crate::api::openapi::Documents;
-use crate::api::transport::{self, SocketSettings};
 use crate::api::{self, Api, health, middleware};
 use crate::config::Config;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
-use actix_web::dev::Server;
+use crate::transport::{AcceptSettings, Acceptor, Turnstile, Upgrader, Wire};
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_server::Server;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
+use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpServer};
 use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(3);
 /// How long a request's head may take.
 const REQUEST_HEAD: Duration = Duration::from_secs(10);
 /// How long a REST connection may stand idle.
@@ -47,7 +50,7 @@ pub(super) struct Servers {
 /// What the client listeners need.
 struct ClientListeners {
     tls: TcpListener,
-    tls_config: rustls::ServerConfig,
+    tls_config: Arc<rustls::ServerConfig>,
     proxy: Option<TcpListener>,
 }
 
@@ -66,7 +69,7 @@ pub(super) fn listen(
     let (metrics_listener, metrics) = bind(config.metrics_listen, "HERALD_METRICS_LISTEN")?;
     let proxy = config.proxy_listen.map(|address| bind(address, "HERALD_PROXY_LISTEN")).transpose()?;
     let (proxy_listener, proxy) = proxy.unzip();
-    let listeners = ClientListeners { tls, tls_config, proxy: proxy_listener };
+    let listeners = ClientListeners { tls, tls_config: Arc::new(tls_config), proxy: proxy_listener };
     let server = client_server(config, api, documents, listeners);
     let client_server = server.map_err(StartError::because("the client listeners cannot be opened"))?;
     let server = metrics_server(api, metrics_listener);
@@ -103,33 +106,47 @@ fn client_server(
     listeners: ClientListeners,
 ) -> std::io::Result<Server> {
     let bounds = &config.bounds;
-    let (state, documents) = (Data::new(api.clone()), Data::new(documents));
-    let sockets = SocketSettings { user_timeout: bounds.user_timeout, send_buffer_bytes: bounds.send_buffer_bytes };
-    // Called once in every worker: each has a shard of its own.
-    let app = move || {
-        App::new()
-            .app_data(state.clone())
-            .app_data(documents.clone())
-            .app_data(state.relay.add_worker())
-            .wrap(from_fn(middleware::finish))
-            .configure(api::configure)
+    let settings = AcceptSettings {
+        user_timeout: bounds.user_timeout,
+        send_buffer_bytes: bounds.send_buffer_bytes,
+        handshakes: bounds.handshakes,
     };
-    let mut server = HttpServer::new(app)
+    let (state, documents) = (Data::new(api.clone()), Data::new(documents));
+    let server = Server::build()
         .workers(workers(bounds.workers))
-        .max_connections(api.settings.connections)
-        .max_connection_rate(bounds.handshakes)
-        // A frame must not wait for the acknowledgement of the one before it, nor a handshake for its delay of 40 ms.
-        .tcp_nodelay(true)
-        .tls_handshake_timeout(HANDSHAKE)
-        .client_request_timeout(REQUEST_HEAD)
-        .client_disconnect_timeout(LINGER)
-        .keep_alive(IDLE)
+        .max_concurrent_connections(api.settings.connections)
         .shutdown_timeout(LAST_REQUESTS)
-        .disable_signals()
-        .on_connect(move |connection, extensions| transport::on_connect(connection, extensions, sockets))
-        .listen_rustls_0_23(listeners.tls, listeners.tls_config)?;
+        .disable_signals();
+    let stopping = server.graceful_shutdown_signal();
+    // Called once in every worker and for each listener.
+    let pipeline = move |tls: Option<Arc<rustls::ServerConfig>>| {
+        let (state, documents, worker) = (state.clone(), documents.clone(), state.relay.add_worker());
+        // Made twice: requests that ask for an upgrade go their own way to the same routes.
+        let app = || {
+            let app = App::new().app_data(state.clone()).app_data(documents.clone()).app_data(worker.clone());
+            let app = app.wrap(from_fn(middleware::finish)).configure(api::configure);
+            map_config(app.into_factory(), |()| AppConfig::default())
+        };
+        let (turnstile, stopping) = (Turnstile::default(), stopping.clone());
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .client_request_timeout(REQUEST_HEAD)
+            .client_disconnect_timeout(LINGER)
+            .keep_alive(IDLE)
+            .on_connect_ext(|wire: &Wire, extensions| {
+                extensions.insert(wire.transport());
+            })
+            .upgrade(Upgrader::new(app(), turnstile.clone()))
+            .finish(app().map_err(|error| error.error_response()));
+        Acceptor::new(settings, tls, turnstile).map_err(DispatchError::Io).and_then(http)
+    };
+    let (encrypted, tls_config) = (pipeline.clone(), listeners.tls_config);
+    let mut server = server.listen("clients", listeners.tls, move || encrypted(Some(tls_config.clone())))?;
     if let Some(proxy) = listeners.proxy {
-        server = server.listen(proxy)?;
+        server = server.listen("proxies", proxy, move || pipeline(None))?;
     }
     Ok(server.run())
 }

@@ -1,34 +1,34 @@
-//! One socket's life: inbound frames, keep-alive, expiry, close.
+//! One socket's life: the handshake, inbound frames, what is written, expiry, close.
 
-use super::Registration;
-use super::client_frame::{ClientFrame, MAX_TEXT_BYTES};
-use super::frame::{Close, Frame, Notice};
-use super::inbound::{Bounded, InboundRefusal, MAX_MESSAGE_BYTES};
-use super::outbox::{Next, OutboxBounds};
+use super::frame::{Close, Frame};
+use super::judge::{Asked, Judge};
+use super::outbox::{Batch, OutboxBounds};
+use super::reader::Reader;
 use super::renewal::{Renewal, Renewer};
 use super::shard::Link;
-use crate::domain::cursor::Cursor;
-use actix_http::ws::ProtocolError;
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::error::PayloadError;
+use super::{Registration, Worker};
+use actix_web::body::BoxBody;
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, dev, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream};
-use bytes::Bytes;
-use futures_util::Stream;
+use bytes::BytesMut;
 use futures_util::future::LocalBoxFuture;
-use std::convert::Infallible;
+use std::cell::RefCell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
 
 /// The WebSocket subprotocol that Herald speaks.
 pub const SUBPROTOCOL: &str = "herald.v1";
-/// A second refused frame within this time ends the connection.
-const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
 /// How long a close waits for the client's answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a closed connection is read on: closing with unread bytes would reset it, and the client might never see why.
+const LINGER: Duration = Duration::from_millis(500);
+/// Read from a socket at once. Clients send little.
+const READ_BYTES: usize = 4 * 1_024;
 
 /// What a socket holds as long as it is open, such as its place among the sockets of its address.
 pub type Held = Box<dyn std::any::Any>;
@@ -43,70 +43,15 @@ pub struct Terms {
     pub held: Held,
 }
 
-/// Answers the handshake with a socket that lives as long as `registration`. Errors: the handshake's own, when the
-/// request is no WebSocket handshake (RFC 6455 section 4.2.1).
-pub async fn accept(
-    request: &HttpRequest,
-    payload: dev::Payload,
-    registration: Registration,
-    terms: Terms,
-) -> Result<HttpResponse, Error> {
-    let (response, stream) = upgrade(request, payload).await?;
-    let Terms { bounds, renewer, held } = terms;
-    let inbound = Inbound::new(registration.link.clone(), bounds);
-    let admitted = Some(Admitted { registration, renewer });
-    Ok(response.map_body(|_, _handshake| {
-        Socket { stream, inbound, _handshake, admitted, renewal: None, _held: held, closed_at: None }.boxed()
-    }))
-}
+/// A socket that waits for its connection: the extension of an answer that switches protocols.
+pub struct Upgrade(Box<Parts>);
 
-/// Answers the handshake with a socket that is closed at once, so that a browser can read the reason.
-pub async fn refuse(
-    request: &HttpRequest,
-    payload: dev::Payload,
-    close: Close,
-    held: Held,
-) -> Result<HttpResponse, Error> {
-    let (response, stream) = upgrade(request, payload).await?;
-    let link = Rc::new(Link::new(String::new()));
-    link.outbox.close(close);
-    let bounds = OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE };
-    let inbound = Inbound::new(link.clone(), bounds);
-    // No shard ticks for a socket that was never registered: this wakes it when its time is over.
-    actix_web::rt::spawn(async move {
-        tokio::time::sleep(CLOSE_PATIENCE).await;
-        link.outbox.wake();
-    });
-    Ok(response.map_body(|_, _handshake| {
-        Socket { stream, inbound, _handshake, admitted: None, renewal: None, _held: held, closed_at: None }.boxed()
-    }))
-}
-
-async fn upgrade(
-    request: &HttpRequest,
-    payload: dev::Payload,
-) -> Result<(HttpResponse, AggregatedMessageStream), Error> {
-    let bounded: dev::Payload = dev::Payload::Stream { payload: Box::pin(Bounded::new(payload)) };
-    let payload = web::Payload::from_request(request, &mut { bounded }).await?;
-    let (response, _session, stream) = actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL])?;
-    let stream = stream.max_frame_size(MAX_MESSAGE_BYTES).aggregate_continuations();
-    Ok((response, stream.max_continuation_size(MAX_MESSAGE_BYTES)))
-}
-
-/// The response's body: it yields what the outbox holds and reads what the client sends, in the dispatcher's own task.
-struct Socket {
-    /// What the client sends, decoded by actix-ws.
-    stream: AggregatedMessageStream,
-    inbound: Inbound,
-    /// actix-ws' own body; its end would end the stream.
-    _handshake: BoxBody,
+struct Parts {
+    judge: Judge,
+    buffers: Rc<RefCell<Buffers>>,
     /// None for a socket that was refused.
     admitted: Option<Admitted>,
-    /// A new token that is being verified; a newer one takes its place.
-    renewal: Option<LocalBoxFuture<'static, Renewal>>,
-    _held: Held,
-    /// When the close frame was handed to the dispatcher.
-    closed_at: Option<Instant>,
+    held: Held,
 }
 
 /// What a socket has that was let in.
@@ -115,40 +60,187 @@ struct Admitted {
     renewer: Arc<dyn Renewer>,
 }
 
-impl MessageBody for Socket {
-    type Error = Infallible;
+/// What all sockets of a worker read into and join frames in, one at a time.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    incoming: Vec<u8>,
+    joined: Vec<u8>,
+}
 
-    fn size(&self) -> BodySize {
-        BodySize::Stream
+/// Answers the handshake with a socket that lives as long as `registration`. Errors: the handshake's own, when the
+/// request is no WebSocket handshake (RFC 6455 section 4.2.1).
+pub async fn accept(request: &HttpRequest, registration: Registration, terms: Terms) -> Result<HttpResponse, Error> {
+    let Terms { bounds, renewer, held } = terms;
+    let judge = Judge::new(registration.link.clone(), bounds);
+    let buffers = registration.worker().buffers.clone();
+    let admitted = Some(Admitted { registration, renewer });
+    upgrade(request, Parts { judge, buffers, admitted, held }).await
+}
+
+/// Answers the handshake with a socket that is closed at once, so that a browser can read the reason.
+pub async fn refuse(request: &HttpRequest, worker: &Worker, close: Close, held: Held) -> Result<HttpResponse, Error> {
+    let link = Rc::new(Link::new(String::new()));
+    link.outbox.close(close);
+    let judge = Judge::new(link, OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE });
+    upgrade(request, Parts { judge, buffers: worker.buffers.clone(), admitted: None, held }).await
+}
+
+/// The handshake is actix-ws'. Its session and stream are not used: they would hold a channel and buffers a connection.
+async fn upgrade(request: &HttpRequest, parts: Parts) -> Result<HttpResponse, Error> {
+    let nothing = web::Payload::from_request(request, &mut dev::Payload::None).await?;
+    let (response, _session, _stream) = actix_ws::handle_with_protocols(request, nothing, &[SUBPROTOCOL])?;
+    let mut response = response.set_body(BoxBody::new(()));
+    response.extensions_mut().insert(Upgrade(Box::new(parts)));
+    Ok(response)
+}
+
+impl Upgrade {
+    /// Lives on `io` until it is closed; `read` is what was read of it behind the handshake. The task belongs to the
+    /// worker and ends with it; a drain waits for its registration.
+    pub fn run<T: AsyncRead + AsyncWrite + Unpin + 'static>(self, io: T, read: BytesMut) {
+        let Parts { judge, buffers, admitted, held } = *self.0;
+        let socket = Open {
+            io,
+            judge,
+            reader: Reader::new(Instant::now()),
+            buffers,
+            admitted,
+            renewal: None,
+            held,
+            unsent: Vec::new(),
+            sent: 0,
+            ending_since: None,
+        };
+        tokio::task::spawn_local(Socket::Begun(Some(Box::new((socket, read)))));
     }
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        let socket = &mut *self;
-        // Behind an error or a close frame the stream only ends; what waits, and the close, are still to be written.
-        while !socket.inbound.close_received {
-            let Poll::Ready(item) = Pin::new(&mut socket.stream).poll_next(cx) else { break };
-            let Some(message) = item else { return Poll::Ready(None) };
-            match (socket.inbound.take(message), &socket.admitted) {
-                (Some(Asked::Renewal(token)), Some(_)) => socket.begin_renewal(token),
-                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => admitted.registration.acknowledge(cursor),
-                _ => {}
+/// A socket's task. The boxes of its short stages keep it small.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest is the stage that lasts; a box would be one more allocation"
+)]
+enum Socket<T> {
+    /// What came behind the handshake is to be looked at.
+    Begun(Option<Box<(Open<T>, BytesMut)>>),
+    /// Frames come as they come.
+    Open(Open<T>),
+    /// The close frame is on its way, or behind it the client's.
+    Leaving(LocalBoxFuture<'static, ()>),
+}
+
+/// An open socket.
+struct Open<T> {
+    io: T,
+    judge: Judge,
+    reader: Reader,
+    buffers: Rc<RefCell<Buffers>>,
+    /// None for a socket that was refused.
+    admitted: Option<Admitted>,
+    /// A new token that is being verified; a newer one takes its place.
+    renewal: Option<LocalBoxFuture<'static, Renewal>>,
+    held: Held,
+    /// What `io` did not take of a write.
+    unsent: Vec<u8>,
+    /// How much of that it has taken since.
+    sent: usize,
+    /// Since when the connection is to end.
+    ending_since: Option<Instant>,
+}
+
+/// How a socket goes on.
+enum Step {
+    /// It waits for the client, the outbox or a renewal.
+    Wait,
+    /// This close frame is the last that is written.
+    Leave(Close),
+    /// The connection is gone.
+    Gone,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Future for Socket<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Begun(begun) = &mut *self {
+            let Some((mut open, read)) = begun.take().map(|begun| *begun) else { return Poll::Ready(()) };
+            open.take(&read);
+            *self = Self::Open(open);
+        }
+        if let Self::Open(open) = &mut *self {
+            match open.step(cx) {
+                Step::Wait => return Poll::Pending,
+                Step::Gone => return Poll::Ready(()),
+                Step::Leave(close) => {
+                    let Self::Open(open) = std::mem::replace(&mut *self, Self::Begun(None)) else {
+                        return Poll::Ready(());
+                    };
+                    *self = Self::Leaving(Box::pin(open.leave(close)));
+                }
             }
         }
-        socket.poll_renewal(cx);
-        match socket.inbound.link.outbox.poll_next(cx, Instant::now) {
-            Poll::Ready(Next::Frame(frame)) => Poll::Ready(Some(Ok(frame.into_bytes()))),
-            Poll::Ready(Next::Close(close)) => {
-                socket.closed_at = Some(Instant::now());
-                tracing::debug!(connection.id = socket.inbound.link.id, close.code = close.code, "closing a socket");
-                Poll::Ready(Some(Ok(Frame::close(&close).into_bytes())))
-            }
-            Poll::Pending if socket.is_over() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        match &mut *self {
+            Self::Leaving(leaving) => leaving.as_mut().poll(cx),
+            _ => Poll::Ready(()),
         }
     }
 }
 
-impl Socket {
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
+    /// Reads what there is, then writes what there is.
+    fn step(&mut self, cx: &mut Context<'_>) -> Step {
+        if self.read(cx).is_err() {
+            return Step::Gone;
+        }
+        self.poll_renewal(cx);
+        match self.poll_write(cx) {
+            Poll::Ready(Ok(close)) => Step::Leave(close),
+            Poll::Ready(Err(_)) => Step::Gone,
+            Poll::Pending if self.takes_too_long_to_end() => Step::Gone,
+            Poll::Pending => Step::Wait,
+        }
+    }
+
+    /// Reads until there is nothing left. Errors: the connection is gone.
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let buffers = self.buffers.clone();
+        let incoming = &mut buffers.borrow_mut().incoming;
+        incoming.resize(READ_BYTES, 0);
+        // Behind an error or a close frame nothing is read; what waits, and the close, are still to be written.
+        while !self.judge.is_done() {
+            let mut buffer = ReadBuf::new(incoming);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(outcome) => outcome?,
+            }
+            match buffer.filled() {
+                [] => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => self.take(bytes),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the client asks for.
+    fn take(&mut self, bytes: &[u8]) {
+        let now = Instant::now();
+        if let Err(error) = self.reader.receive(bytes, now) {
+            return self.judge.give_up(&error);
+        }
+        while !self.judge.is_done() {
+            let asked = match self.reader.next() {
+                Ok(None) => return,
+                Ok(Some(message)) => self.judge.take(message, now),
+                Err(error) => return self.judge.give_up(&error),
+            };
+            match (asked, &self.admitted) {
+                (Some(Asked::Renewal(token)), Some(_)) => self.begin_renewal(token),
+                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => admitted.registration.acknowledge(cursor),
+                _ => {}
+            }
+        }
+    }
+
     fn begin_renewal(&mut self, token: String) {
         let Some(Admitted { registration, renewer }) = &self.admitted else { return };
         let Some(current) = registration.principal() else { return };
@@ -161,126 +253,107 @@ impl Socket {
         let Some(Admitted { registration, .. }) = &self.admitted else { return };
         match renewal {
             Renewal::Accepted(principal) => registration.renew(principal),
-            Renewal::Refused { code, detail } => {
-                self.inbound.send(&Frame::of(&Notice::Error { code, detail: &detail }), Instant::now());
-            }
-            Renewal::Ended(close) => self.inbound.link.outbox.close(close),
+            Renewal::Refused { code, detail } => self.judge.report(code, &detail, Instant::now()),
+            Renewal::Ended(close) => self.judge.link().outbox.close(close),
         }
     }
 
-    /// Both sides have said goodbye, or the client had its time to.
-    fn is_over(&self) -> bool {
-        self.closed_at.is_some_and(|at| self.inbound.close_received || at.elapsed() >= CLOSE_PATIENCE)
+    /// Writes what waits, joined, and takes no more than `io` takes; resolves to the close that is due. Errors: the
+    /// connection is gone.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Close>> {
+        let buffers = self.buffers.clone();
+        let joined = &mut buffers.borrow_mut().joined;
+        loop {
+            ready!(self.poll_unsent(cx))?;
+            let outbox = &self.judge.link().outbox;
+            match ready!(outbox.poll_batch(cx, joined)) {
+                Batch::Frame(frame) => self.write(cx, frame.bytes())?,
+                Batch::Joined => self.write(cx, joined)?,
+                Batch::Close(close) => {
+                    tracing::debug!(connection.id = self.judge.link().id, close.code = close.code, "closing a socket");
+                    return Poll::Ready(Ok(close));
+                }
+            }
+        }
+    }
+
+    /// Writes once; what is not taken is kept.
+    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        let taken = match Pin::new(&mut self.io).poll_write(cx, bytes) {
+            Poll::Ready(taken) => taken?,
+            Poll::Pending => 0,
+        };
+        if taken < bytes.len() {
+            self.unsent.extend_from_slice(&bytes[taken..]);
+        }
+        Ok(())
+    }
+
+    /// Writes what was kept, and lets `io` send what it keeps itself.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.unsent.len() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.unsent[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                taken => self.sent += taken,
+            }
+        }
+        if self.sent > 0 {
+            (self.unsent, self.sent) = (Vec::new(), 0);
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Whether what stands before the close frame is not taken either: a client that reads a byte now and then holds no
+    /// connection that is over. The tick looks at those that end.
+    fn takes_too_long_to_end(&mut self) -> bool {
+        if !self.judge.link().outbox.is_ending() {
+            return false;
+        }
+        self.ending_since.get_or_insert_with(Instant::now).elapsed() >= self.judge.bounds().stall
+    }
+
+    /// Writes the close frame, waits for the client's, and ends the connection; each for a short time only.
+    async fn leave(self, close: Close) {
+        let Self { mut io, mut judge, mut reader, admitted, held, .. } = self;
+        let farewell = Frame::close(&close);
+        let written = timeout(judge.bounds().stall, async {
+            io.write_all(farewell.bytes()).await?;
+            io.flush().await
+        });
+        let is_written = matches!(written.await, Ok(Ok(())));
+        if is_written && !judge.is_done() {
+            let answered = timeout(CLOSE_PATIENCE, hear_close(&mut io, &mut reader, &mut judge));
+            answered.await.unwrap_or_default();
+        }
+        drop((admitted, held));
+        if is_written {
+            timeout(LINGER, linger(&mut io)).await.unwrap_or_default();
+        }
     }
 }
 
-/// What a client's frame asks for beyond an answer.
-enum Asked {
-    /// This token instead of the old one.
-    Renewal(String),
-    /// Everything up to here was heard.
-    Acknowledgement(Cursor),
-}
-
-/// Judges what the client sends.
-struct Inbound {
-    link: Rc<Link>,
-    bounds: OutboxBounds,
-    /// When a frame was last refused.
-    refused_at: Option<Instant>,
-    /// Whether the client has sent its close frame, or can send nothing sensible any more.
-    close_received: bool,
-}
-
-impl Inbound {
-    fn new(link: Rc<Link>, bounds: OutboxBounds) -> Self {
-        Self { link, bounds, refused_at: None, close_received: false }
-    }
-
-    /// Answers what can be answered at once; what is left to do.
-    fn take(&mut self, message: Result<AggregatedMessage, ProtocolError>) -> Option<Asked> {
+/// Reads until the client's close frame, its end, or something that makes no sense.
+async fn hear_close<T: AsyncRead + Unpin>(io: &mut T, reader: &mut Reader, judge: &mut Judge) {
+    let mut bytes = [0; 256];
+    while let Ok(read @ 1..) = io.read(&mut bytes).await {
         let now = Instant::now();
-        self.link.last_heard.set(now);
-        match message {
-            Ok(AggregatedMessage::Text(text)) => return self.take_text(&text, now),
-            Ok(AggregatedMessage::Binary(bytes)) if bytes.len() > MAX_TEXT_BYTES => self.link.outbox.close(too_large()),
-            Ok(AggregatedMessage::Binary(_)) => self.refuse(now),
-            Ok(AggregatedMessage::Ping(payload)) => self.send(&Frame::pong(&payload), now),
-            Ok(AggregatedMessage::Pong(_)) => {}
-            Ok(AggregatedMessage::Close(reason)) => {
-                self.close_received = true;
-                let code = reason.map_or(1000, |reason| reason.code.into());
-                self.link.outbox.close(Close { code, reason: String::new() });
-            }
-            Err(error) => {
-                self.close_received = true;
-                self.link.outbox.close(close_for(&error));
-            }
+        if reader.receive(&bytes[..read], now).is_err() {
+            return;
         }
-        None
-    }
-
-    fn take_text(&mut self, text: &str, now: Instant) -> Option<Asked> {
-        match ClientFrame::parse(text) {
-            ClientFrame::Auth { authorization } => return Some(Asked::Renewal(authorization.into_owned())),
-            ClientFrame::Ping { cursor } => {
-                self.send(&Frame::of(&Notice::Pong {}), now);
-                return cursor.and_then(|cursor| Cursor::parse(&cursor).ok()).map(Asked::Acknowledgement);
-            }
-            ClientFrame::TooLarge => self.link.outbox.close(too_large()),
-            ClientFrame::Other => self.refuse(now),
+        while let Ok(Some(message)) = reader.next() {
+            judge.take(message, now);
         }
-        None
-    }
-
-    fn refuse(&mut self, now: Instant) {
-        let (code, detail) =
-            ("ONE_DIRECTIONAL", "clients only send PING and AUTH; messages are sent through the REST API");
-        if self.refused_at.is_some_and(|at| now.duration_since(at) < REFUSAL_MEMORY) {
-            return self.link.outbox.close(Close::new(4400, code, detail));
+        if judge.is_done() {
+            return;
         }
-        self.refused_at = Some(now);
-        self.send(&Frame::of(&Notice::Error { code, detail }), now);
-    }
-
-    fn send(&self, frame: &Frame, now: Instant) {
-        self.link.outbox.push(frame, self.bounds, now);
     }
 }
 
-fn too_large() -> Close {
-    Close::new(1009, "PAYLOAD_TOO_LARGE", "a client's message has at most 1024 bytes")
-}
-
-/// RFC 6455 section 7.4.1: 1007 for text that is not UTF-8, 1009 for too much, 1002 for a broken protocol.
-fn close_for(error: &ProtocolError) -> Close {
-    let ProtocolError::Io(error) = error else {
-        return match error {
-            ProtocolError::Overflow => too_large(),
-            _ => Close::new(1002, "PROTOCOL_ERROR", "the frame breaks RFC 6455"),
-        };
-    };
-    if let Some(refusal) = inbound_refusal(error) {
-        return match refusal {
-            InboundRefusal::TooLarge => too_large(),
-            InboundRefusal::TooManyFrames => {
-                Close::new(4429, "RATE_LIMITED", "at most 60 frames at once, then 10 a second")
-            }
-        };
+/// Says that nothing more comes, and reads until the other side ends too.
+async fn linger<T: AsyncRead + AsyncWrite + Unpin>(io: &mut T) {
+    if io.shutdown().await.is_err() {
+        return;
     }
-    match is_utf8_error(error) {
-        true => Close::new(1007, "INVALID_UTF8", "text must be UTF-8"),
-        false => Close::new(1002, "PROTOCOL_ERROR", "the frame breaks RFC 6455"),
-    }
-}
-
-fn inbound_refusal(error: &std::io::Error) -> Option<InboundRefusal> {
-    let PayloadError::Io(inner) = error.get_ref()?.downcast_ref::<PayloadError>()? else { return None };
-    inner.get_ref()?.downcast_ref::<InboundRefusal>().copied()
-}
-
-/// actix-ws hands over the error itself for a whole text and only its words for one in fragments; for reserved bits it
-/// uses the same kind with other words.
-fn is_utf8_error(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::InvalidData && error.to_string().contains("utf-8")
+    let mut bytes = [0; 1_024];
+    while io.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
 }

@@ -4,7 +4,7 @@ use super::progress::{Progress, Step};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::message::Message;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::BufMut;
 use chrono::SecondsFormat;
 use serde::Serialize;
 use std::sync::Arc;
@@ -12,21 +12,27 @@ use std::sync::Arc;
 /// Most bytes of a close frame's reason (RFC 6455 section 5.5: a control frame has at most 125, two are the code).
 const MAX_REASON_BYTES: usize = 123;
 
+/// A text frame (RFC 6455 section 11.8).
+const TEXT: u8 = 0x1;
+
 /// Bytes of a message's JSON that are neither payload nor id nor channel: names and punctuation, the cursor, the time.
 const MESSAGE_OVERHEAD: usize = 69 + Cursor::TEXT_BYTES + 24;
 
 /// One whole WebSocket frame as it goes over the wire. Server frames are unmasked (RFC 6455 section 5.1), hence the
-/// same bytes serve every receiver, and a clone costs two references. Two are equal if their bytes are.
+/// same bytes serve every receiver, and a clone costs one reference. Two are equal if their bytes are.
 #[derive(Clone, Debug)]
-pub struct Frame {
-    bytes: Bytes,
+pub struct Frame(Arc<Encoded>);
+
+#[derive(Debug)]
+struct Encoded {
+    bytes: Box<[u8]>,
     /// Of a message, where what becomes of it is counted; none after a restart.
     progress: Option<Arc<Progress>>,
 }
 
 impl PartialEq for Frame {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        self.0.bytes == other.0.bytes
     }
 }
 
@@ -47,7 +53,7 @@ impl Frame {
         json.extend_from_slice(b",\"data\":");
         json.extend_from_slice(message.payload.as_str().as_bytes());
         json.push(b'}');
-        Self { progress: Some(Arc::new(Progress::at(cursor.position))), ..Self::text(&json) }
+        Self::new(TEXT, &json, Some(Arc::new(Progress::at(cursor.position))))
     }
 
     /// How long that frame is, in bytes: what an outbox has room for can be told before the message has its place.
@@ -63,12 +69,12 @@ impl Frame {
 
     /// A WebSocket pong that answers a ping of this payload (at most 125 bytes).
     pub fn pong(payload: &[u8]) -> Self {
-        Self::new(0xA, payload)
+        Self::new(0xA, payload, None)
     }
 
     /// A WebSocket ping; an event stream writes it as a comment.
-    pub const fn ping() -> Self {
-        Self { bytes: Bytes::from_static(&[0x89, 0]), progress: None }
+    pub fn ping() -> Self {
+        Self::new(0x9, &[], None)
     }
 
     /// The close frame; a reason over 123 bytes is cut at a character's border.
@@ -80,7 +86,7 @@ impl Frame {
         let mut payload = Vec::with_capacity(2 + end);
         payload.put_u16(close.code);
         payload.extend_from_slice(&close.reason.as_bytes()[..end]);
-        Self::new(0x8, &payload)
+        Self::new(0x8, &payload, None)
     }
 
     /// A text frame that was encoded before: see [`Frame::json`].
@@ -90,48 +96,48 @@ impl Frame {
 
     /// The text of a text frame, without its header.
     pub fn json(&self) -> &[u8] {
-        let header = match self.bytes.get(1) {
+        let header = match self.0.bytes.get(1) {
             Some(126) => 4,
             Some(127) => 10,
             _ => 2,
         };
-        self.bytes.get(header..).unwrap_or_default()
+        self.0.bytes.get(header..).unwrap_or_default()
     }
 
     /// Where what becomes of a message is counted.
     pub fn progress(&self) -> Option<&Arc<Progress>> {
-        self.progress.as_ref()
+        self.0.progress.as_ref()
     }
 
     /// Counts a step of a message; nothing for other frames.
     pub fn count(&self, step: Step) {
-        if let Some(progress) = &self.progress {
+        if let Some(progress) = &self.0.progress {
             progress.count(step);
         }
     }
 
     /// Whether it holds a JSON text; the others are pings, pongs and closes.
     pub fn is_text(&self) -> bool {
-        self.bytes.first() == Some(&0x81)
+        self.0.bytes.first() == Some(&0x81)
     }
 
     /// Length on the wire, in bytes.
     pub fn wire_bytes(&self) -> usize {
-        self.bytes.len()
+        self.0.bytes.len()
     }
 
     /// The bytes on the wire.
-    pub fn into_bytes(self) -> Bytes {
-        self.bytes
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
     }
 
     fn text(json: &[u8]) -> Self {
-        Self::new(0x1, json)
+        Self::new(TEXT, json, None)
     }
 
     /// A final frame (RFC 6455 section 5.2) with the shortest form of its length.
-    fn new(opcode: u8, payload: &[u8]) -> Self {
-        let mut frame = BytesMut::with_capacity(payload.len() + 10);
+    fn new(opcode: u8, payload: &[u8], progress: Option<Arc<Progress>>) -> Self {
+        let mut frame = Vec::with_capacity(header_bytes(payload.len()) + payload.len());
         frame.put_u8(0x80 | opcode);
         match payload.len() {
             length @ 0..=125 => frame.put_u8(length as u8),
@@ -145,7 +151,7 @@ impl Frame {
             }
         }
         frame.extend_from_slice(payload);
-        Self { bytes: frame.freeze(), progress: None }
+        Self(Arc::new(Encoded { bytes: frame.into_boxed_slice(), progress }))
     }
 }
 
@@ -316,7 +322,8 @@ mod tests {
                 payload: Payload::new(&json, 100_000).unwrap(),
                 ..Message::of_a_test("m\"1")
             };
-            let bytes = Frame::message(&message, Cursor { epoch: 1, position: 2 }).into_bytes();
+            let frame = Frame::message(&message, Cursor { epoch: 1, position: 2 });
+            let bytes = frame.bytes();
             assert_eq!(bytes.len(), Frame::message_bytes(&message));
             assert_eq!(bytes[0], 0x81);
             let value: serde_json::Value = serde_json::from_slice(&bytes[header..]).unwrap();
@@ -326,21 +333,22 @@ mod tests {
             let short =
                 Message { id: "m".into(), address: "a\\".into(), payload: Payload::new("1", 1).unwrap(), ..message };
             let frame = Frame::message(&short, Cursor { epoch: 1, position: 2 });
-            assert_eq!((frame.wire_bytes(), frame.into_bytes()[1]), (Frame::message_bytes(&short), 120));
+            assert_eq!((frame.wire_bytes(), frame.bytes()[1]), (Frame::message_bytes(&short), 120));
         }
     }
 
     #[test]
     fn a_long_reason_is_cut_at_a_characters_border() {
         let close = Close { code: 4403, reason: format!("{}é", "a".repeat(122)) };
-        let bytes = Frame::close(&close).into_bytes();
+        let frame = Frame::close(&close);
+        let bytes = frame.bytes();
         assert_eq!((bytes[0], bytes[1]), (0x88, 124));
         assert_eq!(&bytes[2..4], &4403u16.to_be_bytes());
     }
 
     #[test]
     fn notices_have_the_contracts_names() {
-        let text = |notice: Notice<'_>| String::from_utf8(Frame::of(&notice).into_bytes()[2..].to_vec()).unwrap();
+        let text = |notice: Notice<'_>| String::from_utf8(Frame::of(&notice).bytes()[2..].to_vec()).unwrap();
         assert_eq!(text(Notice::Pong {}), r#"{"type":"PONG"}"#);
         assert_eq!(text(Notice::Reconnect { after_ms: 5 }), r#"{"type":"RECONNECT","afterMs":5}"#);
         assert_eq!(

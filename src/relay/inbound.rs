@@ -1,12 +1,5 @@
 //! What a client may send: a bound on frames and bytes that holds before anything is buffered.
 
-use actix_web::dev::Payload;
-use actix_web::error::PayloadError;
-use bytes::Bytes;
-use futures_util::Stream;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Largest message of a client, in bytes, fragments added up (contract, "Receiving"; an `AUTH` frame fits).
@@ -29,35 +22,9 @@ pub enum InboundRefusal {
     TooManyFrames,
 }
 
-/// A request's payload that ends with an error as soon as a frame's header announces too much. The codec behind it
-/// would look at the length only once the whole frame is in memory.
-pub struct Bounded {
-    payload: Payload,
-    meter: Meter,
-}
-
-impl Bounded {
-    /// Wraps the payload of a WebSocket handshake.
-    pub fn new(payload: Payload) -> Self {
-        Self { payload, meter: Meter::new(Instant::now()) }
-    }
-}
-
-impl Stream for Bounded {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let item = std::task::ready!(Pin::new(&mut self.payload).poll_next(cx));
-        let Some(Ok(chunk)) = item else { return Poll::Ready(item) };
-        Poll::Ready(Some(match self.meter.read(&chunk, Instant::now()) {
-            Ok(()) => Ok(chunk),
-            Err(refusal) => Err(PayloadError::Io(io::Error::other(refusal))),
-        }))
-    }
-}
-
-/// Follows the frames of a byte stream by their headers alone.
-struct Meter {
+/// Follows the frames of a byte stream by their headers alone, and says stop as soon as one announces too much. The codec
+/// behind it would look at the length only once the whole frame is in memory.
+pub struct Meter {
     /// The header under way.
     header: [u8; MAX_HEADER_BYTES],
     /// How much of it has come.
@@ -72,7 +39,8 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(now: Instant) -> Self {
+    /// Of a connection that begins now.
+    pub fn new(now: Instant) -> Self {
         let frames_left = f64::from(FRAME_BURST);
         Self {
             header: [0; MAX_HEADER_BYTES],
@@ -84,7 +52,8 @@ impl Meter {
         }
     }
 
-    fn read(&mut self, mut chunk: &[u8], now: Instant) -> Result<(), InboundRefusal> {
+    /// Looks at what was read. Errors: `InboundRefusal`.
+    pub fn read(&mut self, mut chunk: &[u8], now: Instant) -> Result<(), InboundRefusal> {
         while !chunk.is_empty() {
             if self.body_left > 0 {
                 let skipped = self.body_left.min(chunk.len() as u64);

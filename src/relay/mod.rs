@@ -8,6 +8,7 @@ mod filters;
 pub mod frame;
 pub mod history;
 mod inbound;
+mod judge;
 pub mod lanes;
 mod link;
 mod memory;
@@ -15,6 +16,7 @@ pub mod outbox;
 pub mod passage;
 pub mod progress;
 pub mod queue;
+mod reader;
 pub mod realm;
 pub mod record;
 mod registration;
@@ -32,6 +34,8 @@ mod worker;
 mod history_test;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod outbox_test;
 
 pub use registration::{ConnectError, Joining, Registration};
 pub use worker::Worker;
@@ -185,7 +189,7 @@ impl Relay {
         self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
         drop(waiting);
         let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
-        let worker = Worker { relay: self.clone(), shard, index };
+        let worker = Worker { relay: self.clone(), shard, index, buffers: Rc::default() };
         tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
         worker
     }

@@ -40,11 +40,25 @@ pub enum Pushed {
     Ending,
 }
 
-/// What the socket is to do next.
+/// Frames are joined up to about so many bytes before they are written: fewer writes beat everything.
+const JOINED_BYTES: usize = 32 * 1_024;
+
+/// What the socket is to do next, one frame at a time.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Write this frame.
     Frame(Frame),
+    /// Write a close frame with this reason; there is nothing behind it.
+    Close(Close),
+}
+
+/// What the socket is to do next, as many frames at a time as fit.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// Write this frame: nothing else waits.
+    Frame(Frame),
+    /// Write the frames that were joined.
+    Joined,
     /// Write a close frame with this reason; there is nothing behind it.
     Close(Close),
 }
@@ -69,8 +83,10 @@ struct Waiting {
     places: u64,
     /// When something was last taken, or when the queue was last empty; none while it is empty.
     stalled_since: Option<Instant>,
-    /// The socket's task, while it waits for a frame.
+    /// The socket's task, since it first waited for a frame.
     waker: Option<Waker>,
+    /// Whether it waits for a frame now.
+    is_awaited: bool,
     /// Set once: how the connection ends after the frames. Taken when it is written.
     close: Option<Close>,
     /// Whether `close` was ever set.
@@ -185,52 +201,91 @@ impl Outbox {
 
     /// Wakes the socket's task so that it looks at the clock.
     pub fn wake(&self) {
-        self.0.borrow_mut().wake();
+        if let Some(waker) = &self.0.borrow().waker {
+            waker.wake_by_ref();
+        }
     }
 
     /// The next thing to write; remembers the task otherwise.
     pub fn poll_next(&self, cx: &mut Context<'_>, now: impl FnOnce() -> Instant) -> Poll<Next> {
         let mut waiting = self.0.borrow_mut();
-        if let Some(frame) = waiting.take() {
-            let is_empty = waiting.opening.is_empty() && waiting.frames.is_empty() && waiting.lanes.is_none();
-            waiting.stalled_since = if is_empty { None } else { Some(now()) };
-            return Poll::Ready(Next::Frame(frame));
-        }
-        if waiting.frames.capacity() > KEPT_PLACES {
-            waiting.frames = VecDeque::new();
-        }
-        match waiting.close.take() {
-            Some(close) => Poll::Ready(Next::Close(close)),
-            None => {
-                if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    waiting.waker = Some(cx.waker().clone());
-                }
-                Poll::Pending
+        match waiting.take(&mut None) {
+            Some(frame) => {
+                waiting.go_on(now);
+                Poll::Ready(Next::Frame(frame))
             }
+            None => waiting.poll_close(cx).map(Next::Close),
         }
+    }
+
+    /// Everything that is to be written next, up to about 32 KiB, joined in `joined` where it is more than one frame;
+    /// remembers the task otherwise.
+    pub fn poll_batch(&self, cx: &mut Context<'_>, joined: &mut Vec<u8>) -> Poll<Batch> {
+        let mut waiting = self.0.borrow_mut();
+        let mut clock = None;
+        let Some(first) = waiting.take(&mut clock) else { return waiting.poll_close(cx).map(Batch::Close) };
+        if waiting.is_empty() {
+            waiting.go_on(Instant::now);
+            return Poll::Ready(Batch::Frame(first));
+        }
+        joined.clear();
+        joined.extend_from_slice(first.bytes());
+        while joined.len() < JOINED_BYTES
+            && let Some(frame) = waiting.take(&mut clock)
+        {
+            joined.extend_from_slice(frame.bytes());
+        }
+        waiting.go_on(Instant::now);
+        Poll::Ready(Batch::Joined)
     }
 }
 
 impl Waiting {
-    fn take(&mut self) -> Option<Frame> {
+    /// The next frame; `clock` is read once, when the first message needs it.
+    fn take(&mut self, clock: &mut Option<i64>) -> Option<Frame> {
         if let Some(frame) = self.opening.pop_front() {
             if self.opening.is_empty() {
                 (self.opening, self.opening_ends) = (VecDeque::new(), None);
             }
-            self.note(&frame, Step::Replayed);
+            self.note(&frame, Step::Replayed, clock);
             return Some(frame);
         }
         let frame = self.take_live()?;
-        self.note(&frame, Step::Written);
+        self.note(&frame, Step::Written, clock);
         Some(frame)
     }
 
     /// Counts a message that is handed to the socket, and remembers when.
-    fn note(&mut self, frame: &Frame, step: Step) {
+    fn note(&mut self, frame: &Frame, step: Step, clock: &mut Option<i64>) {
         if let Some(progress) = frame.progress() {
             progress.count(step);
-            self.record().write(progress.position, Utc::now().timestamp_millis());
+            let now_ms = *clock.get_or_insert_with(|| Utc::now().timestamp_millis());
+            self.record().write(progress.position, now_ms);
         }
+    }
+
+    /// Something was taken.
+    fn go_on(&mut self, now: impl FnOnce() -> Instant) {
+        self.stalled_since = if self.is_empty() { None } else { Some(now()) };
+    }
+
+    fn is_empty(&self) -> bool {
+        self.opening.is_empty() && self.frames.is_empty() && self.lanes.is_none()
+    }
+
+    /// There is no frame: the close, if that is due; remembers the task otherwise.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        if self.frames.capacity() > KEPT_PLACES {
+            self.frames = VecDeque::new();
+        }
+        if let Some(close) = self.close.take() {
+            return Poll::Ready(close);
+        }
+        self.is_awaited = true;
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     fn record(&mut self) -> &mut Record {
@@ -302,8 +357,10 @@ impl Waiting {
     }
 
     fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
+        if std::mem::replace(&mut self.is_awaited, false)
+            && let Some(waker) = &self.waker
+        {
+            waker.wake_by_ref();
         }
     }
 }
@@ -311,61 +368,5 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.messages().for_each(|frame| frame.count(Step::Ended));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::relay::frame::Notice;
-
-    const BOUNDS: OutboxBounds = OutboxBounds { bytes: 34, stall: Duration::from_secs(10) };
-
-    const QUEUED: Pushed = Pushed::Queued { replaced: 0 };
-
-    fn poll(outbox: &Outbox) -> Poll<Next> {
-        outbox.poll_next(&mut Context::from_waker(Waker::noop()), Instant::now)
-    }
-
-    #[test]
-    fn frames_leave_in_order_and_the_close_comes_last() {
-        let (outbox, now) = (Outbox::default(), Instant::now());
-        let frame = Frame::of(&Notice::Pong {});
-        assert_eq!(frame.wire_bytes(), 17);
-        assert_eq!(outbox.push(&frame, BOUNDS, now), QUEUED);
-        assert_eq!(outbox.push(&frame, BOUNDS, now), QUEUED);
-        outbox.close(Close::restarting());
-        outbox.close(Close::token_expired());
-        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Ending);
-        assert!(matches!(poll(&outbox), Poll::Ready(Next::Frame(_))));
-        assert!(matches!(poll(&outbox), Poll::Ready(Next::Frame(_))));
-        assert_eq!(poll(&outbox), Poll::Ready(Next::Close(Close::restarting())));
-        assert_eq!(poll(&outbox), Poll::Pending);
-    }
-
-    #[test]
-    fn a_frame_over_the_bound_gives_up_what_waits_and_ends_with_4420() {
-        let (outbox, now) = (Outbox::default(), Instant::now());
-        let frame = Frame::of(&Notice::Pong {});
-        assert_eq!([outbox.push(&frame, BOUNDS, now), outbox.push(&frame, BOUNDS, now)], [QUEUED; 2]);
-        assert_eq!(outbox.rehearse(1, None, BOUNDS, now), Pushed::Full);
-        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Full);
-        assert_eq!(outbox.push(&frame, BOUNDS, now), Pushed::Ending);
-        assert_eq!(outbox.waiting_bytes(), 0);
-        assert_eq!(poll(&outbox), Poll::Ready(Next::Close(Close::too_slow())));
-    }
-
-    #[test]
-    fn a_stall_counts_from_the_last_frame_that_was_taken() {
-        let (outbox, start) = (Outbox::default(), Instant::now());
-        let frame = Frame::of(&Notice::Pong {});
-        assert!(!outbox.close_if_stalled(BOUNDS, start + Duration::from_secs(100)));
-        outbox.push(&frame, BOUNDS, start);
-        outbox.push(&frame, BOUNDS, start);
-        let taken = start + Duration::from_secs(9);
-        assert!(outbox.poll_next(&mut Context::from_waker(Waker::noop()), || taken).is_ready());
-        assert!(!outbox.close_if_stalled(BOUNDS, taken + Duration::from_millis(9_999)));
-        assert!(outbox.close_if_stalled(BOUNDS, taken + Duration::from_secs(10)));
-        assert!(!outbox.close_if_stalled(BOUNDS, taken + Duration::from_secs(20)));
     }
 }

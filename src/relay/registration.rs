@@ -140,6 +140,11 @@ impl Registration {
         self.worker.shard.borrow().get(self.key).map(|member| member.principal.clone())
     }
 
+    /// On which worker.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
     /// Where it is connected.
     pub fn instance(&self) -> &InstanceId {
         &self.seat.realm.instance

@@ -1,6 +1,7 @@
 //! What one actix worker does for the relay: drains its queue, looks at the clock, follows the catalog, drains at the end.
 
 use super::Relay;
+use super::connection::Buffers;
 use super::frame::{Close, Frame, Notice};
 use super::queue::{Parcel, Receiver};
 use super::roster::Question;
@@ -30,6 +31,8 @@ pub struct Worker {
     pub(super) shard: Rc<RefCell<Shard>>,
     /// Which queue is its own.
     pub(super) index: usize,
+    /// What its sockets read into and join frames in.
+    pub(super) buffers: Rc<RefCell<Buffers>>,
 }
 
 impl Worker {

@@ -104,13 +104,21 @@ async fn an_audience_that_was_trimmed_is_too_old_and_others_are_not() {
     assert_eq!(partial.data().await, "live", "nothing partial is sent");
 }
 
+/// A server to which one client may connect again and again.
+async fn patient(options: Options) -> App {
+    let options = options.with("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", 100_000);
+    let app = App::launch(options, postgres::database().await).await;
+    app.create_instance("main", json!({"connectsPerSecond": 100_000})).await;
+    app
+}
+
 #[actix_web::test]
 async fn bytes_time_and_replays_have_their_bounds() {
     let options = Options::default()
         .with("HERALD_HISTORY_BYTES", 4_096)
         .with("HERALD_HISTORY_SECONDS", 2)
         .with("HERALD_REPLAY_MESSAGES", 2);
-    let app = App::start_with(options).await;
+    let app = patient(options).await;
     let cursor = async |user: &str| app.connect(&token(user)).await.connected["cursor"].clone();
     let (a, b, c) = (cursor("a").await, cursor("b").await, cursor("c").await);
     for _ in 0..2 {
@@ -197,7 +205,7 @@ async fn with_no_history_every_miss_is_told() {
 
 #[actix_web::test]
 async fn a_ttl_ends_a_message_early_and_zero_is_live_only() {
-    let app = App::start().await;
+    let app = patient(Options::default()).await;
     let mut live = app.connect(&token("a")).await;
     let cursor = live.connected["cursor"].clone();
     for (ttl, message) in

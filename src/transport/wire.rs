@@ -1,0 +1,76 @@
+//! An accepted connection, whichever listener it came by.
+
+use crate::tls::TlsStream;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How a connection reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Our own TLS.
+    Tls,
+    /// Plain HTTP on the proxy listener.
+    Proxy,
+}
+
+/// A connection that bytes of HTTP or WebSocket go over.
+pub enum Wire {
+    /// With our own TLS.
+    Tls(Box<TlsStream>),
+    /// From a proxy that ends TLS.
+    Plain(TcpStream),
+}
+
+impl Wire {
+    /// How it reached us.
+    pub fn transport(&self) -> Transport {
+        match self {
+            Self::Tls(_) => Transport::Tls,
+            Self::Plain(_) => Transport::Proxy,
+        }
+    }
+
+    /// Whose address it comes from; none once the other side is gone.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tls(stream) => stream.socket().peer_addr().ok(),
+            Self::Plain(socket) => socket.peer_addr().ok(),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
