@@ -87,8 +87,16 @@ pub const SETTINGS: &[Setting] = &[
         "10",
         "How long a connection may take nothing while something waits for it, 1 to 60 s",
     ),
-    open("HERALD_SHARD_QUEUE_MESSAGES", "1024", "Messages that may wait for one worker, 1 to 65,536"),
-    open("HERALD_SHARD_QUEUE_BYTES", "16777216", "Bytes that may wait for one worker, 131,072 to 1,073,741,824"),
+    open(
+        "HERALD_SHARD_QUEUE_MESSAGES",
+        "1024",
+        "Messages that may wait for one worker; an instance takes no more than it leaves free, 1 to 65,536",
+    ),
+    open(
+        "HERALD_SHARD_QUEUE_BYTES",
+        "16777216",
+        "Bytes that may wait for one worker, shared likewise, 131,072 to 1,073,741,824",
+    ),
     open("HERALD_HISTORY_SECONDS", "120", "How long messages are kept for clients that resume, 1 to 86,400 s"),
     open("HERALD_HISTORY_MESSAGES", "1000", "Messages kept of one audience, 0 to 1,000,000; 0 keeps nothing"),
     open("HERALD_HISTORY_BYTES", "1048576", "Bytes kept of one audience, 1,024 to 1,073,741,824"),

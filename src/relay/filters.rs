@@ -47,19 +47,32 @@ impl Filters {
 }
 
 impl Sieve {
-    /// Asks those of `keys` who were not asked yet.
-    pub fn ask(&mut self, keys: impl Iterator<Item = Key>, mut passes: impl FnMut(Key) -> bool) {
+    /// Asks those of `keys` who were not asked yet, as long as there is time, and one at least. True when nobody of them
+    /// is left.
+    pub fn ask(
+        &mut self,
+        keys: impl Iterator<Item = Key>,
+        mut passes: impl FnMut(Key) -> bool,
+        mut has_time: impl FnMut() -> bool,
+    ) -> bool {
         if self.unknown.is_empty() {
-            return;
+            return true;
         }
         for key in keys {
-            if self.unknown.swap_remove(&key) && passes(key) {
+            if !self.unknown.swap_remove(&key) {
+                continue;
+            }
+            if passes(key) {
                 self.passing.insert(key);
+            }
+            if !has_time() {
+                return false;
             }
         }
         if self.unknown.is_empty() {
             self.unknown = IndexSet::new();
         }
+        true
     }
 }
 
@@ -78,10 +91,14 @@ mod tests {
         let mut asked = Vec::new();
         let mut ask = |filters: &mut Filters, keys: &[Key]| {
             let sieve = filters.sieve(&filter("user == 'a'"), &everyone, 1);
-            sieve.ask(keys.iter().copied(), |key| {
-                asked.push(key);
-                key != 2
-            });
+            sieve.ask(
+                keys.iter().copied(),
+                |key| {
+                    asked.push(key);
+                    key != 2
+                },
+                || true,
+            );
             sieve.passing.clone()
         };
         assert_eq!(ask(&mut filters, &[1, 2]), IndexSet::from([1]));
@@ -94,11 +111,28 @@ mod tests {
     }
 
     #[test]
+    fn who_is_left_when_the_time_is_over_is_asked_the_next_time() {
+        let (mut filters, everyone) = (Filters::default(), IndexSet::from([1, 2, 3]));
+        let mut asked = Vec::new();
+        let mut whole = Vec::new();
+        for _ in 0..4 {
+            let sieve = filters.sieve(&filter("user == 'a'"), &everyone, 1);
+            let passes = |key| {
+                asked.push(key);
+                true
+            };
+            whole.push(sieve.ask(everyone.iter().copied(), passes, || false));
+        }
+        // The last one's time is over too before it is known that nobody follows.
+        assert_eq!((asked, whole), (vec![1, 2, 3], vec![false, false, false, true]));
+    }
+
+    #[test]
     fn so_many_are_kept_and_the_least_recently_used_gives_way() {
         let (mut filters, everyone) = (Filters::default(), IndexSet::from([1]));
         let text = |number: usize| filter(&format!("user == '{number}'"));
         for number in 0..3 {
-            filters.sieve(&text(number), &everyone, 3).ask([1].into_iter(), |_| true);
+            filters.sieve(&text(number), &everyone, 3).ask([1].into_iter(), |_| true, || true);
         }
         for number in [1, 2, 0] {
             assert!(filters.sieve(&text(number), &everyone, 3).unknown.is_empty(), "there is room for all");

@@ -36,6 +36,8 @@ mod history_test;
 mod model_test;
 #[cfg(test)]
 mod outbox_test;
+#[cfg(test)]
+mod turns_test;
 
 pub use registration::{ConnectError, Joining, Registration};
 pub use worker::Worker;
@@ -277,12 +279,18 @@ impl Relay {
         self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
     }
 
-    fn hand_over(&self, realm: &Realm, message: &Message, intent: Intent) -> Result<(Cursor, Arc<Parcel>), Overloaded> {
+    fn hand_over(
+        &self,
+        realm: &Arc<Realm>,
+        message: &Message,
+        intent: Intent,
+    ) -> Result<(Cursor, Arc<Parcel>), Overloaded> {
         let queues = self.0.queues.load();
         let bytes = Frame::message_bytes(message);
         let mut order = realm.order();
         let present = queues.iter().enumerate().filter(|(shard, _)| order.has_someone_on(*shard));
-        let places = present.map(|(_, queue)| queue.reserve(bytes)).collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
+        let places = present.map(|(shard, queue)| Some((shard, queue.reserve(bytes, order.backlog(shard))?)));
+        let places = places.collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
         let cursor = order.next();
         let frame = match intent {
             Intent::Send => Ok(Frame::message(message, cursor)),
@@ -294,8 +302,11 @@ impl Relay {
             order.advance(entry);
         }
         let delivery = delivery(realm, message, cursor, frame);
-        let parcel = Arc::new(Parcel { delivery, bytes, tally: Tally::of(places.len()) });
-        places.into_iter().for_each(|place| place.send(parcel.clone()));
+        let parcel = Arc::new(Parcel { delivery, realm: realm.clone(), bytes, tally: Tally::of(places.len()) });
+        for (shard, place) in places {
+            order.add_backlog(shard, bytes);
+            place.send(parcel.clone());
+        }
         Ok((cursor, parcel))
     }
 

@@ -70,6 +70,7 @@ fn frames_that_wait_are_joined_up_to_a_bound_and_a_lone_one_is_not_copied() {
     outbox.close(Close::restarting());
     assert_eq!((batch(&mut joined), joined.len()), (Poll::Ready(Batch::Joined), 2 * frame.wire_bytes()));
     assert_eq!(joined, [frame.bytes(), frame.bytes()].concat());
+    assert_eq!(outbox.waiting_bytes(), 3 * frame.wire_bytes(), "what was handed over may not be written yet");
     assert_eq!(batch(&mut joined), Poll::Ready(Batch::Frame(frame)));
     assert_eq!(batch(&mut joined), Poll::Ready(Batch::Close(Close::restarting())));
     assert_eq!(batch(&mut joined), Poll::Pending);

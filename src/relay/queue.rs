@@ -1,5 +1,6 @@
 //! The way from publishers to one worker: a queue bounded in messages and bytes, and the counts that come back.
 
+use super::realm::Realm;
 use super::shard::{Counts, Delivery};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
@@ -20,17 +21,28 @@ pub struct QueueBounds {
 pub struct Parcel {
     /// The message.
     pub delivery: Delivery,
+    /// Whose it is.
+    pub realm: Arc<Realm>,
     /// What it takes of each queue's bytes.
     pub bytes: usize,
     /// Where each worker reports what it did.
     pub tally: Tally,
 }
 
+/// What waits for one worker, or of it what is one instance's, until it is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of their frames.
+    pub bytes: usize,
+}
+
 /// The sending end.
 #[derive(Clone, Debug)]
 pub struct Sender {
     queue: mpsc::Sender<Arc<Parcel>>,
-    backlog: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     bounds: QueueBounds,
 }
 
@@ -38,30 +50,52 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct Receiver {
     queue: mpsc::Receiver<Arc<Parcel>>,
-    backlog: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
 }
 
 /// A place in a queue; given back unless something is sent.
 pub struct Place<'a> {
     permit: Option<mpsc::Permit<'a, Arc<Parcel>>>,
-    backlog: &'a AtomicUsize,
+    waiting: &'a Waiting,
     bytes: usize,
+}
+
+/// The backlog of all instances.
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waiting {
+    fn add(&self, bytes: usize) -> Backlog {
+        Backlog { messages: self.messages.fetch_add(1, AcqRel), bytes: self.bytes.fetch_add(bytes, AcqRel) }
+    }
+
+    fn subtract(&self, bytes: usize) {
+        self.messages.fetch_sub(1, AcqRel);
+        self.bytes.fetch_sub(bytes, AcqRel);
+    }
 }
 
 /// A queue with these bounds.
 pub fn bounded(bounds: QueueBounds) -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(bounds.messages);
-    let backlog = Arc::new(AtomicUsize::new(0));
-    (Sender { queue: sender, backlog: backlog.clone(), bounds }, Receiver { queue: receiver, backlog })
+    let waiting = Arc::new(Waiting::default());
+    (Sender { queue: sender, waiting: waiting.clone(), bounds }, Receiver { queue: receiver, waiting })
 }
 
 impl Sender {
-    /// A place for a frame of `bytes`, or none when the queue is full in messages or bytes.
-    pub fn reserve(&self, bytes: usize) -> Option<Place<'_>> {
+    /// A place for a frame of `bytes`, or none when the queue is full in messages or bytes. An instance whose own share is
+    /// `share` takes no more than it leaves free for others: alone at most half, and however many fill the queue, one that
+    /// comes new finds room.
+    pub fn reserve(&self, bytes: usize, share: Backlog) -> Option<Place<'_>> {
         let permit = self.queue.try_reserve().ok()?;
-        let place = Place { permit: Some(permit), backlog: &self.backlog, bytes };
-        let before = self.backlog.fetch_add(bytes, AcqRel);
-        (before + bytes <= self.bounds.bytes).then_some(place)
+        let place = Place { permit: Some(permit), waiting: &self.waiting, bytes };
+        let before = self.waiting.add(bytes);
+        let has_room = share.messages + before.messages < self.bounds.messages
+            && share.bytes + before.bytes + bytes <= self.bounds.bytes;
+        has_room.then_some(place)
     }
 }
 
@@ -77,7 +111,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if self.permit.is_some() {
-            self.backlog.fetch_sub(self.bytes, AcqRel);
+            self.waiting.subtract(self.bytes);
         }
     }
 }
@@ -88,10 +122,10 @@ impl Receiver {
         self.queue.recv_many(batch, most).await > 0
     }
 
-    /// Gives back the bytes of messages that are dealt with.
-    pub fn settle(&self, batch: &[Arc<Parcel>]) {
-        let bytes = batch.iter().map(|parcel| parcel.bytes).sum();
-        self.backlog.fetch_sub(bytes, AcqRel);
+    /// Gives back what a message took that is dealt with by the `shard` whose queue this is.
+    pub fn settle(&self, shard: usize, parcel: &Parcel) {
+        self.waiting.subtract(parcel.bytes);
+        parcel.realm.settle(shard, parcel.bytes);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::entry::Entry;
 use super::history::{Exported, History, Listener, Loss};
+use super::queue::Backlog;
 use super::repeats::Repeats;
 use super::shard::Counts;
 use super::traces::Traces;
@@ -40,6 +41,8 @@ struct State {
     position: u64,
     /// Registered connections by shard; an index beyond the end counts as 0.
     present: Vec<u32>,
+    /// What waits for each shard of this instance's messages; an index beyond the end counts as nothing.
+    backlogs: Vec<Backlog>,
     /// Seats taken: connections that are registered or about to be.
     seats: u32,
     /// Seats taken by user; a user without one is not in the map.
@@ -122,6 +125,7 @@ impl Realm {
             used: Instant::now(),
             position: 0,
             present: Vec::new(),
+            backlogs: Vec::new(),
             seats: 0,
             seats_of: HashMap::new(),
         };
@@ -226,6 +230,14 @@ impl Realm {
         state.position
     }
 
+    /// A message of so many bytes is dealt with by `shard`.
+    pub fn settle(&self, shard: usize, bytes: usize) {
+        if let Some(backlog) = self.lock().backlogs.get_mut(shard) {
+            backlog.messages = backlog.messages.saturating_sub(1);
+            backlog.bytes = backlog.bytes.saturating_sub(bytes);
+        }
+    }
+
     /// Locks the order, to give a message its place or to give up before it has one.
     pub fn order(&self) -> Order<'_> {
         Order { realm: self, state: self.lock() }
@@ -248,6 +260,20 @@ impl Order<'_> {
     /// Whether `shard` has a connection of this instance.
     pub fn has_someone_on(&self, shard: usize) -> bool {
         self.state.present.get(shard).is_some_and(|present| *present > 0)
+    }
+
+    /// What waits for `shard` of this instance's messages.
+    pub fn backlog(&self, shard: usize) -> Backlog {
+        self.state.backlogs.get(shard).copied().unwrap_or_default()
+    }
+
+    /// One more message waits for `shard`.
+    pub fn add_backlog(&mut self, shard: usize, bytes: usize) {
+        if self.state.backlogs.len() <= shard {
+            self.state.backlogs.resize(shard + 1, Backlog::default());
+        }
+        self.state.backlogs[shard].messages += 1;
+        self.state.backlogs[shard].bytes += bytes;
     }
 
     /// The place that the next message gets.

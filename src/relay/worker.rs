@@ -3,9 +3,9 @@
 use super::Relay;
 use super::connection::Buffers;
 use super::frame::{Close, Frame, Notice};
-use super::queue::{Parcel, Receiver};
+use super::queue::Receiver;
 use super::roster::Question;
-use super::shard::{Key, Shard};
+use super::shard::{Counts, Key, Shard};
 use crate::catalog::Snapshot;
 use chrono::Utc;
 use std::cell::RefCell;
@@ -15,10 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-/// Most messages that are taken before the sockets get their turn.
+/// Most messages that are taken from the queue at once.
 const BATCH: usize = 64;
-/// How long connections are asked again before other work gets its turn.
-const SLICE: Duration = Duration::from_millis(1);
 /// Waves in which a draining worker closes its connections.
 const WAVES: usize = 20;
 
@@ -52,22 +50,11 @@ impl Worker {
     ) {
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut batch = Vec::with_capacity(BATCH);
+        let (mut batch, mut done) = (Vec::with_capacity(BATCH), Vec::new());
         loop {
             tokio::select! {
-                open = queue.receive(&mut batch, BATCH) => {
-                    if !open {
-                        return;
-                    }
-                    self.deliver(&batch);
-                    queue.settle(&batch);
-                    batch.clear();
-                }
-                Some(question) = questions.recv() => question.answer(&mut self.shard.borrow_mut()),
-                Ok(()) = changes.changed() => {
-                    let snapshot = changes.borrow_and_update().clone();
-                    self.reassess(&snapshot).await;
-                }
+                // What is due by the clock first, then changes: one that was answered holds for what is published after it.
+                biased;
                 _ = ticker.tick() => {
                     let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
                     self.relay.note_waiting(self.index, waiting);
@@ -79,49 +66,27 @@ impl Worker {
                     Ok(()) => drop(tokio::task::spawn_local(self.clone().drain())),
                     Err(_) => return,
                 },
+                Ok(()) = changes.changed() => {
+                    let snapshot = changes.borrow_and_update().clone();
+                    self.relay.forget_instances_outside(&snapshot);
+                    self.shard.borrow_mut().begin_judging(&snapshot);
+                }
+                Some(question) = questions.recv() => question.answer(&mut self.shard.borrow_mut()),
+                open = queue.receive(&mut batch, BATCH) => {
+                    if !open {
+                        return;
+                    }
+                    done.extend(self.shard.borrow_mut().take_in(batch.drain(..)));
+                    done.iter().for_each(|parcel| parcel.tally.report(Counts::default()));
+                }
+                // Work is left: there is nothing to wait for.
+                () = std::future::ready(()), if self.shard.borrow().has_turns() => {}
             }
+            // What has changed meanwhile counts already: nobody is told of a picture that is past.
+            self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), &mut done);
+            done.drain(..).for_each(|parcel| queue.settle(self.index, &parcel));
             // The budget of the runtime does not count here: yielding by hand lets the sockets write.
             tokio::task::yield_now().await;
-        }
-    }
-
-    fn deliver(&self, batch: &[Arc<Parcel>]) {
-        let (now, now_ms) = (Instant::now(), Utc::now().timestamp_millis());
-        let mut shard = self.shard.borrow_mut();
-        for parcel in batch {
-            let counts = shard.deliver(&parcel.delivery, now);
-            if let Some(progress) = parcel.delivery.frame.as_ref().ok().and_then(Frame::progress) {
-                progress.delivered(counts, now_ms);
-            }
-            parcel.tally.report(counts);
-        }
-    }
-
-    /// Asks every connection of every instance again, in pieces. A connection that registers meanwhile was judged by
-    /// a catalog at least as new.
-    async fn reassess(&self, snapshot: &Snapshot) {
-        self.relay.forget_instances_outside(snapshot);
-        let instances = self.shard.borrow_mut().changed_since_last(snapshot);
-        for instance in instances {
-            let keys = self.shard.borrow().keys(&instance);
-            let mut keys = keys.into_iter().peekable();
-            while keys.peek().is_some() {
-                // What has changed meanwhile counts already: nobody is told of a picture that is past.
-                self.reassess_some(&mut keys, &self.relay.catalog().load());
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// At least one, and as many as the slice has time for: rules may be many, and their expressions long.
-    fn reassess_some(&self, keys: &mut impl Iterator<Item = Key>, snapshot: &Snapshot) {
-        let start = Instant::now();
-        let mut shard = self.shard.borrow_mut();
-        for key in keys {
-            shard.reassess(key, snapshot, start);
-            if start.elapsed() >= SLICE {
-                return;
-            }
         }
     }
 

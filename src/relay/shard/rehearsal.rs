@@ -1,5 +1,6 @@
 //! What a delivery would do, without doing it.
 
+use super::room::Asking;
 use super::{Delivery, Key, Shard};
 use crate::relay::outbox::Pushed;
 use indexmap::IndexMap;
@@ -11,7 +12,8 @@ impl Shard {
     pub fn rehearse(&mut self, delivery: &Delivery, bytes: usize, now: Instant) -> IndexMap<Key, Pushed> {
         let Some(room) = self.rooms.get_mut(&delivery.instance) else { return IndexMap::new() };
         let (members, bounds) = (&self.members, self.bounds.outbox);
-        let chosen = room.receivers(delivery, members, &self.evaluations, self.bounds.filters).filter_map(|key| {
+        let asking = Asking { members, evaluations: &self.evaluations, most_filters: self.bounds.filters };
+        let chosen = room.receivers(delivery, asking).filter_map(|key| {
             let member = members.get(key).filter(|member| member.wants(delivery))?;
             Some((key, member.link.outbox.rehearse(bytes, delivery.lane.as_ref(), bounds, now)))
         });
