@@ -29,6 +29,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(500);
 /// Read from a socket at once. Clients send little.
 const READ_BYTES: usize = 4 * 1_024;
+/// Batches that one socket writes before others get their turn: a long replay must not keep them waiting.
+const WRITES_A_TURN: usize = 4;
 
 /// What a socket holds as long as it is open, such as its place among the sockets of its address.
 pub type Held = Box<dyn std::any::Any>;
@@ -263,7 +265,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Close>> {
         let buffers = self.buffers.clone();
         let joined = &mut buffers.borrow_mut().joined;
-        loop {
+        for _ in 0..WRITES_A_TURN {
             ready!(self.poll_unsent(cx))?;
             let outbox = &self.judge.link().outbox;
             match ready!(outbox.poll_batch(cx, joined)) {
@@ -275,6 +277,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes once; what is not taken is kept.

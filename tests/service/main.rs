@@ -33,3 +33,4 @@ mod slow;
 mod streaming;
 mod traces;
 mod tracing_users;
+mod upgrading;
