@@ -54,7 +54,7 @@ async fn a_request_for_an_upgrade_where_there_is_none_is_answered_whole_and_its_
         ("GET /nowhere", &reader, "404 Not Found", "NOT_FOUND"),
         ("GET /v1/channels", &admin, "200 OK", "\"items\":[]"),
         ("GET /v1/channels", &reader, "403 Forbidden", "ROLE_REQUIRED"),
-        ("HEAD /healthz", &reader, "200 OK", ""),
+        ("HEAD /healthz", &reader, "404 Not Found", ""),
     ] {
         let request = format!(
             "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\ninstance: main\r\n\
