@@ -1,31 +1,11 @@
 //! The delivery benchmark: what Herald costs, and what the same costs tokio and rustls alone.
 
-mod certificate;
-mod chart;
-mod client;
-mod connects;
-mod crowd;
-mod delays;
-mod delivery;
-mod envelope;
-mod figures;
-mod floor;
-mod frames;
-mod herald;
-mod latency;
-mod load;
-mod matrix;
+mod clients;
 mod measure;
-mod message;
 mod options;
-mod process;
-mod publisher;
-mod publishes;
-mod rest_floor;
-mod saturated;
-mod server;
-mod storm;
-mod wire;
+mod report;
+mod scenarios;
+mod servers;
 
 use std::process::ExitCode;
 
@@ -34,7 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use measure::Bench;
 use options::{Options, Scenario, cpus};
-use process::{TemporaryDirectory, raise_file_limit};
+use scenarios::matrix;
+use servers::floor;
+use servers::process::{TemporaryDirectory, raise_file_limit};
 
 /// Why a run failed, for the one who started it.
 type Failure = Box<dyn std::error::Error + Send + Sync>;

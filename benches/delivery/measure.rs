@@ -3,17 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::certificate::Certificate;
-use crate::envelope::Envelope;
-use crate::figures::{Figure, Layout, Report, Sample};
-use crate::floor::{FloorServer, Kind};
-use crate::herald::{HeraldServer, INSTANCE, Setup};
-use crate::load::{Load, Target};
-use crate::message::Messages;
+use crate::Outcome;
+use crate::clients::envelope::Envelope;
+use crate::clients::load::{Load, Target};
+use crate::clients::message::Messages;
 use crate::options::{Options, Scenario, Variant, cpus};
-use crate::process::{free_address, load_average};
-use crate::server::Server;
-use crate::{Outcome, connects, delays, delivery, publishes, saturated};
+use crate::report::figures::{Figure, Layout, Report, Sample};
+use crate::scenarios::{connects, delays, delivery, publishes, saturated};
+use crate::servers::Server;
+use crate::servers::certificate::Certificate;
+use crate::servers::floor::{FloorServer, Kind};
+use crate::servers::herald::{HeraldServer, INSTANCE, Setup};
+use crate::servers::process::{free_address, load_average};
 
 /// Connections beside the listeners: publishers, and what is being closed.
 const MORE_CONNECTIONS: u32 = 200;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::message::{LARGEST, SMALLEST};
+use crate::clients::message::{LARGEST, SMALLEST};
 
 /// Measures Herald against bare tokio and rustls (the floor), or against itself, in turn and in one run.
 #[derive(Clone, Parser)]

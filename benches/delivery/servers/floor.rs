@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::Outcome;
-use crate::certificate::{Certificate, server_config};
-use crate::frames::{accept_key, text_frame};
+use crate::clients::frames::{accept_key, text_frame};
+use crate::clients::wire::Wire;
 use crate::options::FloorOptions;
-use crate::process::{Process, free_address};
-use crate::rest_floor;
-use crate::wire::Wire;
+use crate::servers::certificate::{Certificate, server_config};
+use crate::servers::process::{Process, free_address};
+use crate::servers::rest_floor;
 
 /// How long the floor may take to listen.
 const LONGEST_START: Duration = Duration::from_secs(10);

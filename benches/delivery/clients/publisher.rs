@@ -5,8 +5,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::Outcome;
-use crate::envelope::Envelope;
-use crate::wire::{Route, Wire, read_body, read_head};
+use crate::clients::envelope::Envelope;
+use crate::clients::wire::{Route, Wire, read_body, read_head};
 
 /// An open connection with a component's token.
 pub struct Publisher {

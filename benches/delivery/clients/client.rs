@@ -5,8 +5,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::Outcome;
-use crate::frames::{CLOSE, Frame, MASKED_PING, accept_key, next_frame};
-use crate::wire::{Route, Wire, read_head, read_some};
+use crate::clients::frames::{CLOSE, Frame, MASKED_PING, accept_key, next_frame};
+use crate::clients::wire::{Route, Wire, read_head, read_some};
 
 const WEBSOCKET_KEY: &str = "ZGVsaXZlcnkgYmVuY2htYQ==";
 

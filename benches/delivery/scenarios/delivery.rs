@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::Outcome;
-use crate::figures::{Figure, Sample};
-use crate::load::Load;
+use crate::clients::load::Load;
 use crate::measure::Bench;
-use crate::process::{kernel_memory, own_cpu_seconds};
-use crate::server::{Outlet, Server};
+use crate::report::figures::{Figure, Sample};
+use crate::servers::process::{kernel_memory, own_cpu_seconds};
+use crate::servers::{Outlet, Server};
 
 /// What is measured.
 pub const FIGURES: &[Figure] = &[

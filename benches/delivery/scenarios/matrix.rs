@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::Outcome;
-use crate::chart;
-use crate::figures::Report;
 use crate::measure::Bench;
 use crate::options::{MatrixOptions, Options, Scenario};
+use crate::report::chart;
+use crate::report::figures::Report;
 
 /// What is measured in each place of the matrix.
 const SCENARIOS: [Scenario; 5] =

@@ -1,15 +1,21 @@
 //! The server under measurement, whichever it is.
 
+pub mod certificate;
+pub mod floor;
+pub mod herald;
+pub mod process;
+mod rest_floor;
+
 use std::net::SocketAddr;
 
 use crate::Outcome;
-use crate::certificate::Certificate;
-use crate::envelope::Envelope;
-use crate::floor::{Control, FloorServer};
-use crate::herald::{HeraldServer, INSTANCE};
-use crate::process::Process;
-use crate::publisher::Publisher;
-use crate::wire::Route;
+use crate::clients::envelope::Envelope;
+use crate::clients::publisher::Publisher;
+use crate::clients::wire::Route;
+use crate::servers::certificate::Certificate;
+use crate::servers::floor::{Control, FloorServer};
+use crate::servers::herald::{HeraldServer, INSTANCE};
+use crate::servers::process::Process;
 
 /// A running server.
 pub enum Server {

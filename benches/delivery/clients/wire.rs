@@ -10,7 +10,7 @@ use tokio_rustls::TlsConnector;
 use bytes::BytesMut;
 
 use crate::Outcome;
-use crate::certificate::SERVER_NAME;
+use crate::servers::certificate::SERVER_NAME;
 
 /// The longest head or body of an HTTP answer.
 const LONGEST_ANSWER: usize = 1024 * 1024;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
-use crate::figures::{Figure, Sample};
 use crate::measure::Bench;
-use crate::process::own_cpu_seconds;
-use crate::server::Server;
+use crate::report::figures::{Figure, Sample};
+use crate::servers::Server;
+use crate::servers::process::own_cpu_seconds;
 
 /// What is measured.
 pub const FIGURES: &[Figure] =

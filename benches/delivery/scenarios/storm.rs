@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until};
 
 use crate::Outcome;
-use crate::crowd::{Crowd, Missed, Return};
-use crate::envelope::Envelope;
-use crate::figures::{Figure, Layout, Report, Sample};
-use crate::herald::INSTANCE;
-use crate::latency::{Schedule, joined, on_own_thread};
-use crate::load::{Load, Target};
+use crate::clients::crowd::{Crowd, Missed, Return};
+use crate::clients::envelope::Envelope;
+use crate::clients::latency::{Schedule, joined, on_own_thread};
+use crate::clients::load::{Load, Target};
+use crate::clients::publisher::Publisher;
 use crate::measure::Bench;
 use crate::options::{Scenario, StormOptions, Variant};
-use crate::publisher::Publisher;
-use crate::server::Server;
+use crate::report::figures::{Figure, Layout, Report, Sample};
+use crate::servers::Server;
+use crate::servers::herald::INSTANCE;
 
 const FIGURES: &[Figure] = &[
     Figure::compared("p50 ms"),

@@ -14,9 +14,9 @@ use reqwest::{Certificate as Authority, Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::certificate::{Certificate, SERVER_NAME};
-use crate::envelope::{EXPRESSION, Envelope, PLAIN, RULED};
-use crate::process::{Process, free_address};
+use crate::clients::envelope::{EXPRESSION, Envelope, PLAIN, RULED};
+use crate::servers::certificate::{Certificate, SERVER_NAME};
+use crate::servers::process::{Process, free_address};
 use crate::{Failure, Outcome};
 
 /// The instance that the benchmark makes for itself.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::Outcome;
-use crate::delivery::AFTERMATH;
-use crate::figures::{Figure, Sample};
-use crate::latency::{Schedule, joined, on_own_thread};
+use crate::clients::latency::{Schedule, joined, on_own_thread};
 use crate::measure::Bench;
-use crate::server::Server;
+use crate::report::figures::{Figure, Sample};
+use crate::scenarios::delivery::AFTERMATH;
+use crate::servers::Server;
 
 /// What is measured.
 pub const FIGURES: &[Figure] = &[

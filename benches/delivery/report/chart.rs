@@ -1,7 +1,7 @@
 //! The ratios of a matrix as a drawing: a point for each median, a line from the least to the greatest.
 
-use crate::figures::Spread;
-use crate::matrix::Place;
+use crate::report::figures::Spread;
+use crate::scenarios::matrix::Place;
 
 const WIDTH: f64 = 860.0;
 const ROW: f64 = 20.0;

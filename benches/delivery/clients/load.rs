@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, timeout};
 
-use crate::client::{Client, describe};
-use crate::frames::{CLOSE, TEXT};
-use crate::latency::{Latencies, Schedule};
-use crate::message::Messages;
-use crate::wire::Route;
+use crate::clients::client::{Client, describe};
+use crate::clients::frames::{CLOSE, TEXT};
+use crate::clients::latency::{Latencies, Schedule};
+use crate::clients::message::Messages;
+use crate::clients::wire::Route;
 use crate::{Failure, Outcome};
 
 /// Connections being opened at the same time.

@@ -7,12 +7,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use crate::delivery::AFTERMATH;
-use crate::figures::{Figure, Sample};
-use crate::load::Load;
+use crate::clients::load::Load;
 use crate::measure::Bench;
-use crate::process::own_cpu_seconds;
-use crate::server::{Outlet, Server};
+use crate::report::figures::{Figure, Sample};
+use crate::scenarios::delivery::AFTERMATH;
+use crate::servers::process::own_cpu_seconds;
+use crate::servers::{Outlet, Server};
 use crate::{Failure, Outcome};
 
 /// What is measured.

@@ -9,10 +9,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Client, describe};
-use crate::frames::TEXT;
-use crate::message::Messages;
-use crate::wire::Route;
+use crate::clients::client::{Client, describe};
+use crate::clients::frames::TEXT;
+use crate::clients::message::Messages;
+use crate::clients::wire::Route;
 use crate::{Failure, Outcome};
 
 /// The lowest priority there is (setpriority(2)).

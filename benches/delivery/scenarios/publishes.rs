@@ -6,13 +6,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
-use crate::figures::{Figure, Sample};
-use crate::herald::INSTANCE;
+use crate::clients::publisher::Publisher;
+use crate::clients::wire::Route;
 use crate::measure::Bench;
-use crate::process::own_cpu_seconds;
-use crate::publisher::Publisher;
-use crate::server::Server;
-use crate::wire::Route;
+use crate::report::figures::{Figure, Sample};
+use crate::servers::Server;
+use crate::servers::herald::INSTANCE;
+use crate::servers::process::own_cpu_seconds;
 
 /// What is measured.
 pub const FIGURES: &[Figure] = &[

@@ -1,0 +1,11 @@
+//! Everything on this side of the wire: listeners that check what they hear, publishers, and the little protocol that both need.
+
+pub mod client;
+pub mod crowd;
+pub mod envelope;
+pub mod frames;
+pub mod latency;
+pub mod load;
+pub mod message;
+pub mod publisher;
+pub mod wire;

@@ -1,0 +1,9 @@
+//! What can be measured, a file for each.
+
+pub mod connects;
+pub mod delays;
+pub mod delivery;
+pub mod matrix;
+pub mod publishes;
+pub mod saturated;
+pub mod storm;
