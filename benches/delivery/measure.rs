@@ -7,8 +7,9 @@ use crate::Outcome;
 use crate::clients::envelope::Envelope;
 use crate::clients::load::{Load, Target};
 use crate::clients::message::Messages;
-use crate::options::{Options, Scenario, Variant, cpus};
+use crate::options::{Options, cpus};
 use crate::report::figures::{Figure, Layout, Report, Sample};
+use crate::scenario::{Scenario, Variant};
 use crate::scenarios::{connects, delays, delivery, publishes, saturated};
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
@@ -49,7 +50,7 @@ impl Bench {
             }
             _ => format!("{} connections", options.connections),
         };
-        let (rate, payload, seconds) = (options.rate(), options.payload, options.seconds);
+        let (rate, payload, seconds) = (options.rate, options.payload, options.seconds);
         let name = scenario.name();
         let listener = if options.proxy { "the proxy listener" } else { "TLS" };
         let load = load_average().unwrap_or_default();
@@ -61,7 +62,7 @@ impl Bench {
 
     /// Measures the scenario in all its rounds, and prints each.
     pub async fn run(&self, scenario: &Scenario) -> Outcome<Report> {
-        let rounds = self.options.pairs.unwrap_or(scenario.usual_pairs()) as usize;
+        let rounds = self.options.pairs as usize;
         if let Scenario::Storm(options) = scenario {
             return self.storms(scenario, options, rounds).await;
         }
@@ -103,15 +104,11 @@ impl Bench {
     /// Starts a server that lets as many connections in as the scenario has.
     pub async fn start(&self, scenario: &Scenario, variant: Variant) -> Outcome<Server> {
         if variant == Variant::Floor {
-            let (directory, workers) = (&self.setup.directory, self.options.workers.max(1));
+            let (directory, workers) = (&self.setup.directory, self.options.workers);
             let kind = Kind { plain: self.options.proxy, rest: matches!(scenario, Scenario::Publishes) };
             return Ok(Server::Floor(FloorServer::start(directory, &self.certificate, workers, kind).await?));
         }
-        let connections = match scenario {
-            Scenario::Storm(storm) => storm.healthy + storm.crowd,
-            _ => self.options.connections,
-        };
-        let most = (connections + MORE_CONNECTIONS).to_string();
+        let most = (scenario.most_connections(self.options.connections) + MORE_CONNECTIONS).to_string();
         let mut settings = vec![
             ("HERALD_CONNECTIONS_PER_ADDRESS", most),
             ("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100000".to_owned()),

@@ -1,6 +1,6 @@
 //! Whom Herald is asked to send a message to: everyone, or the same people behind a rule or a filter.
 
-use crate::options::Variant;
+use crate::scenario::Variant;
 
 /// True of every listener, and of nobody else.
 pub const EXPRESSION: &str = "groups.exists(g, g == 'listeners') && user.startsWith('listeners-')";

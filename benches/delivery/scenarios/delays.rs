@@ -23,11 +23,11 @@ impl Bench {
     /// Publishes when each message is due, whatever became of the others.
     pub async fn delays(&self, server: &mut Server) -> Outcome<Sample> {
         let load = self.open(server, self.options.connections, 1).await?;
-        let warm = u64::from(self.options.rate());
+        let warm = u64::from(self.options.rate);
         let last = warm * (u64::from(self.options.seconds) + 1);
         let (inlet, messages) = (server.inlet(&self.certificate)?, self.messages.clone());
         let receivers = self.options.connections as usize;
-        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate() };
+        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate };
         load.follow(schedule);
         let publishing = on_own_thread(async move || {
             let mut outlet = inlet.open().await?;

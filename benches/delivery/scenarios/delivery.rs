@@ -34,7 +34,7 @@ impl Bench {
         let load = self.open(server, self.options.connections, 1).await?;
         sleep(Duration::from_secs(self.options.idle.into())).await;
         let (idle, kernel) = (server.process().memory()?, kernel_memory()? - kernel);
-        let warm = u64::from(self.options.rate());
+        let warm = u64::from(self.options.rate);
         let last = warm * (u64::from(self.options.seconds) + 1);
         let mut outlet = server.inlet(&self.certificate)?.open().await?;
         self.publish_apart(&mut outlet, &load, 1..=warm).await?;
@@ -59,7 +59,7 @@ impl Bench {
 
     /// Publishes at the rate, and never before the last message reached everyone: so each is a write of its own.
     async fn publish_apart(&self, outlet: &mut Outlet, load: &Load, numbers: RangeInclusive<u64>) -> Outcome<()> {
-        let mut ticks = interval(Duration::from_secs(1) / self.options.rate());
+        let mut ticks = interval(Duration::from_secs(1) / self.options.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in numbers {
             ticks.tick().await;

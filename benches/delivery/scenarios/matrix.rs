@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::Outcome;
 use crate::measure::Bench;
-use crate::options::{MatrixOptions, Options, Scenario};
+use crate::options::{Arguments, Options};
 use crate::report::chart;
 use crate::report::figures::Report;
+use crate::scenario::{MatrixOptions, Scenario};
 
 /// What is measured in each place of the matrix.
 const SCENARIOS: [Scenario; 5] =
@@ -26,10 +27,10 @@ pub struct Place {
 }
 
 /// Measures everything; writes `figures.md` and `figures.svg` after each place if a directory is given.
-pub async fn run(options: &Options, matrix: &MatrixOptions, directory: &Path) -> Outcome<()> {
+pub async fn run(arguments: &Arguments, matrix: &MatrixOptions, directory: &Path) -> Outcome<()> {
     let mut places = Vec::new();
     for scenario in SCENARIOS {
-        for options in variations(options, matrix, &scenario) {
+        for options in variations(arguments, matrix, &scenario) {
             let label = label(&options);
             let bench = Bench::new(options, directory)?;
             println!("{}", bench.describe(&scenario));
@@ -45,13 +46,13 @@ pub async fn run(options: &Options, matrix: &MatrixOptions, directory: &Path) ->
 }
 
 /// The size of a message plays no part in connecting.
-fn variations(options: &Options, matrix: &MatrixOptions, scenario: &Scenario) -> Vec<Options> {
+fn variations(arguments: &Arguments, matrix: &MatrixOptions, scenario: &Scenario) -> Vec<Options> {
     let payloads = if matches!(scenario, Scenario::Connects) { 1 } else { matrix.payloads.len() };
-    let mut variations = Vec::new();
+    let (options, mut variations) = (arguments.settle(scenario), Vec::new());
     for proxy in [false, true] {
         for &payload in &matrix.payloads[..payloads] {
             for &connections in &matrix.sizes {
-                let rate = Some(options.rate.unwrap_or((DELIVERIES_PER_SECOND / connections).clamp(1, 1_000)));
+                let rate = arguments.rate.unwrap_or((DELIVERIES_PER_SECOND / connections).clamp(1, 1_000));
                 variations.push(Options { connections, payload, rate, proxy, ..options.clone() });
             }
         }

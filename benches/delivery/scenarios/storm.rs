@@ -14,8 +14,8 @@ use crate::clients::latency::{Schedule, joined, on_own_thread};
 use crate::clients::load::{Load, Target};
 use crate::clients::publisher::Publisher;
 use crate::measure::Bench;
-use crate::options::{Scenario, StormOptions, Variant};
 use crate::report::figures::{Figure, Layout, Report, Sample};
+use crate::scenario::{Scenario, StormOptions, Variant};
 use crate::servers::Server;
 use crate::servers::herald::INSTANCE;
 
@@ -84,7 +84,7 @@ impl Bench {
         let mut crowd = Crowd::new(route.clone(), path, self.setup.listener_tokens(CROWD, options.crowd)?)?;
         let nothing = Missed { messages: self.messages.clone(), numbers: 1..1 };
         crowd.come_back(Return::Afresh, &nothing).await?;
-        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate() };
+        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate };
         load.follow(schedule);
         let stop = Arc::new(AtomicBool::new(false));
         let (messages, token, receivers) = (self.messages.clone(), herald.publisher.clone(), options.healthy as usize);

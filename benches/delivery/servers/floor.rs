@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::Outcome;
 use crate::clients::frames::{accept_key, text_frame};
 use crate::clients::wire::Wire;
-use crate::options::FloorOptions;
+use crate::scenario::FloorOptions;
 use crate::servers::certificate::{Certificate, server_config};
 use crate::servers::process::{Process, free_address};
 use crate::servers::rest_floor;

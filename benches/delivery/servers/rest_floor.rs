@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::Outcome;
-use crate::options::FloorOptions;
+use crate::scenario::FloorOptions;
 
 /// As long as an answer of Herald's.
 const ANSWER: &str = r#"{"id":"0193573c-9f4a-7000-8000-000000000000","cursor":"0000000000.0000000000","audience":["user:nobody"],"matched":0,"queued":0,"dropped":0,"duplicate":false}"#;

@@ -1,0 +1,210 @@
+//! What can be measured: names, options of their own, what each compares, and how much of everything is usual for it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::clients::message::{LARGEST, SMALLEST};
+
+/// What can be measured.
+#[derive(Clone, Subcommand)]
+pub enum Scenario {
+    /// A delivery when each message is one write: CPU and memory (the default)
+    Delivery,
+    /// What keeping history costs: Herald without it, and with it
+    History,
+    /// What rules and filters cost: a plain channel, one behind a rule, a repeated filter, a new one each time
+    Filters,
+    /// A delivery when as much is published as goes through: CPU and rate
+    Saturated,
+    /// A delivery at a fixed rate: how long it takes from when it was due
+    Latency,
+    /// A connect: CPU and rate
+    Connects,
+    /// Publishing to nobody, one at a time and a hundred at a time: CPU and rate, against bare actix
+    Publishes,
+    /// What clients that resume all at once do to the latency of the others
+    Storm(StormOptions),
+    /// Every comparison with the floor, for all sizes and listeners
+    Matrix(MatrixOptions),
+    /// Be the floor
+    #[command(hide = true)]
+    Floor(FloorOptions),
+}
+
+/// What can be said of a storm.
+#[derive(Clone, clap::Args)]
+pub struct StormOptions {
+    /// Clients that are connected throughout, and whose latency is measured
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub healthy: u32,
+    /// Clients that are cut and come back together
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub crowd: u32,
+    /// Messages that each of them has missed
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub missed: u32,
+}
+
+/// What can be said of a matrix.
+#[derive(Clone, clap::Args)]
+pub struct MatrixOptions {
+    /// Numbers of connections
+    #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub sizes: Vec<u32>,
+    /// Bytes of a message
+    #[arg(long, value_delimiter = ',', default_value = "256,1024", value_parser = clap::value_parser!(u32).range(SMALLEST as i64..=LARGEST as i64))]
+    pub payloads: Vec<u32>,
+    /// Writes figures.md and figures.svg into this directory
+    #[arg(long)]
+    pub write: Option<PathBuf>,
+}
+
+/// What the floor's own process is told.
+#[derive(Clone, clap::Args)]
+pub struct FloorOptions {
+    /// Where to listen
+    #[arg(long)]
+    pub address: SocketAddr,
+    /// The certificate chain, PEM
+    #[arg(long)]
+    pub certificate: PathBuf,
+    /// Its key, PEM
+    #[arg(long)]
+    pub key: PathBuf,
+    /// Without TLS
+    #[arg(long)]
+    pub plain: bool,
+    /// As bare actix
+    #[arg(long)]
+    pub rest: bool,
+}
+
+/// A server under measurement.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Variant {
+    /// Bare tokio and rustls.
+    Floor,
+    /// Herald as it comes.
+    Herald,
+    /// Herald that keeps no history.
+    WithoutHistory,
+    /// Herald, to a channel that everyone hears.
+    Channel,
+    /// Herald, to a channel behind a `when` rule.
+    Rule,
+    /// Herald, to the channel with the same filter each time.
+    Filter,
+    /// Herald, to the channel with a new filter each time.
+    NewFilter,
+}
+
+impl Variant {
+    /// What it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Herald => "herald",
+            Self::WithoutHistory => "without history",
+            Self::Channel => "channel",
+            Self::Rule => "rule",
+            Self::Filter => "filter",
+            Self::NewFilter => "new filter",
+        }
+    }
+}
+
+/// How much of everything a scenario takes if nothing else is asked for.
+#[derive(Clone, Copy)]
+pub struct Usual {
+    /// wss connections, of scenarios that have one kind of them.
+    pub connections: u32,
+    /// Seconds of each measurement.
+    pub seconds: u32,
+    /// How often each variant is measured.
+    pub pairs: u32,
+    /// Messages a second, where a rate is kept.
+    pub rate: u32,
+    /// Seconds of idleness before memory is read.
+    pub idle: u32,
+}
+
+impl Usual {
+    const MOSTLY: Self = Self { connections: 1_000, seconds: 10, pairs: 5, rate: 20, idle: 3 };
+}
+
+impl Scenario {
+    /// All of them, small and short: only to see that they work.
+    pub fn all_small() -> Vec<Self> {
+        let scenarios = [
+            Self::Delivery,
+            Self::Saturated,
+            Self::Latency,
+            Self::Connects,
+            Self::Publishes,
+            Self::History,
+            Self::Filters,
+            Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
+            Self::Matrix(MatrixOptions { sizes: vec![50], payloads: vec![256], write: None }),
+        ];
+        scenarios.into()
+    }
+
+    /// The same, small and short.
+    pub fn small(&self) -> Self {
+        let same = |other: &Self| other.name() == self.name();
+        Self::all_small().into_iter().find(same).unwrap_or_else(|| self.clone())
+    }
+
+    /// What it is called on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Delivery => "delivery",
+            Self::History => "history",
+            Self::Filters => "filters",
+            Self::Saturated => "saturated",
+            Self::Latency => "latency",
+            Self::Connects => "connects",
+            Self::Publishes => "publishes",
+            Self::Storm(_) => "storm",
+            Self::Matrix(_) => "matrix",
+            Self::Floor(_) => "floor",
+        }
+    }
+
+    /// How much it takes if nothing else is asked for.
+    pub fn usual(&self) -> Usual {
+        let mostly = Usual::MOSTLY;
+        match self {
+            Self::History | Self::Filters => Usual { pairs: 9, ..mostly },
+            Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
+            _ => mostly,
+        }
+    }
+
+    /// How much it takes when it is only to be seen that it works.
+    pub fn usual_in_a_smoke_run(&self) -> Usual {
+        let seconds = if matches!(self, Self::Storm(_)) { 3 } else { 1 };
+        Usual { connections: 50, seconds, pairs: 1, idle: 1, ..self.usual() }
+    }
+
+    /// How many connections are open at a time, where `connections` were asked for.
+    pub fn most_connections(&self, connections: u32) -> u32 {
+        match self {
+            Self::Storm(storm) => storm.healthy + storm.crowd,
+            Self::Matrix(matrix) => matrix.sizes.iter().copied().max().unwrap_or(connections),
+            _ => connections,
+        }
+    }
+
+    /// What is compared.
+    pub fn variants(&self) -> &'static [Variant] {
+        match self {
+            Self::History => &[Variant::WithoutHistory, Variant::Herald],
+            Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
+            Self::Storm(_) => &[Variant::Herald],
+            _ => &[Variant::Floor, Variant::Herald],
+        }
+    }
+}
