@@ -1,10 +1,12 @@
 //! One run: servers are started in turn, each is measured by the scenario, and what they did is put side by side.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::Outcome;
 use crate::clients::envelope::Envelope;
+use crate::clients::listener::Ending;
 use crate::clients::load::{Load, Target};
 use crate::clients::message::Messages;
 use crate::options::{Options, cpus};
@@ -122,16 +124,22 @@ impl Bench {
         Ok(Server::Herald(herald))
     }
 
-    /// Opens `connections` listeners; `lanes` publishers will publish at a time.
-    pub async fn open(&self, server: &Server, connections: u32, lanes: u64) -> Outcome<Load> {
+    /// Whom a message must be counted for.
+    pub fn everyone(&self) -> RangeInclusive<usize> {
+        let everyone = self.options.connections as usize;
+        everyone..=everyone
+    }
+
+    /// Opens `connections` listeners.
+    pub async fn open(&self, server: &Server, connections: u32) -> Outcome<Load> {
         let target = Target {
             route: server.route(&self.certificate)?,
             path: format!("/?instance={INSTANCE}"),
             tokens: self.setup.listener_tokens("listeners", connections)?,
             messages: self.messages.clone(),
-            lanes,
+            ending: Ending::Never,
         };
-        Load::open(&target).await
+        Load::open(target).await
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::Outcome;
-use crate::clients::frames::{CLOSE, Frame, MASKED_PING, accept_key, next_frame};
+use crate::clients::frames::{Frame, MASKED_PING, accept_key, close_code, next_frame};
 use crate::clients::wire::{Route, Wire, read_head, read_some};
 
 const WEBSOCKET_KEY: &str = "ZGVsaXZlcnkgYmVuY2htYQ==";
@@ -70,10 +70,8 @@ impl Client {
 
 /// A frame in the words of an error.
 pub fn describe(frame: &Frame) -> String {
-    match (frame.opcode, frame.payload.split_first_chunk::<2>()) {
-        (CLOSE, Some((code, reason))) => {
-            format!("a close with {} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason))
-        }
-        (opcode, _) => format!("opcode {opcode}: {}", String::from_utf8_lossy(&frame.payload)),
+    match close_code(frame) {
+        Some(code) => format!("a close with {code} {}", String::from_utf8_lossy(&frame.payload[2..])),
+        None => format!("opcode {}: {}", frame.opcode, String::from_utf8_lossy(&frame.payload)),
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::clients::client::{Client, describe};
 use crate::clients::frames::TEXT;
-use crate::clients::message::Messages;
+use crate::clients::message::{Content, Messages, Number};
 use crate::clients::wire::Route;
 use crate::{Failure, Outcome};
 
@@ -34,8 +34,8 @@ pub enum Return {
 pub struct Missed {
     /// The messages' shape.
     pub messages: Arc<Messages>,
-    /// Their numbers.
-    pub numbers: std::ops::Range<u64>,
+    /// Their places.
+    pub places: std::ops::Range<u64>,
 }
 
 /// All of them.
@@ -121,8 +121,8 @@ impl Member {
             if connected["recovered"] != true {
                 return Err(format!("not recovered: {connected}").into());
             }
-            for number in missed.numbers.clone() {
-                self.cursor = replayed(&mut client, &missed.messages, number).await?;
+            for place in missed.places.clone() {
+                self.cursor = replayed(&mut client, &missed.messages, place).await?;
             }
         }
         self.client = Some(client);
@@ -135,9 +135,9 @@ async fn replayed(client: &mut Client, messages: &Messages, due: u64) -> Outcome
     if frame.opcode != TEXT {
         return Err(describe(&frame).into());
     }
-    match messages.number(&frame.payload)? {
-        Some(number) if number == due => cursor(&serde_json::from_slice(&frame.payload)?),
-        other => Err(format!("message {other:?} came where {due} was due").into()),
+    match messages.read(&frame.payload)? {
+        Content::Message(Number { place, .. }) if place == due => cursor(&serde_json::from_slice(&frame.payload)?),
+        _ => Err(format!("{} came where message {due} was due", describe(&frame)).into()),
     }
 }
 

@@ -44,6 +44,12 @@ impl Envelope {
         !matches!(self, Self::To(_))
     }
 
+    /// The message in a request to those by their canonical name.
+    pub fn open(self, request: &[u8]) -> Option<&[u8]> {
+        let Self::To(name) = self else { return None };
+        request.strip_prefix(format!(r#"{{"channel":"{name}","message":"#).as_bytes())?.strip_suffix(b"}")
+    }
+
     /// The request that publishes `message`, the `number`th of its publisher.
     pub fn seal(self, message: &str, number: u64) -> String {
         let filter = match self {

@@ -42,6 +42,12 @@ pub fn text_frame(text: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The code of a close frame (section 5.5.1); none of any other frame, and of one that says nothing.
+pub fn close_code(frame: &Frame) -> Option<u16> {
+    let (code, _) = frame.payload.split_first_chunk()?;
+    (frame.opcode == CLOSE).then(|| u16::from_be_bytes(*code))
+}
+
 /// One whole frame of a server's.
 pub struct Frame {
     /// Its kind.

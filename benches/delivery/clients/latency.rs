@@ -9,29 +9,31 @@ use tokio::runtime::Builder;
 
 use crate::Outcome;
 
-/// Messages at a fixed rate: number 1 is due one interval after the start.
+/// Messages of one lane at a fixed rate: the first is due one interval after the start.
 #[derive(Clone, Copy)]
 pub struct Schedule {
-    /// When message 0 would have been due.
+    /// When `before` would have been due.
     pub start: Instant,
     /// From one message to the next.
     pub interval: Duration,
+    /// The place of the last message that was published before, at no fixed time.
+    pub before: u64,
 }
 
 impl Schedule {
     /// When this message is due, whenever it is really sent.
-    pub fn due(&self, number: u64) -> Instant {
-        self.start + Duration::from_nanos(self.interval.as_nanos() as u64 * number)
+    pub fn due(&self, place: u64) -> Instant {
+        self.start + Duration::from_nanos(self.interval.as_nanos() as u64 * (place - self.before))
     }
 
-    /// The last message that is due at or before `time`.
-    pub fn number_at(&self, time: Instant) -> u64 {
-        (time.saturating_duration_since(self.start).as_nanos() / self.interval.as_nanos()) as u64
+    /// The place of the last message that is due at or before `time`.
+    pub fn place_at(&self, time: Instant) -> u64 {
+        self.before + (time.saturating_duration_since(self.start).as_nanos() / self.interval.as_nanos()) as u64
     }
 
     /// Sleeps until the message is due. This is the thread's own sleep: a runtime's timers are coarser.
-    pub fn wait_for(&self, number: u64) {
-        thread::sleep(self.due(number).saturating_duration_since(Instant::now()));
+    pub fn wait_for(&self, place: u64) {
+        thread::sleep(self.due(place).saturating_duration_since(Instant::now()));
     }
 }
 
@@ -55,16 +57,16 @@ pub struct Latencies(Mutex<Vec<(u64, Duration)>>);
 
 impl Latencies {
     /// Notes that these messages have come now.
-    pub fn note(&self, schedule: &Schedule, numbers: impl Iterator<Item = u64>) {
+    pub fn note(&self, schedule: &Schedule, places: impl Iterator<Item = u64>) {
         let now = Instant::now();
-        let late = numbers.map(|number| (number, now.saturating_duration_since(schedule.due(number))));
+        let late = places.map(|place| (place, now.saturating_duration_since(schedule.due(place))));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
     }
 
-    /// The percentiles of messages with these numbers; forgets everything until now.
-    pub fn take(&self, numbers: std::ops::Range<u64>) -> Percentiles {
+    /// The percentiles of messages with these places; forgets everything until now.
+    pub fn take(&self, places: std::ops::Range<u64>) -> Percentiles {
         let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let wanted = all.into_iter().filter(|(number, _)| numbers.contains(number));
+        let wanted = all.into_iter().filter(|(place, _)| places.contains(place));
         let mut sorted: Vec<Duration> = wanted.map(|(_, latency)| latency).collect();
         sorted.sort_unstable();
         Percentiles(sorted)

@@ -65,12 +65,17 @@ pub async fn read_head(wire: &mut Wire, received: &mut BytesMut) -> Outcome<Stri
     Ok(String::from_utf8_lossy(&received.split_to(end)).into_owned())
 }
 
+/// The value of a header, whose name is written in lower case here.
+pub fn header<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+    })
+}
+
 /// The body that follows `head`, as long as its `Content-Length` says.
 pub async fn read_body(wire: &mut Wire, received: &mut BytesMut, head: &str) -> Outcome<BytesMut> {
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
+    let length = header(head, "content-length").and_then(|length| length.parse::<usize>().ok());
     let length = length.filter(|length| *length <= LONGEST_ANSWER).ok_or("an answer without a usable length")?;
     while received.len() < length {
         read_some(wire, received).await?;

@@ -20,12 +20,12 @@ const CLOSING: Duration = Duration::from_millis(500);
 impl Bench {
     /// Opens all connections and closes them, again and again; only the opening is measured.
     pub async fn connects(&self, server: &mut Server) -> Outcome<Sample> {
-        drop(self.open(server, 1, 1).await?);
+        drop(self.open(server, 1).await?);
         let until = Instant::now() + Duration::from_secs(self.options.seconds.into());
         let (mut used, mut own, mut seconds, mut connects) = (0.0, 0.0, 0.0, 0.0);
         while Instant::now() < until {
             let (cpu, own_cpu, started) = (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
-            let load = self.open(server, self.options.connections, 1).await?;
+            let load = self.open(server, self.options.connections).await?;
             seconds += started.elapsed().as_secs_f64();
             used += server.process().cpu_seconds()? - cpu;
             own += own_cpu_seconds()? - own_cpu;

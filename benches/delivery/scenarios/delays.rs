@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use crate::Outcome;
 use crate::clients::latency::{Schedule, joined, on_own_thread};
+use crate::clients::progress::TIMED_LANE;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
 use crate::scenarios::delivery::AFTERMATH;
@@ -22,27 +23,28 @@ pub const FIGURES: &[Figure] = &[
 impl Bench {
     /// Publishes when each message is due, whatever became of the others.
     pub async fn delays(&self, server: &mut Server) -> Outcome<Sample> {
-        let load = self.open(server, self.options.connections, 1).await?;
+        let load = self.open(server, self.options.connections).await?;
         let warm = u64::from(self.options.rate);
         let last = warm * (u64::from(self.options.seconds) + 1);
-        let (inlet, messages) = (server.inlet(&self.certificate)?, self.messages.clone());
-        let receivers = self.options.connections as usize;
-        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate };
-        load.follow(schedule);
+        let (inlet, messages, ledger) =
+            (server.inlet(&self.certificate)?, self.messages.clone(), load.ledger().clone());
+        let receivers = self.everyone();
+        let schedule =
+            Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate, before: 0 };
+        load.progress().follow(schedule);
         let publishing = on_own_thread(async move || {
-            let mut outlet = inlet.open().await?;
-            for number in 1..=last {
-                schedule.wait_for(number);
-                outlet.publish(&messages.text(number), receivers).await?;
+            let mut publisher = inlet.open().await?;
+            for place in 1..=last {
+                schedule.wait_for(place);
+                publisher.publish(&messages.text(ledger.next(TIMED_LANE)), &receivers).await?;
             }
-            Ok(outlet)
+            Ok(())
         });
-        // The floor goes on for as long as its outlet is open.
-        let _outlet = joined(publishing).await?;
+        joined(publishing).await?;
         load.delivered(last).await?;
         sleep(AFTERMATH).await;
-        load.check(last)?;
-        let latencies = load.latencies().take(warm + 1..last + 1);
+        load.check()?;
+        let latencies = load.progress().latencies().take(warm + 1..last + 1);
         Ok([0.5, 0.99, 0.999, 1.0].map(|share| latencies.at(share)).to_vec())
     }
 }

@@ -1,16 +1,17 @@
 //! What a delivery costs when each message is one write, and what an idle connection holds.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::Outcome;
 use crate::clients::load::Load;
+use crate::clients::progress::TIMED_LANE;
+use crate::clients::publisher::Publisher;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
+use crate::servers::Server;
 use crate::servers::process::{kernel_memory, own_cpu_seconds};
-use crate::servers::{Outlet, Server};
 
 /// What is measured.
 pub const FIGURES: &[Figure] = &[
@@ -29,21 +30,21 @@ pub const AFTERMATH: Duration = Duration::from_millis(500);
 impl Bench {
     /// Memory with everyone connected and idle, then CPU while messages go out one at a time.
     pub async fn delivery(&self, server: &mut Server) -> Outcome<Sample> {
-        drop(self.open(server, 1, 1).await?);
+        drop(self.open(server, 1).await?);
         let (empty, kernel) = (server.process().memory()?, kernel_memory()?);
-        let load = self.open(server, self.options.connections, 1).await?;
+        let load = self.open(server, self.options.connections).await?;
         sleep(Duration::from_secs(self.options.idle.into())).await;
         let (idle, kernel) = (server.process().memory()?, kernel_memory()? - kernel);
         let warm = u64::from(self.options.rate);
         let last = warm * (u64::from(self.options.seconds) + 1);
-        let mut outlet = server.inlet(&self.certificate)?.open().await?;
-        self.publish_apart(&mut outlet, &load, 1..=warm).await?;
+        let mut publisher = server.inlet(&self.certificate)?.open().await?;
+        self.publish_apart(&mut publisher, &load, warm).await?;
         let (cpu, own, started) = (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
-        self.publish_apart(&mut outlet, &load, warm + 1..=last).await?;
+        self.publish_apart(&mut publisher, &load, last - warm).await?;
         let seconds = started.elapsed().as_secs_f64();
         let (cpu, own) = (server.process().cpu_seconds()? - cpu, own_cpu_seconds()? - own);
         sleep(AFTERMATH).await;
-        load.check(last)?;
+        load.check()?;
         let connections = f64::from(self.options.connections);
         let deliveries = (last - warm) as f64 * connections;
         Ok(vec![
@@ -53,18 +54,20 @@ impl Bench {
             (idle.proportional - empty.proportional) / connections,
             kernel / connections,
             deliveries / seconds,
-            load.bytes() as f64 / (last as f64 * connections),
+            load.progress().bytes() as f64 / (last as f64 * connections),
         ])
     }
 
     /// Publishes at the rate, and never before the last message reached everyone: so each is a write of its own.
-    async fn publish_apart(&self, outlet: &mut Outlet, load: &Load, numbers: RangeInclusive<u64>) -> Outcome<()> {
+    async fn publish_apart(&self, publisher: &mut Publisher, load: &Load, messages: u64) -> Outcome<()> {
+        let receivers = self.everyone();
         let mut ticks = interval(Duration::from_secs(1) / self.options.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for number in numbers {
+        for _ in 0..messages {
             ticks.tick().await;
-            outlet.publish(&self.messages.text(number), self.options.connections as usize).await?;
-            load.delivered(number).await?;
+            let message = self.messages.text(load.ledger().next(TIMED_LANE));
+            publisher.publish(&message, &receivers).await?;
+            load.delivered(load.ledger().messages()).await?;
         }
         Ok(())
     }

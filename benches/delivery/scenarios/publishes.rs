@@ -6,12 +6,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
-use crate::clients::publisher::Publisher;
-use crate::clients::wire::Route;
+use crate::clients::message::Number;
+use crate::clients::publisher::Inlet;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
 use crate::servers::Server;
-use crate::servers::herald::INSTANCE;
 use crate::servers::process::own_cpu_seconds;
 
 /// What is measured.
@@ -36,8 +35,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 struct Request {
     path: &'static str,
     body: String,
-    /// What a good answer begins with.
-    status: &'static str,
+    status: u16,
     messages: usize,
 }
 
@@ -45,26 +43,27 @@ impl Bench {
     /// Single messages, then batches. Herald has all connections open and idle; the floor has none.
     pub async fn publishes(&self, server: &mut Server) -> Outcome<Sample> {
         let idle = match server {
-            Server::Herald(_) => Some(self.open(server, self.options.connections, 1).await?),
+            Server::Herald(_) => Some(self.open(server, self.options.connections).await?),
             Server::Floor(_) => None,
         };
-        let entry = format!(r#"{{"channel":"user:nobody","message":{}}}"#, self.messages.text(1));
+        let entry =
+            format!(r#"{{"channel":"user:nobody","message":{}}}"#, self.messages.text(Number { lane: 0, place: 1 }));
         let batch = format!(r#"{{"messages":[{}]}}"#, vec![entry.as_str(); BATCH].join(","));
-        let single = Request { path: "/v1/messages", body: entry, status: "HTTP/1.1 202 ", messages: 1 };
-        let batch = Request { path: "/v1/messages/batch", body: batch, status: "HTTP/1.1 200 ", messages: BATCH };
+        let single = Request { path: "/v1/messages", body: entry, status: 202, messages: 1 };
+        let batch = Request { path: "/v1/messages/batch", body: batch, status: 200, messages: BATCH };
         let mut sample = self.publish_flat_out(server, &single).await?;
         sample.extend(self.publish_flat_out(server, &batch).await?);
-        idle.map_or(Ok(()), |load| load.check(0))?;
+        idle.map_or(Ok(()), |load| load.check())?;
         Ok(sample)
     }
 
     async fn publish_flat_out(&self, server: &Server, request: &Request) -> Outcome<Sample> {
-        let (route, token) = (server.route(&self.certificate)?, server.token().to_owned());
+        let inlet = server.inlet(&self.certificate)?;
         let from = Instant::now() + WARM_UP;
         let until = from + Duration::from_secs(self.options.seconds.into());
         let mut publishers = JoinSet::new();
         for _ in 0..PUBLISHERS {
-            publishers.spawn(post_until(route.clone(), token.clone(), request.clone(), from..until));
+            publishers.spawn(post_until(inlet.clone(), request.clone(), from..until));
         }
         sleep(WARM_UP).await;
         let (cpu, own) = (server.process().cpu_seconds()?, own_cpu_seconds()?);
@@ -79,16 +78,14 @@ impl Bench {
 }
 
 /// Posts until the end of `time`; returns how many answers came in it.
-async fn post_until(route: Route, token: String, request: Request, time: std::ops::Range<Instant>) -> Outcome<usize> {
-    let mut publisher = Publisher::open(&route, &token, INSTANCE).await?;
+async fn post_until(inlet: Inlet, request: Request, time: std::ops::Range<Instant>) -> Outcome<usize> {
+    let mut publisher = inlet.open().await?;
     let mut posted = 0;
     while Instant::now() < time.end {
         let answer = publisher.post(request.path, &request.body).await?;
         let taken = answer.count(br#""matched":0"#);
-        if !answer.status.starts_with(request.status) || taken != request.messages {
-            return Err(
-                format!("{taken} of {} were taken: {} {}", request.messages, answer.status, answer.text()).into()
-            );
+        if answer.status != request.status || taken != request.messages {
+            return Err(format!("{taken} of {} were taken: {answer}", request.messages).into());
         }
         posted += usize::from(time.contains(&Instant::now()));
     }

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::{try_join, try_join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::clients::load::Load;
+use crate::clients::progress::TIMED_LANE;
+use crate::clients::publisher::Publisher;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
 use crate::scenarios::delivery::AFTERMATH;
+use crate::servers::Server;
 use crate::servers::process::own_cpu_seconds;
-use crate::servers::{Outlet, Server};
 use crate::{Failure, Outcome};
 
 /// What is measured.
@@ -20,80 +21,70 @@ pub const FIGURES: &[Figure] =
     &[Figure::compared("s/M"), Figure::alone("client s/M"), Figure::compared("deliveries/s")];
 
 /// Messages that are published and have not yet reached everyone.
-const IN_FLIGHT: u64 = 64;
+const IN_FLIGHT: usize = 64;
+/// Each of these has a lane of its own; the timed one is none of them.
+const FIRST_LANE: usize = TIMED_LANE + 1;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Bench {
-    /// CPU while `IN_FLIGHT` messages are always under way: from one publisher each to Herald, from one alone to the floor.
+    /// CPU while `IN_FLIGHT` messages are always under way, one from each publisher.
     pub async fn saturated(&self, server: &mut Server) -> Outcome<Sample> {
-        let lanes = match server {
-            Server::Floor(_) => 1,
-            Server::Herald(_) => IN_FLIGHT,
-        };
-        let load = self.open(server, self.options.connections, lanes).await?;
-        let mut outlets = Vec::new();
-        for _ in 0..lanes {
-            outlets.push(server.inlet(&self.certificate)?.open().await?);
-        }
-        let room = Semaphore::new(IN_FLIGHT as usize);
+        let load = self.open(server, self.options.connections).await?;
+        let inlet = server.inlet(&self.certificate)?;
+        let publishers = try_join_all((0..IN_FLIGHT).map(|_| inlet.open())).await?;
+        let room = Semaphore::new(IN_FLIGHT);
         let until = Instant::now() + WARM_UP + Duration::from_secs(self.options.seconds.into());
-        let mut sample = Sample::new();
-        let sent = tokio::select! {
-            sent = self.publish_all(&mut outlets, &room, until) => sent?,
+        let (sample, ()) = tokio::select! {
+            done = try_join(self.watch(server, &load), self.publish_all(publishers, &load, &room, until)) => done?,
             failure = make_room(&load, &room) => return Err(failure),
-            result = self.watch(server, &load, &mut sample) => {
-                result?;
-                return Err("the publishers go on after their time".into());
-            }
         };
-        load.delivered(sent).await?;
+        load.delivered(load.ledger().messages()).await?;
         sleep(AFTERMATH).await;
-        load.check(sent)?;
+        load.check()?;
         Ok(sample)
     }
 
-    /// Publishes in every lane until the time is over; returns how many messages there were.
-    async fn publish_all(&self, outlets: &mut [Outlet], room: &Semaphore, until: Instant) -> Outcome<u64> {
-        let lanes = outlets.len() as u64;
-        let publishing = outlets.iter_mut().zip(1..).map(|(outlet, first)| async move {
-            let mut sent = 0;
+    /// Every publisher publishes in a lane of its own until the time is over.
+    async fn publish_all(
+        &self,
+        publishers: Vec<Publisher>,
+        load: &Load,
+        room: &Semaphore,
+        until: Instant,
+    ) -> Outcome<()> {
+        let receivers = &self.everyone();
+        let publishing = publishers.into_iter().zip(FIRST_LANE..).map(|(mut publisher, lane)| async move {
             while Instant::now() < until {
                 room.acquire().await?.forget();
-                let message = self.messages.text(first + sent * lanes);
-                outlet.publish(&message, self.options.connections as usize).await?;
-                sent += 1;
+                let message = self.messages.text(load.ledger().next(lane));
+                publisher.publish(&message, receivers).await?;
             }
-            Ok::<u64, Failure>(sent)
+            Ok::<_, Failure>(())
         });
-        let mut publishing: FuturesUnordered<_> = publishing.collect();
-        let mut sent = 0;
-        while let Some(lane) = publishing.next().await {
-            sent += lane?;
-        }
-        Ok(sent)
+        try_join_all(publishing).await?;
+        load.delivered(load.ledger().messages()).await
     }
 
-    /// Fills the sample when the time is over, and then waits for ever.
-    async fn watch(&self, server: &Server, load: &Load, sample: &mut Sample) -> Outcome<()> {
+    /// What is used and delivered once everything is warm.
+    async fn watch(&self, server: &Server, load: &Load) -> Outcome<Sample> {
         sleep(WARM_UP).await;
         let (cpu, own) = (server.process().cpu_seconds()?, own_cpu_seconds()?);
-        let (deliveries, started) = (load.deliveries(), Instant::now());
+        let (deliveries, started) = (load.progress().deliveries(), Instant::now());
         sleep(Duration::from_secs(self.options.seconds.into()) - Duration::from_millis(100)).await;
-        let deliveries = (load.deliveries() - deliveries) as f64;
+        let deliveries = (load.progress().deliveries() - deliveries) as f64;
         let (cpu, own) = (server.process().cpu_seconds()? - cpu, own_cpu_seconds()? - own);
-        *sample = vec![
+        Ok(vec![
             cpu / deliveries * 1_000_000.0,
             own / deliveries * 1_000_000.0,
             deliveries / started.elapsed().as_secs_f64(),
-        ];
-        std::future::pending().await
+        ])
     }
 }
 
 /// Lets one more message out for each that has reached everyone; returns when one does not.
 async fn make_room(load: &Load, room: &Semaphore) -> Failure {
-    for number in 1.. {
-        match load.delivered(number).await {
+    for message in load.ledger().messages() + 1.. {
+        match load.delivered(message).await {
             Ok(()) => room.add_permits(1),
             Err(failure) => return failure,
         }

@@ -11,8 +11,11 @@ use crate::Outcome;
 use crate::clients::crowd::{Crowd, Missed, Return};
 use crate::clients::envelope::Envelope;
 use crate::clients::latency::{Schedule, joined, on_own_thread};
+use crate::clients::listener::Ending;
 use crate::clients::load::{Load, Target};
-use crate::clients::publisher::Publisher;
+use crate::clients::message::Number;
+use crate::clients::progress::TIMED_LANE;
+use crate::clients::publisher::Inlet;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Layout, Report, Sample};
 use crate::scenario::{Scenario, StormOptions, Variant};
@@ -71,32 +74,33 @@ impl Bench {
     }
 
     async fn set_scene(&self, server: &Server, options: &StormOptions) -> Outcome<Scene> {
-        let Server::Herald(herald) = server else { return Err("a storm needs Herald".into()) };
         let (route, path) = (server.route(&self.certificate)?, format!("/?instance={INSTANCE}"));
         let target = Target {
             route: route.clone(),
             path: path.clone(),
             tokens: self.setup.listener_tokens(HEALTHY, options.healthy)?,
             messages: self.messages.clone(),
-            lanes: 1,
+            ending: Ending::Never,
         };
-        let load = Load::open(&target).await?;
-        let mut crowd = Crowd::new(route.clone(), path, self.setup.listener_tokens(CROWD, options.crowd)?)?;
-        let nothing = Missed { messages: self.messages.clone(), numbers: 1..1 };
+        let load = Load::open(target).await?;
+        let mut crowd = Crowd::new(route, path, self.setup.listener_tokens(CROWD, options.crowd)?)?;
+        let nothing = Missed { messages: self.messages.clone(), places: 1..1 };
         crowd.come_back(Return::Afresh, &nothing).await?;
-        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate };
-        load.follow(schedule);
+        let interval = Duration::from_secs(1) / self.options.rate;
+        let schedule = Schedule { start: Instant::now(), interval, before: 0 };
+        load.progress().follow(schedule);
         let stop = Arc::new(AtomicBool::new(false));
-        let (messages, token, receivers) = (self.messages.clone(), herald.publisher.clone(), options.healthy as usize);
-        let (stopped, publishers_route) = (stop.clone(), route);
+        let inlet = Inlet { envelope: TO_HEALTHY, ..server.inlet(&self.certificate)? };
+        let (messages, ledger, stopped) = (self.messages.clone(), load.ledger().clone(), stop.clone());
+        let receivers = options.healthy as usize..=options.healthy as usize;
         let publishing = on_own_thread(async move || {
-            let mut publisher = Publisher::open(&publishers_route, &token, INSTANCE).await?;
-            for number in 1.. {
+            let mut publisher = inlet.open().await?;
+            for place in 1.. {
                 if stopped.load(Ordering::SeqCst) {
                     return Ok(());
                 }
-                schedule.wait_for(number);
-                publisher.publish(TO_HEALTHY, &messages.text(number), receivers).await?;
+                schedule.wait_for(place);
+                publisher.publish(&messages.text(ledger.next(TIMED_LANE)), &receivers).await?;
             }
             Ok(())
         });
@@ -141,24 +145,23 @@ impl Scene {
         }
         sleep_until(end.into()).await;
         let cpu = server.process().cpu_seconds()? - cpu;
-        let numbers = self.schedule.number_at(start) + 1..self.schedule.number_at(end) + 1;
+        let places = self.schedule.place_at(start) + 1..self.schedule.place_at(end) + 1;
         if self.publishing.is_finished() {
             return Err("the publisher ended".into());
         }
-        self.load.delivered(numbers.end - 1).await?;
-        let latencies = self.load.latencies().take(numbers);
+        self.load.delivered(places.end - 1).await?;
+        let latencies = self.load.progress().latencies().take(places);
         let [median, high, higher, greatest] = [0.5, 0.99, 0.999, 1.0].map(|share| latencies.at(share));
         Ok(vec![median, high, higher, greatest, cpu, lasted.as_secs_f64()])
     }
 
     /// What the crowd misses while it is cut. The counts show that it is.
     async fn publish_to_the_crowd(&mut self, bench: &Bench, server: &Server) -> Outcome<()> {
-        let Server::Herald(herald) = server else { return Err("a storm needs Herald".into()) };
-        let mut publisher = Publisher::open(&server.route(&bench.certificate)?, &herald.publisher, INSTANCE).await?;
-        let first = self.missed.numbers.end;
-        self.missed.numbers = first..first + self.miss;
-        for number in self.missed.numbers.clone() {
-            publisher.publish(TO_CROWD, &bench.messages.text(number), 0).await?;
+        let mut publisher = Inlet { envelope: TO_CROWD, ..server.inlet(&bench.certificate)? }.open().await?;
+        let first = self.missed.places.end;
+        self.missed.places = first..first + self.miss;
+        for place in self.missed.places.clone() {
+            publisher.publish(&bench.messages.text(Number { lane: TIMED_LANE, place }), &(0..=0)).await?;
         }
         Ok(())
     }

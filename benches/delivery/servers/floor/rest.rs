@@ -1,4 +1,4 @@
-//! The floor of publishing: an actix handler that reads the same JSON over the same TLS and answers as much.
+//! The floor of publishing by itself: an actix handler that reads the same JSON over the same TLS and answers as much.
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
