@@ -12,7 +12,7 @@ use crate::clients::message::Messages;
 use crate::options::{Options, cpus};
 use crate::report::figures::{Figure, Layout, Report, Sample};
 use crate::scenario::{Scenario, Variant};
-use crate::scenarios::{connects, delays, delivery, publishes, saturated};
+use crate::scenarios::{connects, delays, delivery, idle, matrix, publishes, saturated};
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
 use crate::servers::floor::{FloorServer, Kind};
@@ -74,7 +74,7 @@ impl Bench {
             return Err("this scenario does not measure that variant".into());
         }
         let names = variants.iter().map(|variant| variant.name()).collect();
-        let mut report = Report::new(Layout::by_the_first(names, figures(scenario)));
+        let mut report = Report::new(Layout::by_the_first(names, figures_of(scenario)));
         for round in 0..rounds {
             report.add(self.round(scenario, &variants, round).await?);
         }
@@ -86,17 +86,18 @@ impl Bench {
         let mut samples = vec![Sample::new(); variants.len()];
         for place in 0..variants.len() {
             let which = (place + round) % variants.len();
-            let mut server = self.start(scenario, variants[which]).await?;
-            let sample = self.sample(scenario, &mut server).await;
+            let server = self.start(scenario, variants[which]).await?;
+            let sample = self.sample(scenario, &server).await;
             samples[which] = sample.map_err(|failure| server.process().explain(failure))?;
         }
         Ok(samples)
     }
 
-    async fn sample(&self, scenario: &Scenario, server: &mut Server) -> Outcome<Sample> {
+    async fn sample(&self, scenario: &Scenario, server: &Server) -> Outcome<Sample> {
         match scenario {
-            Scenario::Saturated => self.saturated(server).await,
-            Scenario::Latency => self.delays(server).await,
+            Scenario::Saturated => self.saturated(server, &self.open(server, self.options.connections).await?).await,
+            Scenario::Latency => self.delays(server, &self.open(server, self.options.connections).await?).await,
+            Scenario::Matrix(_) => self.everything(server).await,
             Scenario::Connects => self.connects(server).await,
             Scenario::Publishes => self.publishes(server).await,
             _ => self.delivery(server).await,
@@ -143,12 +144,13 @@ impl Bench {
     }
 }
 
-fn figures(scenario: &Scenario) -> &'static [Figure] {
+fn figures_of(scenario: &Scenario) -> Vec<Figure> {
     match scenario {
-        Scenario::Saturated => saturated::FIGURES,
-        Scenario::Latency => delays::FIGURES,
-        Scenario::Connects => connects::FIGURES,
-        Scenario::Publishes => publishes::FIGURES,
-        _ => delivery::FIGURES,
+        Scenario::Saturated => saturated::FIGURES.into(),
+        Scenario::Latency => delays::FIGURES.into(),
+        Scenario::Connects => connects::FIGURES.into(),
+        Scenario::Publishes => publishes::FIGURES.into(),
+        Scenario::Matrix(_) => matrix::figures(),
+        _ => [delivery::FIGURES, idle::FIGURES].concat(),
     }
 }

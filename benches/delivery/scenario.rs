@@ -56,9 +56,21 @@ pub struct MatrixOptions {
     /// Bytes of a message
     #[arg(long, value_delimiter = ',', default_value = "256,1024", value_parser = clap::value_parser!(u32).range(SMALLEST as i64..=LARGEST as i64))]
     pub payloads: Vec<u32>,
+    /// By which listener
+    #[arg(long, value_delimiter = ',', default_value = "tls,proxy")]
+    pub listeners: Vec<ListenerKind>,
     /// Writes figures.md and figures.svg into this directory
     #[arg(long)]
     pub write: Option<PathBuf>,
+}
+
+/// A listener of Herald's, and of the floor's.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListenerKind {
+    /// TLS.
+    Tls,
+    /// Plain HTTP, for proxies.
+    Proxy,
 }
 
 /// What the floor's own process is told.
@@ -146,7 +158,12 @@ impl Scenario {
             Self::History,
             Self::Filters,
             Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
-            Self::Matrix(MatrixOptions { sizes: vec![50], payloads: vec![256], write: None }),
+            Self::Matrix(MatrixOptions {
+                sizes: vec![50],
+                payloads: vec![256],
+                listeners: vec![ListenerKind::Proxy],
+                write: None,
+            }),
         ];
         scenarios.into()
     }
@@ -179,6 +196,7 @@ impl Scenario {
         match self {
             Self::History | Self::Filters => Usual { pairs: 9, ..mostly },
             Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
+            Self::Matrix(_) => Usual { seconds: 3, idle: 2, ..mostly },
             _ => mostly,
         }
     }

@@ -77,8 +77,13 @@ impl Latencies {
 pub struct Percentiles(Vec<Duration>);
 
 impl Percentiles {
+    /// The median, the 99th and the 99.9th percentile and the greatest, in milliseconds.
+    pub fn figures(&self) -> Vec<f64> {
+        [0.5, 0.99, 0.999, 1.0].map(|share| self.at(share)).into()
+    }
+
     /// The least latency that `share` (0 to 1) of all do not exceed, in milliseconds; not a number if there are none.
-    pub fn at(&self, share: f64) -> f64 {
+    fn at(&self, share: f64) -> f64 {
         let rank = (self.0.len() as f64 * share).ceil() as usize;
         self.0.get(rank.clamp(1, self.0.len().max(1)) - 1).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
     }

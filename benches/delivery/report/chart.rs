@@ -27,7 +27,10 @@ pub fn panels(places: &[Place]) -> Vec<Panel<'_>> {
     for place in places {
         let figures = place.report.layout.figures.iter().enumerate().filter(|(_, figure)| figure.compared);
         for (figure, found) in figures {
-            let title = format!("{}: {}", place.scenario.name(), found.name);
+            let title = match found.phase {
+                "" => format!("{}: {found}", place.scenario.name()),
+                _ => found.to_string(),
+            };
             match panels.iter_mut().find(|panel| panel.title == title) {
                 Some(panel) => panel.places.push(place),
                 None => panels.push(Panel { title, figure, places: vec![place] }),

@@ -5,6 +5,8 @@ use std::fmt;
 /// One thing that is measured.
 #[derive(Clone, Copy)]
 pub struct Figure {
+    /// What is going on while it is measured, where one sample holds several phases; empty otherwise.
+    pub phase: &'static str,
     /// Its name, with the unit.
     pub name: &'static str,
     /// Whether ratios of it are of interest.
@@ -14,13 +16,27 @@ pub struct Figure {
 impl Figure {
     /// A figure whose ratios are shown.
     pub const fn compared(name: &'static str) -> Self {
-        Self { name, compared: true }
+        Self { phase: "", name, compared: true }
     }
 
     /// A figure that stands for itself.
     pub const fn alone(name: &'static str) -> Self {
-        Self { name, compared: false }
+        Self { phase: "", name, compared: false }
     }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.phase {
+            "" => formatter.write_str(self.name),
+            phase => write!(formatter, "{phase}: {}", self.name),
+        }
+    }
+}
+
+/// These figures, of this phase.
+pub fn of_phase(phase: &'static str, figures: &[Figure]) -> Vec<Figure> {
+    figures.iter().map(|figure| Figure { phase, ..*figure }).collect()
 }
 
 /// What one variant did in one round: a value for each figure.
@@ -34,12 +50,12 @@ pub struct Layout {
     /// Which variant is divided by which, by position.
     pub ratios: Vec<(usize, usize)>,
     /// What a sample holds.
-    pub figures: &'static [Figure],
+    pub figures: Vec<Figure>,
 }
 
 impl Layout {
     /// Every other variant by the first.
-    pub fn by_the_first(variants: Vec<&'static str>, figures: &'static [Figure]) -> Self {
+    pub fn by_the_first(variants: Vec<&'static str>, figures: Vec<Figure>) -> Self {
         let ratios = (1..variants.len()).map(|variant| (variant, 0)).collect();
         Self { variants, ratios, figures }
     }
@@ -66,13 +82,12 @@ impl Report {
     pub fn add(&mut self, round: Vec<Sample>) {
         let layout = &self.layout;
         let values = layout.variants.iter().zip(&round).map(|(variant, sample)| {
-            let values = layout.figures.iter().zip(sample).map(|(figure, value)| format!("{} {value:.2}", figure.name));
+            let values = layout.figures.iter().zip(sample).map(|(figure, value)| format!("{figure} {value:.2}"));
             format!("{variant}: {}", values.collect::<Vec<_>>().join(", "))
         });
         let ratios = layout.ratios.iter().map(|ratio| {
             let compared = layout.figures.iter().enumerate().filter(|(_, figure)| figure.compared);
-            let values =
-                compared.map(|(index, figure)| format!("{} {:.2}", figure.name, divide(&round, *ratio, index)));
+            let values = compared.map(|(index, figure)| format!("{figure} {:.2}", divide(&round, *ratio, index)));
             format!("{}: {}", layout.ratio_name(*ratio), values.collect::<Vec<_>>().join(", "))
         });
         println!("{:>3}  {}", self.rounds.len() + 1, values.chain(ratios).collect::<Vec<_>>().join("; "));
@@ -91,7 +106,7 @@ impl Report {
             let values = (0..layout.variants.len()).map(|variant| self.value(variant, index));
             let ratios = layout.ratios.iter().map(|ratio| figure.compared.then(|| self.ratio(*ratio, index)).flatten());
             let cells = values.chain(ratios).map(|spread| spread.map_or_else(String::new, |spread| spread.to_string()));
-            table.push_str(&format!("| {} | {} |\n", figure.name, cells.collect::<Vec<_>>().join(" | ")));
+            table.push_str(&format!("| {figure} | {} |\n", cells.collect::<Vec<_>>().join(" | ")));
         }
         table
     }

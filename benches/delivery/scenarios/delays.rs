@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use crate::Outcome;
 use crate::clients::latency::{Schedule, joined, on_own_thread};
+use crate::clients::load::Load;
 use crate::clients::progress::TIMED_LANE;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
@@ -22,29 +23,26 @@ pub const FIGURES: &[Figure] = &[
 
 impl Bench {
     /// Publishes when each message is due, whatever became of the others.
-    pub async fn delays(&self, server: &mut Server) -> Outcome<Sample> {
-        let load = self.open(server, self.options.connections).await?;
-        let warm = u64::from(self.options.rate);
-        let last = warm * (u64::from(self.options.seconds) + 1);
+    pub async fn delays(&self, server: &Server, load: &Load) -> Outcome<Sample> {
         let (inlet, messages, ledger) =
             (server.inlet(&self.certificate)?, self.messages.clone(), load.ledger().clone());
-        let receivers = self.everyone();
-        let schedule =
-            Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate, before: 0 };
+        let (receivers, before) = (self.everyone(), ledger.messages_of(TIMED_LANE));
+        let warm = before + u64::from(self.options.rate);
+        let last = warm + u64::from(self.options.rate * self.options.seconds);
+        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate, before };
         load.progress().follow(schedule);
         let publishing = on_own_thread(async move || {
             let mut publisher = inlet.open().await?;
-            for place in 1..=last {
+            for place in before + 1..=last {
                 schedule.wait_for(place);
                 publisher.publish(&messages.text(ledger.next(TIMED_LANE)), &receivers).await?;
             }
             Ok(())
         });
         joined(publishing).await?;
-        load.delivered(last).await?;
+        load.delivered(load.ledger().messages()).await?;
         sleep(AFTERMATH).await;
         load.check()?;
-        let latencies = load.progress().latencies().take(warm + 1..last + 1);
-        Ok([0.5, 0.99, 0.999, 1.0].map(|share| latencies.at(share)).to_vec())
+        Ok(load.progress().latencies().take(warm + 1..last + 1).figures())
     }
 }

@@ -41,7 +41,7 @@ struct Request {
 
 impl Bench {
     /// Single messages, then batches. Herald has all connections open and idle; the floor has none.
-    pub async fn publishes(&self, server: &mut Server) -> Outcome<Sample> {
+    pub async fn publishes(&self, server: &Server) -> Outcome<Sample> {
         let idle = match server {
             Server::Herald(_) => Some(self.open(server, self.options.connections).await?),
             Server::Floor(_) => None,

@@ -28,15 +28,14 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Bench {
     /// CPU while `IN_FLIGHT` messages are always under way, one from each publisher.
-    pub async fn saturated(&self, server: &mut Server) -> Outcome<Sample> {
-        let load = self.open(server, self.options.connections).await?;
+    pub async fn saturated(&self, server: &Server, load: &Load) -> Outcome<Sample> {
         let inlet = server.inlet(&self.certificate)?;
         let publishers = try_join_all((0..IN_FLIGHT).map(|_| inlet.open())).await?;
         let room = Semaphore::new(IN_FLIGHT);
         let until = Instant::now() + WARM_UP + Duration::from_secs(self.options.seconds.into());
         let (sample, ()) = tokio::select! {
-            done = try_join(self.watch(server, &load), self.publish_all(publishers, &load, &room, until)) => done?,
-            failure = make_room(&load, &room) => return Err(failure),
+            done = try_join(self.watch(server, load), self.publish_all(publishers, load, &room, until)) => done?,
+            failure = make_room(load, &room) => return Err(failure),
         };
         load.delivered(load.ledger().messages()).await?;
         sleep(AFTERMATH).await;

@@ -46,16 +46,17 @@ impl Bench {
     /// Windows without a storm, with one of new clients, and with one of resuming clients, in turn on one Herald.
     pub async fn storms(&self, scenario: &Scenario, options: &StormOptions, rounds: usize) -> Outcome<Report> {
         let variants = vec!["quiet", "connecting", "resuming"];
-        let mut report = Report::new(Layout { variants, ratios: vec![(2, 0), (2, 1), (1, 0)], figures: FIGURES });
-        let mut server = self.start(scenario, Variant::Herald).await?;
-        let result = self.storm_rounds(&mut server, options, rounds, &mut report).await;
+        let mut report =
+            Report::new(Layout { variants, ratios: vec![(2, 0), (2, 1), (1, 0)], figures: FIGURES.to_vec() });
+        let server = self.start(scenario, Variant::Herald).await?;
+        let result = self.storm_rounds(&server, options, rounds, &mut report).await;
         result.map_err(|failure| server.process().explain(failure))?;
         Ok(report)
     }
 
     async fn storm_rounds(
         &self,
-        server: &mut Server,
+        server: &Server,
         options: &StormOptions,
         rounds: usize,
         report: &mut Report,
@@ -121,7 +122,7 @@ struct Scene {
 
 impl Scene {
     /// One window of the same length for all kinds; a storm begins `SETTLING` after the window.
-    async fn window(&mut self, bench: &Bench, server: &mut Server, storm: Option<Return>) -> Outcome<Sample> {
+    async fn window(&mut self, bench: &Bench, server: &Server, storm: Option<Return>) -> Outcome<Sample> {
         match storm {
             None => {
                 self.crowd.ping().await?;
@@ -150,9 +151,9 @@ impl Scene {
             return Err("the publisher ended".into());
         }
         self.load.delivered(places.end - 1).await?;
-        let latencies = self.load.progress().latencies().take(places);
-        let [median, high, higher, greatest] = [0.5, 0.99, 0.999, 1.0].map(|share| latencies.at(share));
-        Ok(vec![median, high, higher, greatest, cpu, lasted.as_secs_f64()])
+        let mut sample = self.load.progress().latencies().take(places).figures();
+        sample.extend([cpu, lasted.as_secs_f64()]);
+        Ok(sample)
     }
 
     /// What the crowd misses while it is cut. The counts show that it is.
