@@ -52,7 +52,7 @@ impl Bench {
             }
             _ => format!("{} connections", options.connections),
         };
-        let (rate, payload, seconds) = (options.rate, options.payload, options.seconds);
+        let (rate, payload, seconds) = (options.rate, options.payload, options.length.as_secs_f64());
         let name = scenario.name();
         let listener = if options.proxy { "the proxy listener" } else { "TLS" };
         let load = load_average().unwrap_or_default();

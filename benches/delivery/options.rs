@@ -1,5 +1,7 @@
 //! The command line: which scenario, and how much of everything.
 
+use std::time::Duration;
+
 use clap::Parser;
 
 use crate::clients::message::{LARGEST, SMALLEST};
@@ -55,16 +57,18 @@ pub struct Arguments {
 pub struct Options {
     /// wss connections.
     pub connections: u32,
-    /// Seconds of each measurement.
-    pub seconds: u32,
+    /// How long each measurement takes.
+    pub length: Duration,
+    /// How long everything runs before it.
+    pub warm_up: Duration,
     /// How often each variant is measured.
     pub pairs: u32,
     /// Bytes of a message.
     pub payload: u32,
     /// Messages a second.
     pub rate: u32,
-    /// Seconds of idleness before memory is read.
-    pub idle: u32,
+    /// How long connections are idle before memory is read.
+    pub idle: Duration,
     /// Threads of the floor.
     pub workers: usize,
     /// By the listener for proxies.
@@ -89,13 +93,15 @@ impl Arguments {
     /// How much of everything `scenario` takes.
     pub fn settle(&self, scenario: &Scenario) -> Options {
         let usual = if self.is_smoke() { scenario.usual_in_a_smoke_run() } else { scenario.usual() };
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         Options {
             connections: self.connections.unwrap_or(usual.connections),
-            seconds: self.seconds.unwrap_or(usual.seconds),
+            length: self.seconds.map_or(usual.length, seconds),
+            warm_up: usual.warm_up,
             pairs: self.pairs.unwrap_or(usual.pairs),
             payload: self.payload,
             rate: self.rate.unwrap_or(usual.rate),
-            idle: self.idle.unwrap_or(usual.idle),
+            idle: self.idle.map_or(usual.idle, seconds),
             workers: self.workers.max(1),
             proxy: self.proxy,
             only: self.only,
@@ -105,6 +111,13 @@ impl Arguments {
 
     fn is_smoke(&self) -> bool {
         self.smoke || !self.bench
+    }
+}
+
+impl Options {
+    /// Messages that are due in this time.
+    pub fn messages_in(&self, time: Duration) -> u64 {
+        (f64::from(self.rate) * time.as_secs_f64()).ceil() as u64
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
@@ -132,18 +133,27 @@ impl Variant {
 pub struct Usual {
     /// wss connections, of scenarios that have one kind of them.
     pub connections: u32,
-    /// Seconds of each measurement.
-    pub seconds: u32,
+    /// How long each measurement takes.
+    pub length: Duration,
+    /// How long everything runs before it.
+    pub warm_up: Duration,
     /// How often each variant is measured.
     pub pairs: u32,
     /// Messages a second, where a rate is kept.
     pub rate: u32,
-    /// Seconds of idleness before memory is read.
-    pub idle: u32,
+    /// How long connections are idle before memory is read.
+    pub idle: Duration,
 }
 
 impl Usual {
-    const MOSTLY: Self = Self { connections: 1_000, seconds: 10, pairs: 5, rate: 20, idle: 3 };
+    const MOSTLY: Self = Self {
+        connections: 1_000,
+        length: Duration::from_secs(10),
+        warm_up: Duration::from_secs(1),
+        pairs: 5,
+        rate: 20,
+        idle: Duration::from_secs(3),
+    };
 }
 
 impl Scenario {
@@ -196,15 +206,16 @@ impl Scenario {
         match self {
             Self::History | Self::Filters => Usual { pairs: 9, ..mostly },
             Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
-            Self::Matrix(_) => Usual { seconds: 3, idle: 2, ..mostly },
+            Self::Matrix(_) => Usual { length: Duration::from_secs(3), idle: Duration::from_secs(2), ..mostly },
             _ => mostly,
         }
     }
 
     /// How much it takes when it is only to be seen that it works.
     pub fn usual_in_a_smoke_run(&self) -> Usual {
-        let seconds = if matches!(self, Self::Storm(_)) { 3 } else { 1 };
-        Usual { connections: 50, seconds, pairs: 1, idle: 1, ..self.usual() }
+        let length = Duration::from_millis(if matches!(self, Self::Storm(_)) { 2_500 } else { 400 });
+        let (warm_up, idle) = (Duration::from_millis(100), Duration::ZERO);
+        Usual { connections: 50, pairs: 1, length, warm_up, idle, ..self.usual() }
     }
 
     /// How many connections are open at a time, where `connections` were asked for.

@@ -31,7 +31,7 @@ impl Bench {
     /// Opens all connections and closes them, again and again; only the opening is measured.
     pub async fn connects(&self, server: &Server) -> Outcome<Sample> {
         drop(self.open(server, 1).await?);
-        let until = Instant::now() + Duration::from_secs(self.options.seconds.into());
+        let until = Instant::now() + self.options.length;
         let mut opening = Opening::default();
         while Instant::now() < until {
             drop(self.open_all(server, &mut opening).await?);

@@ -27,8 +27,8 @@ impl Bench {
         let (inlet, messages, ledger) =
             (server.inlet(&self.certificate)?, self.messages.clone(), load.ledger().clone());
         let (receivers, before) = (self.everyone(), ledger.messages_of(TIMED_LANE));
-        let warm = before + u64::from(self.options.rate);
-        let last = warm + u64::from(self.options.rate * self.options.seconds);
+        let warm = before + self.options.messages_in(self.options.warm_up);
+        let last = warm + self.options.messages_in(self.options.length);
         let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate, before };
         load.progress().follow(schedule);
         let publishing = on_own_thread(async move || {

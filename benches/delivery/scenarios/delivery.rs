@@ -36,10 +36,10 @@ impl Bench {
     /// CPU while messages go out one at a time.
     pub async fn one_write_each(&self, server: &Server, load: &Load) -> Outcome<Sample> {
         let mut publisher = server.inlet(&self.certificate)?.open().await?;
-        self.publish_apart(&mut publisher, load, 1).await?;
+        self.publish_apart(&mut publisher, load, self.options.warm_up).await?;
         let (deliveries, bytes) = (load.progress().deliveries(), load.progress().bytes());
         let (cpu, own, started) = (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
-        self.publish_apart(&mut publisher, load, self.options.seconds).await?;
+        self.publish_apart(&mut publisher, load, self.options.length).await?;
         let seconds = started.elapsed().as_secs_f64();
         let (cpu, own) = (server.process().cpu_seconds()? - cpu, own_cpu_seconds()? - own);
         let deliveries = (load.progress().deliveries() - deliveries) as f64;
@@ -50,11 +50,11 @@ impl Bench {
     }
 
     /// Publishes at the rate, and never before the last message reached everyone: so each is a write of its own.
-    async fn publish_apart(&self, publisher: &mut Publisher, load: &Load, seconds: u32) -> Outcome<()> {
+    async fn publish_apart(&self, publisher: &mut Publisher, load: &Load, time: Duration) -> Outcome<()> {
         let receivers = self.everyone();
         let mut ticks = interval(Duration::from_secs(1) / self.options.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for _ in 0..self.options.rate * seconds {
+        for _ in 0..self.options.messages_in(time) {
             ticks.tick().await;
             let message = self.messages.text(load.ledger().next(TIMED_LANE));
             publisher.publish(&message, &receivers).await?;

@@ -1,7 +1,5 @@
 //! What an idle connection holds: of the server's memory, and of the kernel's.
 
-use std::time::Duration;
-
 use tokio::time::sleep;
 
 use crate::Outcome;
@@ -28,7 +26,7 @@ impl Bench {
 
     /// What each connection has added, with all of them open and idle.
     pub async fn idle(&self, server: &Server, empty: &Empty) -> Outcome<Sample> {
-        sleep(Duration::from_secs(self.options.idle.into())).await;
+        sleep(self.options.idle).await;
         let (idle, kernel) = (server.process().memory()?, kernel_memory()?);
         let connections = f64::from(self.options.connections);
         Ok(vec![

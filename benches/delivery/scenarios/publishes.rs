@@ -1,7 +1,5 @@
 //! What publishing costs by itself: to someone who is not connected, while everyone else is.
 
-use std::time::Duration;
-
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -27,8 +25,6 @@ pub const FIGURES: &[Figure] = &[
 const PUBLISHERS: usize = 16;
 /// Entries of a batch: the most that Herald takes.
 const BATCH: usize = 100;
-/// How long every publisher publishes before anything is counted.
-const WARM_UP: Duration = Duration::from_secs(1);
 
 /// What is posted, again and again.
 #[derive(Clone)]
@@ -59,13 +55,13 @@ impl Bench {
 
     async fn publish_flat_out(&self, server: &Server, request: &Request) -> Outcome<Sample> {
         let inlet = server.inlet(&self.certificate)?;
-        let from = Instant::now() + WARM_UP;
-        let until = from + Duration::from_secs(self.options.seconds.into());
+        let from = Instant::now() + self.options.warm_up;
+        let until = from + self.options.length;
         let mut publishers = JoinSet::new();
         for _ in 0..PUBLISHERS {
             publishers.spawn(post_until(inlet.clone(), request.clone(), from..until));
         }
-        sleep(WARM_UP).await;
+        sleep(self.options.warm_up).await;
         let (cpu, own) = (server.process().cpu_seconds()?, own_cpu_seconds()?);
         sleep(until - from).await;
         let (cpu, own) = (server.process().cpu_seconds()? - cpu, own_cpu_seconds()? - own);
@@ -73,7 +69,7 @@ impl Bench {
         while let Some(posted) = publishers.join_next().await {
             messages += (posted?? * request.messages) as f64;
         }
-        Ok(vec![cpu / messages * 1e6, own / messages * 1e6, messages / f64::from(self.options.seconds)])
+        Ok(vec![cpu / messages * 1e6, own / messages * 1e6, messages / self.options.length.as_secs_f64()])
     }
 }
 

@@ -22,9 +22,10 @@ pub const FIGURES: &[Figure] =
 
 /// Messages that are published and have not yet reached everyone.
 const IN_FLIGHT: usize = 64;
+/// The publishers stop so long after everything was read.
+const BEFORE_THE_END: Duration = Duration::from_millis(100);
 /// Each of these has a lane of its own; the timed one is none of them.
 const FIRST_LANE: usize = TIMED_LANE + 1;
-const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Bench {
     /// CPU while `IN_FLIGHT` messages are always under way, one from each publisher.
@@ -32,7 +33,7 @@ impl Bench {
         let inlet = server.inlet(&self.certificate)?;
         let publishers = try_join_all((0..IN_FLIGHT).map(|_| inlet.open())).await?;
         let room = Semaphore::new(IN_FLIGHT);
-        let until = Instant::now() + WARM_UP + Duration::from_secs(self.options.seconds.into());
+        let until = Instant::now() + self.options.warm_up + self.options.length;
         let (sample, ()) = tokio::select! {
             done = try_join(self.watch(server, load), self.publish_all(publishers, load, &room, until)) => done?,
             failure = make_room(load, &room) => return Err(failure),
@@ -66,10 +67,10 @@ impl Bench {
 
     /// What is used and delivered once everything is warm.
     async fn watch(&self, server: &Server, load: &Load) -> Outcome<Sample> {
-        sleep(WARM_UP).await;
+        sleep(self.options.warm_up).await;
         let (cpu, own) = (server.process().cpu_seconds()?, own_cpu_seconds()?);
         let (deliveries, started) = (load.progress().deliveries(), Instant::now());
-        sleep(Duration::from_secs(self.options.seconds.into()) - Duration::from_millis(100)).await;
+        sleep(self.options.length - BEFORE_THE_END).await;
         let deliveries = (load.progress().deliveries() - deliveries) as f64;
         let (cpu, own) = (server.process().cpu_seconds()? - cpu, own_cpu_seconds()? - own);
         Ok(vec![

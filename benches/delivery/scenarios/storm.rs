@@ -140,7 +140,7 @@ impl Scene {
             Some(how) => self.crowd.come_back(how, &self.missed).await?,
             None => Duration::ZERO,
         };
-        let end = start + Duration::from_secs(bench.options.seconds.into());
+        let end = start + bench.options.length;
         if Instant::now() > end {
             return Err(format!("the storm lasted {lasted:?}, longer than the window").into());
         }
