@@ -16,11 +16,14 @@ use crate::scenarios::{connects, delays, delivery, idle, matrix, publishes, satu
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
 use crate::servers::floor::{FloorServer, Kind};
-use crate::servers::herald::{HeraldServer, INSTANCE, Setup};
+use crate::servers::herald::{HeraldServer, INSTANCE};
 use crate::servers::process::{free_address, load_average};
+use crate::servers::setup::Setup;
 
 /// Connections beside the listeners: publishers, and what is being closed.
 const MORE_CONNECTIONS: u32 = 200;
+/// The nice value of a server that gives way (setpriority(2)).
+const SERVER_PRIORITY: i32 = 10;
 
 /// Everything that stays the same in one run.
 pub struct Bench {
@@ -29,7 +32,7 @@ pub struct Bench {
     /// Both servers' certificate.
     pub certificate: Certificate,
     /// What Herald is started with.
-    pub setup: Setup,
+    pub setup: Arc<Setup>,
     /// What is published.
     pub messages: Arc<Messages>,
 }
@@ -38,7 +41,7 @@ impl Bench {
     /// Makes the certificate and the secret of the run; `directory` takes all files of all servers.
     pub fn new(options: Options, directory: &Path) -> Outcome<Self> {
         let certificate = Certificate::create(directory)?;
-        let setup = Setup::new(directory, &certificate, options.settings.clone())?;
+        let setup = Arc::new(Setup::new(directory, &certificate, options.settings.clone())?);
         let messages = Arc::new(Messages::new(options.payload as usize));
         Ok(Self { options, certificate, setup, messages })
     }
@@ -64,36 +67,48 @@ impl Bench {
 
     /// Measures the scenario in all its rounds, and prints each.
     pub async fn run(&self, scenario: &Scenario) -> Outcome<Report> {
-        let rounds = self.options.pairs as usize;
-        if let Scenario::Storm(options) = scenario {
-            return self.storms(scenario, options, rounds).await;
+        match scenario {
+            Scenario::Storm(options) => self.storms(scenario, options).await,
+            _ => self.compare(scenario).await,
         }
+    }
+
+    /// Measures every variant, each in a process of its own.
+    async fn compare(&self, scenario: &Scenario) -> Outcome<Report> {
         let wanted = |variant: &Variant| self.options.only.is_none_or(|only| only == *variant);
         let variants: Vec<Variant> = scenario.variants().iter().copied().filter(wanted).collect();
         if variants.is_empty() {
             return Err("this scenario does not measure that variant".into());
         }
         let names = variants.iter().map(|variant| variant.name()).collect();
-        let mut report = Report::new(Layout::by_the_first(names, figures_of(scenario)));
-        for round in 0..rounds {
-            report.add(self.round(scenario, &variants, round).await?);
+        let report = Report::new(Layout::by_the_first(names, figures_of(scenario)));
+        self.in_turn(report, async |which| {
+            let mut server = self.start(scenario, variants[which]).await?;
+            let sample = self.sample(scenario, &mut server).await;
+            sample.map_err(|failure| server.process().explain(failure))
+        })
+        .await
+    }
+
+    /// Measures each of the report's variants in every round; each round begins with the next one.
+    pub async fn in_turn(
+        &self,
+        mut report: Report,
+        mut measure: impl AsyncFnMut(usize) -> Outcome<Sample>,
+    ) -> Outcome<Report> {
+        let variants = report.layout.variants.len();
+        for round in 0..self.options.pairs as usize {
+            let mut samples = vec![Sample::new(); variants];
+            for place in 0..variants {
+                let which = (place + round) % variants;
+                samples[which] = measure(which).await?;
+            }
+            report.add(samples);
         }
         Ok(report)
     }
 
-    /// Measures every variant, each in a process of its own; each round begins with the next one.
-    async fn round(&self, scenario: &Scenario, variants: &[Variant], round: usize) -> Outcome<Vec<Sample>> {
-        let mut samples = vec![Sample::new(); variants.len()];
-        for place in 0..variants.len() {
-            let which = (place + round) % variants.len();
-            let server = self.start(scenario, variants[which]).await?;
-            let sample = self.sample(scenario, &server).await;
-            samples[which] = sample.map_err(|failure| server.process().explain(failure))?;
-        }
-        Ok(samples)
-    }
-
-    async fn sample(&self, scenario: &Scenario, server: &Server) -> Outcome<Sample> {
+    async fn sample(&self, scenario: &Scenario, server: &mut Server) -> Outcome<Sample> {
         match scenario {
             Scenario::Saturated => self.saturated(server, &self.open(server, self.options.connections).await?).await,
             Scenario::Latency => self.delays(server, &self.open(server, self.options.connections).await?).await,
@@ -120,9 +135,16 @@ impl Bench {
             settings.push(("HERALD_HISTORY_MESSAGES", "0".to_owned()));
         }
         let proxy = if self.options.proxy { Some(free_address()?) } else { None };
-        let mut herald = HeraldServer::start(&self.setup, &self.certificate, &settings, proxy).await?;
-        herald.address_by(Envelope::of(variant), &self.setup).await?;
+        let mut herald = HeraldServer::start(&self.setup, settings, proxy).await?;
+        herald.address_by(Envelope::of(variant)).await?;
         Ok(Server::Herald(herald))
+    }
+
+    /// Starts a Herald that gives way to the listeners, as if these were on machines of their own.
+    pub async fn start_giving_way(&self, scenario: &Scenario) -> Outcome<Server> {
+        let server = self.start(scenario, Variant::Herald).await?;
+        server.process().lower_priority(SERVER_PRIORITY)?;
+        Ok(server)
     }
 
     /// Whom a message must be counted for.
@@ -133,14 +155,18 @@ impl Bench {
 
     /// Opens `connections` listeners.
     pub async fn open(&self, server: &Server, connections: u32) -> Outcome<Load> {
-        let target = Target {
+        Load::open(self.target(server, "listeners", connections)?).await
+    }
+
+    /// So many listeners of a group.
+    pub fn target(&self, server: &Server, group: &str, connections: u32) -> Outcome<Target> {
+        Ok(Target {
             route: server.route(&self.certificate)?,
             path: format!("/?instance={INSTANCE}"),
-            tokens: self.setup.listener_tokens("listeners", connections)?,
+            tokens: self.setup.listener_tokens(group, connections)?,
             messages: self.messages.clone(),
             ending: Ending::Never,
-        };
-        Load::open(target).await
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::Outcome;
 use crate::clients::message::{LARGEST, SMALLEST};
 use crate::scenario::{Scenario, Variant};
 
@@ -94,6 +95,7 @@ impl Arguments {
     pub fn settle(&self, scenario: &Scenario) -> Options {
         let usual = if self.is_smoke() { scenario.usual_in_a_smoke_run() } else { scenario.usual() };
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let settings = usual.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Options {
             connections: self.connections.unwrap_or(usual.connections),
             length: self.seconds.map_or(usual.length, seconds),
@@ -105,7 +107,7 @@ impl Arguments {
             workers: self.workers.max(1),
             proxy: self.proxy,
             only: self.only,
-            settings: self.settings.clone(),
+            settings: settings.chain(self.settings.iter().cloned()).collect(),
         }
     }
 
@@ -115,6 +117,14 @@ impl Arguments {
 }
 
 impl Options {
+    /// The value of a number among Herald's settings, which is `usual` where none is given.
+    pub fn setting(&self, name: &str, usual: u64) -> Outcome<u64> {
+        match self.settings.iter().rev().find(|(known, _)| known == name) {
+            Some((_, value)) => Ok(value.parse().map_err(|_| format!("{name}={value} is not a number"))?),
+            None => Ok(usual),
+        }
+    }
+
     /// Messages that are due in this time.
     pub fn messages_in(&self, time: Duration) -> u64 {
         (f64::from(self.rate) * time.as_secs_f64()).ceil() as u64

@@ -1,12 +1,12 @@
 //! What can be measured: names, options of their own, what each compares, and how much of everything is usual for it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
 use crate::clients::message::{LARGEST, SMALLEST};
+use crate::servers::floor::FloorOptions;
 
 /// What can be measured.
 #[derive(Clone, Subcommand)]
@@ -74,26 +74,6 @@ pub enum ListenerKind {
     Proxy,
 }
 
-/// What the floor's own process is told.
-#[derive(Clone, clap::Args)]
-pub struct FloorOptions {
-    /// Where to listen
-    #[arg(long)]
-    pub address: SocketAddr,
-    /// The certificate chain, PEM
-    #[arg(long)]
-    pub certificate: PathBuf,
-    /// Its key, PEM
-    #[arg(long)]
-    pub key: PathBuf,
-    /// Without TLS
-    #[arg(long)]
-    pub plain: bool,
-    /// As bare actix
-    #[arg(long)]
-    pub rest: bool,
-}
-
 /// A server under measurement.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Variant {
@@ -143,6 +123,8 @@ pub struct Usual {
     pub rate: u32,
     /// How long connections are idle before memory is read.
     pub idle: Duration,
+    /// Settings of Herald's.
+    pub settings: &'static [(&'static str, &'static str)],
 }
 
 impl Usual {
@@ -153,18 +135,15 @@ impl Usual {
         pairs: 5,
         rate: 20,
         idle: Duration::from_secs(3),
+        settings: &[],
     };
 }
 
 impl Scenario {
-    /// All of them, small and short: only to see that they work.
+    /// All of them, small and short, only to see that they work: the first five are phases of a matrix.
     pub fn all_small() -> Vec<Self> {
         let scenarios = [
-            Self::Delivery,
-            Self::Saturated,
-            Self::Latency,
             Self::Connects,
-            Self::Publishes,
             Self::History,
             Self::Filters,
             Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
@@ -206,7 +185,10 @@ impl Scenario {
         match self {
             Self::History | Self::Filters => Usual { pairs: 9, ..mostly },
             Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
-            Self::Matrix(_) => Usual { length: Duration::from_secs(3), idle: Duration::from_secs(2), ..mostly },
+            Self::Matrix(_) => {
+                let (length, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
+                Usual { length, warm_up, idle: Duration::from_secs(1), ..mostly }
+            }
             _ => mostly,
         }
     }

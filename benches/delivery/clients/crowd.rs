@@ -3,20 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::setpriority_process;
 use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use crate::clients::background::Background;
 use crate::clients::client::{Client, describe};
 use crate::clients::frames::TEXT;
 use crate::clients::message::{Content, Messages, Number};
 use crate::clients::wire::Route;
 use crate::{Failure, Outcome};
 
-/// The lowest priority there is (setpriority(2)).
-const LOWEST_PRIORITY: i32 = 19;
 /// How long one client may take to be back and have everything.
 const LONGEST_RETURN: Duration = Duration::from_secs(30);
 
@@ -40,7 +37,7 @@ pub struct Missed {
 
 /// All of them.
 pub struct Crowd {
-    runtime: Option<Runtime>,
+    background: Background,
     route: Route,
     path: String,
     members: Vec<Member>,
@@ -55,17 +52,8 @@ struct Member {
 impl Crowd {
     /// A crowd with a member for each token; nobody is connected yet.
     pub fn new(route: Route, path: String, tokens: Vec<String>) -> Outcome<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .on_thread_start(|| {
-                if let Err(error) = setpriority_process(None, LOWEST_PRIORITY) {
-                    eprintln!("the crowd's thread keeps its priority: {error}");
-                }
-            })
-            .enable_all()
-            .build()?;
         let members = tokens.into_iter().map(|token| Member { token, cursor: String::new(), client: None }).collect();
-        Ok(Self { runtime: Some(runtime), route, path, members })
+        Ok(Self { background: Background::start()?, route, path, members })
     }
 
     /// Closes every socket without a word.
@@ -83,7 +71,6 @@ impl Crowd {
 
     /// Everyone connects at the same moment; returns how long it took until the last was `CONNECTED` and, if resuming, had what it missed.
     pub async fn come_back(&mut self, how: Return, missed: &Missed) -> Outcome<Duration> {
-        let runtime = self.runtime.as_ref().ok_or("the crowd is gone")?;
         let mut returning = JoinSet::new();
         let start = Instant::now();
         for (index, member) in self.members.drain(..).enumerate() {
@@ -92,20 +79,12 @@ impl Crowd {
                 let back = timeout(LONGEST_RETURN, member.come_back(&route, &path, how, &missed)).await;
                 back.map_err(Failure::from).flatten().map_err(|error| format!("member {index}: {error}"))
             };
-            returning.spawn_on(back, runtime.handle());
+            returning.spawn_on(back, self.background.handle());
         }
         while let Some(member) = returning.join_next().await {
             self.members.push(member??);
         }
         Ok(start.elapsed())
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

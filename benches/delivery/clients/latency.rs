@@ -1,54 +1,46 @@
 //! When each message is due, and how late it came: latency without coordinated omission.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::thread::{self, JoinHandle};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
+use crate::clients::message::Number;
 
-use crate::Outcome;
+/// The lanes of messages that are due at a time, which are published in turn: enough that none waits for the answer to its last message.
+pub const TIMED_LANES: usize = 32;
 
-/// Messages of one lane at a fixed rate: the first is due one interval after the start.
+/// Messages at a fixed rate, counted from 0: the first is due one interval after the start.
 #[derive(Clone, Copy)]
 pub struct Schedule {
-    /// When `before` would have been due.
+    /// When it begins.
     pub start: Instant,
     /// From one message to the next.
     pub interval: Duration,
-    /// The place of the last message that was published before, at no fixed time.
-    pub before: u64,
 }
 
 impl Schedule {
     /// When this message is due, whenever it is really sent.
-    pub fn due(&self, place: u64) -> Instant {
-        self.start + Duration::from_nanos(self.interval.as_nanos() as u64 * (place - self.before))
+    pub fn due(&self, message: u64) -> Instant {
+        self.start + Duration::from_nanos(self.interval.as_nanos() as u64 * (message + 1))
     }
 
-    /// The place of the last message that is due at or before `time`.
-    pub fn place_at(&self, time: Instant) -> u64 {
-        self.before + (time.saturating_duration_since(self.start).as_nanos() / self.interval.as_nanos()) as u64
+    /// How many messages are due until `time`.
+    pub fn due_until(&self, time: Instant) -> u64 {
+        (time.saturating_duration_since(self.start).as_nanos() / self.interval.as_nanos()) as u64
     }
 
-    /// Sleeps until the message is due. This is the thread's own sleep: a runtime's timers are coarser.
-    pub fn wait_for(&self, place: u64) {
-        thread::sleep(self.due(place).saturating_duration_since(Instant::now()));
+    /// Sleeps until the message is due; false when `stop` is dropped before. This is the thread's own sleep: a runtime's
+    /// timers are coarser.
+    pub fn wait_for(&self, message: u64, stop: &Receiver<()>) -> bool {
+        let left = self.due(message).saturating_duration_since(Instant::now());
+        stop.recv_timeout(left) == Err(RecvTimeoutError::Timeout)
     }
 }
 
-/// Runs `work` on a thread and a runtime of its own, so that nothing else in this process delays it.
-pub fn on_own_thread<T, F>(work: F) -> JoinHandle<Outcome<T>>
-where
-    T: Send + 'static,
-    F: AsyncFnOnce() -> Outcome<T> + Send + 'static,
-{
-    thread::spawn(move || Builder::new_current_thread().enable_all().build()?.block_on(work()))
-}
-
-/// What a thread's work came to.
-pub async fn joined<T: Send + 'static>(thread: JoinHandle<Outcome<T>>) -> Outcome<T> {
-    tokio::task::spawn_blocking(move || thread.join()).await?.map_err(|_| "the publishing thread panicked")?
+/// Which message of a schedule has this number; none if its lane is not timed.
+fn message(number: Number) -> Option<u64> {
+    (number.lane < TIMED_LANES).then(|| (number.place - 1) * TIMED_LANES as u64 + number.lane as u64)
 }
 
 /// How late messages came, each at each connection.
@@ -57,16 +49,23 @@ pub struct Latencies(Mutex<Vec<(u64, Duration)>>);
 
 impl Latencies {
     /// Notes that these messages have come now.
-    pub fn note(&self, schedule: &Schedule, places: impl Iterator<Item = u64>) {
+    pub fn note(&self, schedule: &Schedule, numbers: &[Number]) {
         let now = Instant::now();
-        let late = places.map(|place| (place, now.saturating_duration_since(schedule.due(place))));
+        let messages = numbers.iter().filter_map(|number| message(*number));
+        let late = messages.map(|message| (message, now.saturating_duration_since(schedule.due(message))));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
     }
 
-    /// The percentiles of messages with these places; forgets everything until now.
-    pub fn take(&self, places: std::ops::Range<u64>) -> Percentiles {
+    /// How often one of these messages has come.
+    pub fn count(&self, messages: &Range<u64>) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|(message, _)| messages.contains(message)).count()
+    }
+
+    /// The percentiles of these messages; forgets everything until now.
+    pub fn take(&self, messages: &Range<u64>) -> Percentiles {
         let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let wanted = all.into_iter().filter(|(place, _)| places.contains(place));
+        let wanted = all.into_iter().filter(|(message, _)| messages.contains(message));
         let mut sorted: Vec<Duration> = wanted.map(|(_, latency)| latency).collect();
         sorted.sort_unstable();
         Percentiles(sorted)

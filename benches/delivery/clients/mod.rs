@@ -1,5 +1,6 @@
 //! Everything on this side of the wire: listeners that check what they hear, publishers, and the little protocol that both need.
 
+pub mod background;
 pub mod client;
 pub mod crowd;
 pub mod envelope;
@@ -11,4 +12,5 @@ pub mod message;
 pub mod order;
 pub mod progress;
 pub mod publisher;
+pub mod punctual;
 pub mod wire;

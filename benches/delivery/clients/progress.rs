@@ -13,9 +13,6 @@ use crate::clients::listener::Seat;
 use crate::clients::message::Number;
 use crate::clients::order::Order;
 
-/// The lane whose messages are due at a time.
-pub const TIMED_LANE: usize = 0;
-
 /// What all connections have had so far, together.
 #[derive(Default)]
 pub struct Progress {
@@ -31,6 +28,8 @@ pub struct Progress {
     wanted: AtomicU64,
     schedule: OnceLock<Schedule>,
     latencies: Latencies,
+    /// Connections that were closed, and that were cut.
+    ended: [AtomicU64; 2],
     departed: Mutex<Vec<Departure>>,
     failure: Mutex<Option<String>>,
     changed: Notify,
@@ -85,7 +84,7 @@ impl Progress {
         self.bytes.load(Ordering::SeqCst)
     }
 
-    /// From now on it is noted how late each message of the timed lane comes. The schedule can be set once.
+    /// From now on it is noted how late each message of the timed lanes comes. The schedule can be set once.
     pub fn follow(&self, schedule: Schedule) {
         let _ = self.schedule.set(schedule);
     }
@@ -104,8 +103,7 @@ impl Progress {
     /// A connection has had these messages.
     pub fn add(&self, numbers: &[Number], bytes: u64) {
         if let Some(schedule) = self.schedule.get() {
-            let timed = numbers.iter().filter(|number| number.lane == TIMED_LANE && number.place > schedule.before);
-            self.latencies.note(schedule, timed.map(|number| number.place));
+            self.latencies.note(schedule, numbers);
         }
         let messages = numbers.len() as u64;
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
@@ -121,8 +119,16 @@ impl Progress {
         // In this order, so that what others still lack is never counted as had.
         self.received.fetch_sub(departure.seat.order.messages(), Ordering::SeqCst);
         self.open.fetch_sub(1, Ordering::SeqCst);
+        let [closed, cut] = &self.ended;
+        let counter = if departure.code.is_some() { closed } else { cut };
+        counter.fetch_add(1, Ordering::SeqCst);
         self.departed.lock().unwrap_or_else(PoisonError::into_inner).push(departure);
         self.changed.notify_waiters();
+    }
+
+    /// Connections that have been closed, and that have been cut, until now.
+    pub fn departures(&self) -> [u64; 2] {
+        [&self.ended[0], &self.ended[1]].map(|counter| counter.load(Ordering::SeqCst))
     }
 
     /// Those who have left since the last time.

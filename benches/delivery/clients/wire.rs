@@ -1,10 +1,11 @@
 //! How a client reaches a server: over TLS, or in plain HTTP as a proxy in front of Herald would.
 
+use std::io;
 use std::net::SocketAddr;
 
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 use bytes::BytesMut;
@@ -32,12 +33,18 @@ pub struct Route {
     pub address: SocketAddr,
     /// TLS that trusts it; without, this end is a proxy that has ended TLS.
     pub connector: Option<TlsConnector>,
+    /// `SO_RCVBUF` in bytes; without, the system's own tuning.
+    pub receive_buffer: Option<u32>,
 }
 
 impl Route {
     /// Connects, TLS included.
     pub async fn connect(&self) -> Outcome<Wire> {
-        let stream = TcpStream::connect(self.address).await?;
+        let socket = TcpSocket::new_v4()?;
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         match &self.connector {
             Some(connector) => Ok(Box::new(connector.connect(ServerName::try_from(SERVER_NAME)?, stream).await?)),
@@ -90,7 +97,7 @@ pub async fn read_some(wire: &mut Wire, received: &mut BytesMut) -> Outcome<()> 
     }
     received.reserve(READ);
     match wire.read_buf(received).await? {
-        0 => Err("the server closed the connection".into()),
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection").into()),
         _ => Ok(()),
     }
 }

@@ -1,13 +1,12 @@
 //! How long a delivery takes at a fixed rate, from the moment when the message was due.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use crate::Outcome;
-use crate::clients::latency::{Schedule, joined, on_own_thread};
 use crate::clients::load::Load;
-use crate::clients::progress::TIMED_LANE;
+use crate::clients::punctual::Punctual;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
 use crate::scenarios::delivery::AFTERMATH;
@@ -24,25 +23,16 @@ pub const FIGURES: &[Figure] = &[
 impl Bench {
     /// Publishes when each message is due, whatever became of the others.
     pub async fn delays(&self, server: &Server, load: &Load) -> Outcome<Sample> {
-        let (inlet, messages, ledger) =
-            (server.inlet(&self.certificate)?, self.messages.clone(), load.ledger().clone());
-        let (receivers, before) = (self.everyone(), ledger.messages_of(TIMED_LANE));
-        let warm = before + self.options.messages_in(self.options.warm_up);
-        let last = warm + self.options.messages_in(self.options.length);
-        let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / self.options.rate, before };
-        load.progress().follow(schedule);
-        let publishing = on_own_thread(async move || {
-            let mut publisher = inlet.open().await?;
-            for place in before + 1..=last {
-                schedule.wait_for(place);
-                publisher.publish(&messages.text(ledger.next(TIMED_LANE)), &receivers).await?;
-            }
-            Ok(())
-        });
-        joined(publishing).await?;
+        let inlet = server.inlet(&self.certificate)?;
+        let publishing = Punctual::begin(load, inlet, self.messages.clone(), self.options.rate).await?;
+        let start = Instant::now() + self.options.warm_up;
+        let end = start + self.options.length;
+        sleep_until(end.into()).await;
+        let delays = publishing.delays(start..end).await?;
+        publishing.end().await?;
         load.delivered(load.ledger().messages()).await?;
         sleep(AFTERMATH).await;
         load.check()?;
-        Ok(load.progress().latencies().take(warm + 1..last + 1).figures())
+        Ok(delays)
     }
 }

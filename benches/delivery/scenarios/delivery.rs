@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::Outcome;
+use crate::clients::latency::TIMED_LANES;
 use crate::clients::load::Load;
-use crate::clients::progress::TIMED_LANE;
 use crate::clients::publisher::Publisher;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
@@ -23,6 +23,9 @@ pub const FIGURES: &[Figure] = &[
 
 /// How long a message could still arrive twice after the last was delivered.
 pub const AFTERMATH: Duration = Duration::from_millis(500);
+
+/// The publisher's.
+const LANE: usize = TIMED_LANES;
 
 impl Bench {
     /// CPU while messages go out one at a time, and memory with everyone connected and idle before that.
@@ -56,7 +59,7 @@ impl Bench {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for _ in 0..self.options.messages_in(time) {
             ticks.tick().await;
-            let message = self.messages.text(load.ledger().next(TIMED_LANE));
+            let message = self.messages.text(load.ledger().next(LANE));
             publisher.publish(&message, &receivers).await?;
             load.delivered(load.ledger().messages()).await?;
         }

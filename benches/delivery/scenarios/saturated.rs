@@ -1,14 +1,14 @@
 //! What a delivery costs when as much is published as goes through.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::future::{try_join, try_join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
+use crate::clients::latency::TIMED_LANES;
 use crate::clients::load::Load;
-use crate::clients::progress::TIMED_LANE;
-use crate::clients::publisher::Publisher;
 use crate::measure::Bench;
 use crate::report::figures::{Figure, Sample};
 use crate::scenarios::delivery::AFTERMATH;
@@ -24,45 +24,49 @@ pub const FIGURES: &[Figure] =
 const IN_FLIGHT: usize = 64;
 /// The publishers stop so long after everything was read.
 const BEFORE_THE_END: Duration = Duration::from_millis(100);
-/// Each of these has a lane of its own; the timed one is none of them.
-const FIRST_LANE: usize = TIMED_LANE + 1;
+/// Each of these has a lane of its own, which no other phase uses.
+const FIRST_LANE: usize = TIMED_LANES + 1;
 
 impl Bench {
     /// CPU while `IN_FLIGHT` messages are always under way, one from each publisher.
     pub async fn saturated(&self, server: &Server, load: &Load) -> Outcome<Sample> {
-        let inlet = server.inlet(&self.certificate)?;
-        let publishers = try_join_all((0..IN_FLIGHT).map(|_| inlet.open())).await?;
-        let room = Semaphore::new(IN_FLIGHT);
-        let until = Instant::now() + self.options.warm_up + self.options.length;
-        let (sample, ()) = tokio::select! {
-            done = try_join(self.watch(server, load), self.publish_all(publishers, load, &room, until)) => done?,
-            failure = make_room(load, &room) => return Err(failure),
-        };
-        load.delivered(load.ledger().messages()).await?;
+        let sample = self.flat_out(server, load, self.everyone(), self.watch(server, load)).await?;
         sleep(AFTERMATH).await;
         load.check()?;
         Ok(sample)
     }
 
-    /// Every publisher publishes in a lane of its own until the time is over.
-    async fn publish_all(
+    /// Keeps `IN_FLIGHT` messages under way until the time is over and everyone has them; each must be counted for
+    /// `receivers`. Returns what `watch` saw meanwhile.
+    pub async fn flat_out<T>(
         &self,
-        publishers: Vec<Publisher>,
+        server: &Server,
         load: &Load,
-        room: &Semaphore,
-        until: Instant,
-    ) -> Outcome<()> {
-        let receivers = &self.everyone();
-        let publishing = publishers.into_iter().zip(FIRST_LANE..).map(|(mut publisher, lane)| async move {
-            while Instant::now() < until {
-                room.acquire().await?.forget();
-                let message = self.messages.text(load.ledger().next(lane));
-                publisher.publish(&message, receivers).await?;
+        receivers: RangeInclusive<usize>,
+        watch: impl Future<Output = Outcome<T>>,
+    ) -> Outcome<T> {
+        let inlet = server.inlet(&self.certificate)?;
+        let publishers = try_join_all((0..IN_FLIGHT).map(|_| inlet.open())).await?;
+        let room = Semaphore::new(IN_FLIGHT);
+        let until = Instant::now() + self.options.warm_up + self.options.length;
+        let publishing = publishers.into_iter().zip(FIRST_LANE..).map(|(mut publisher, lane)| {
+            let (room, receivers) = (&room, &receivers);
+            async move {
+                while Instant::now() < until {
+                    room.acquire().await?.forget();
+                    publisher.publish(&self.messages.text(load.ledger().next(lane)), receivers).await?;
+                }
+                Ok::<_, Failure>(())
             }
-            Ok::<_, Failure>(())
         });
-        try_join_all(publishing).await?;
-        load.delivered(load.ledger().messages()).await
+        let everything = async {
+            try_join_all(publishing).await?;
+            load.delivered(load.ledger().messages()).await
+        };
+        tokio::select! {
+            done = try_join(watch, everything) => done.map(|(seen, ())| seen),
+            failure = make_room(load, &room) => Err(failure),
+        }
     }
 
     /// What is used and delivered once everything is warm.

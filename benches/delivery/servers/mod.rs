@@ -3,7 +3,9 @@
 pub mod certificate;
 pub mod floor;
 pub mod herald;
+mod manage;
 pub mod process;
+pub mod setup;
 
 use std::net::SocketAddr;
 
@@ -37,27 +39,23 @@ impl Server {
     pub fn route(&self, certificate: &Certificate) -> Outcome<Route> {
         let (address, plain): (SocketAddr, bool) = match self {
             Self::Floor(floor) => (floor.address, floor.plain),
-            Self::Herald(herald) => (herald.proxy.unwrap_or(herald.address), herald.proxy.is_some()),
+            Self::Herald(herald) => (herald.proxy().unwrap_or(herald.address()), herald.proxy().is_some()),
         };
         let connector = if plain { None } else { Some(certificate.connector()?) };
-        Ok(Route { address, connector })
-    }
-
-    /// The token that publishing needs; the floor takes any.
-    pub fn token(&self) -> &str {
-        match self {
-            Self::Floor(_) => "none",
-            Self::Herald(herald) => &herald.publisher,
-        }
+        Ok(Route { address, connector, receive_buffer: None })
     }
 
     /// Where messages go in.
     pub fn inlet(&self, certificate: &Certificate) -> Outcome<Inlet> {
-        let (route, token) = (self.route(certificate)?, self.token().to_owned());
-        let envelope = match self {
-            Self::Floor(_) => Envelope::EVERYONE,
-            Self::Herald(herald) => herald.envelope,
-        };
-        Ok(Inlet { route, token, instance: INSTANCE, envelope })
+        let (route, instance) = (self.route(certificate)?, INSTANCE);
+        Ok(match self {
+            Self::Floor(floor) => {
+                let (route, token) = (Route { address: floor.inlet, ..route }, String::new());
+                Inlet { route, token, instance, envelope: Envelope::EVERYONE }
+            }
+            Self::Herald(herald) => {
+                Inlet { route, token: herald.publisher.clone(), instance, envelope: herald.envelope }
+            }
+        })
     }
 }

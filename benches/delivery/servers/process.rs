@@ -5,15 +5,21 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setpriority_process, setrlimit};
+
+use tokio::time::sleep;
 
 use crate::{Failure, Outcome};
 
 /// How long a server may take to end after SIGTERM before it is killed.
 const LONGEST_END: Duration = Duration::from_secs(15);
+
+/// How often the memory is looked at whose peak is wanted.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A running server. Dropping it ends the process: SIGTERM first, SIGKILL after `LONGEST_END`.
 pub struct Process {
@@ -39,6 +45,24 @@ impl Process {
     /// The way to the process' standard input, once.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
+    }
+
+    /// Tells it to end (SIGTERM), and waits until it has.
+    pub async fn end(&mut self) -> Outcome<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let deadline = Instant::now() + LONGEST_END;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                return Err(format!("{} did not end within {LONGEST_END:?} of SIGTERM", self.name).into());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> Outcome<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
     /// Errors when the process has ended by itself.
@@ -71,13 +95,46 @@ impl Process {
         Ok(())
     }
 
+    /// KiB that it holds in memory now: `VmRSS`.
+    pub fn resident(&self) -> Outcome<f64> {
+        resident(self.child.id())
+    }
+
+    /// Begins to look again and again how much it holds in memory.
+    pub fn watch_memory(&self) -> Peak {
+        let id = self.child.id();
+        let (stop, stopped) = sync_channel(0);
+        let looking = thread::spawn(move || {
+            let mut peak: f64 = 0.0;
+            loop {
+                peak = peak.max(resident(id)?);
+                if stopped.recv_timeout(LOOK_AGAIN) != Err(RecvTimeoutError::Timeout) {
+                    return Ok(peak);
+                }
+            }
+        });
+        Peak { stop, looking }
+    }
+
     /// What the process holds in memory now.
     pub fn memory(&self) -> Outcome<Memory> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let resident = kibibytes(&status, "VmRSS:").ok_or("/proc/PID/status has no VmRSS")?;
         let proportional = kibibytes(&rollup, "Pss:").ok_or("/proc/PID/smaps_rollup has no Pss")?;
-        Ok(Memory { resident, proportional })
+        Ok(Memory { resident: self.resident()?, proportional })
+    }
+}
+
+/// A thread that looks how much a process holds in memory; it ends with this.
+pub struct Peak {
+    stop: SyncSender<()>,
+    looking: JoinHandle<Outcome<f64>>,
+}
+
+impl Peak {
+    /// The most that was seen, in KiB.
+    pub fn end(self) -> Outcome<f64> {
+        drop(self.stop);
+        self.looking.join().map_err(|_| "the thread that looks at the memory panicked")?
     }
 }
 
@@ -97,6 +154,11 @@ impl Drop for Process {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+fn resident(process: u32) -> Outcome<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    Ok(kibibytes(&status, "VmRSS:").ok_or("/proc/PID/status has no VmRSS")?)
 }
 
 /// How busy the machine was in the last minute, as `/proc/loadavg` says it.

@@ -5,8 +5,8 @@ use rustls::ServerConfig;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::FloorOptions;
 use crate::Outcome;
-use crate::scenario::FloorOptions;
 
 /// As long as an answer of Herald's.
 const ANSWER: &str = r#"{"id":"0193573c-9f4a-7000-8000-000000000000","cursor":"0000000000.0000000000","audience":["user:nobody"],"matched":0,"queued":0,"dropped":0,"duplicate":false}"#;

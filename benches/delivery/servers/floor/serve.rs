@@ -6,39 +6,34 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{arrive, rest};
+use super::{FloorOptions, inlet, rest};
 use crate::Outcome;
-use crate::clients::wire::Wire;
-use crate::scenario::FloorOptions;
+use crate::clients::frames::{accept_key, text_frame};
+use crate::clients::wire::{Wire, read_head};
 use crate::servers::certificate::server_config;
 
-/// How long a connection may take for TLS and its first request.
-const LONGEST_ARRIVAL: Duration = Duration::from_secs(10);
+/// How long a connection may take for TLS and the WebSocket handshake.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections or frames waiting for one worker.
 const QUEUE: usize = 1_024;
 
 /// What a worker is given.
 pub enum Work {
-    /// A connection of its own.
+    /// A listener of its own.
     Accept(AcceptedStream),
-    /// A frame for all of its listeners.
+    /// A frame for all of them.
     Send(Arc<[u8]>),
-}
-
-/// What all workers share.
-pub struct Floor {
-    /// None behind a proxy.
-    pub acceptor: Option<TlsAcceptor>,
-    /// The way to each worker.
-    pub workers: Vec<Sender<Work>>,
 }
 
 /// Serves until standard input ends.
@@ -50,17 +45,27 @@ pub fn serve(options: &FloorOptions, workers: usize) -> Outcome<()> {
     let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let listener = TcpListener::bind(options.address)?;
     let (workers, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel(QUEUE)).unzip();
-    let floor = Arc::new(Floor { acceptor, workers });
     for receiver in receivers {
-        let floor = floor.clone();
-        thread::spawn(move || match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(unconstrained(work(receiver, floor))),
-            Err(error) => eprintln!("a worker has no runtime: {error}"),
+        let acceptor = acceptor.clone();
+        on_a_thread(async || {
+            unconstrained(work(receiver, acceptor)).await;
+            Ok(())
         });
     }
-    thread::spawn(move || accept(&listener, &floor.workers));
+    let (senders, inlet) = (workers.clone(), options.inlet);
+    on_a_thread(async move || inlet::serve(tokio::net::TcpListener::bind(inlet).await?, acceptor, senders).await);
+    thread::spawn(move || accept(&listener, &workers));
     io::stdin().lock().read_to_end(&mut Vec::new())?;
     Ok(())
+}
+
+fn on_a_thread(work: impl AsyncFnOnce() -> Outcome<()> + Send + 'static) {
+    thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        if let Err(error) = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(work())) {
+            eprintln!("a thread ended: {error}");
+        }
+    });
 }
 
 fn accept(listener: &TcpListener, workers: &[Sender<Work>]) {
@@ -76,20 +81,19 @@ fn accept(listener: &TcpListener, workers: &[Sender<Work>]) {
     }
 }
 
-async fn work(mut receiver: Receiver<Work>, floor: Arc<Floor>) {
+async fn work(mut receiver: Receiver<Work>, acceptor: Option<TlsAcceptor>) {
     let (mut sockets, mut joined) = (Vec::new(), Vec::new());
-    let mut arriving = FuturesUnordered::new();
-    let arrival = |stream| timeout(LONGEST_ARRIVAL, arrive::arrive(stream, floor.clone()));
+    let mut handshakes = FuturesUnordered::new();
+    let handshake = |stream| timeout(LONGEST_HANDSHAKE, shake(stream, acceptor.clone()));
     loop {
         tokio::select! {
-            Some(socket) = arriving.next(), if !arriving.is_empty() => match socket {
-                Ok(Ok(Some(socket))) => sockets.push(socket),
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => eprintln!("a connection failed: {error}"),
-                Err(_) => eprintln!("a connection took longer than {LONGEST_ARRIVAL:?}"),
+            Some(socket) = handshakes.next(), if !handshakes.is_empty() => match socket {
+                Ok(Ok(socket)) => sockets.push(socket),
+                Ok(Err(error)) => eprintln!("a handshake failed: {error}"),
+                Err(_) => eprintln!("a handshake took longer than {LONGEST_HANDSHAKE:?}"),
             },
             work = receiver.recv() => match work {
-                Some(Work::Accept(stream)) => arriving.push(arrival(stream)),
+                Some(Work::Accept(stream)) => handshakes.push(handshake(stream)),
                 Some(Work::Send(frame)) => joined.extend_from_slice(&frame),
                 None => return,
             },
@@ -97,7 +101,7 @@ async fn work(mut receiver: Receiver<Work>, floor: Arc<Floor>) {
         while !joined.is_empty() {
             match receiver.try_recv() {
                 Ok(Work::Send(frame)) => joined.extend_from_slice(&frame),
-                Ok(Work::Accept(stream)) => arriving.push(arrival(stream)),
+                Ok(Work::Accept(stream)) => handshakes.push(handshake(stream)),
                 Err(_) => {
                     send(&mut sockets, &joined).await;
                     joined.clear();
@@ -111,7 +115,7 @@ async fn work(mut receiver: Receiver<Work>, floor: Arc<Floor>) {
 async fn send(sockets: &mut Vec<Wire>, frame: &[u8]) {
     let mut index = 0;
     while let Some(socket) = sockets.get_mut(index) {
-        match arrive::write(socket, frame).await {
+        match write(socket, frame).await {
             Ok(()) => index += 1,
             Err(error) => {
                 eprintln!("a connection is dropped: {error}");
@@ -119,4 +123,34 @@ async fn send(sockets: &mut Vec<Wire>, frame: &[u8]) {
             }
         }
     }
+}
+
+async fn shake(stream: AcceptedStream, acceptor: Option<TlsAcceptor>) -> Outcome<Wire> {
+    stream.set_nonblocking(true)?;
+    let mut socket = secure(TcpStream::from_std(stream)?, acceptor).await?;
+    let request = read_head(&mut socket, &mut BytesMut::with_capacity(1_024)).await?;
+    let key =
+        request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).ok_or("no Sec-WebSocket-Key")?;
+    let accept = accept_key(key);
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    write(&mut socket, answer.as_bytes()).await?;
+    write(&mut socket, &text_frame(br#"{"type":"CONNECTED"}"#)).await?;
+    Ok(socket)
+}
+
+/// TLS, if there is any.
+pub async fn secure(stream: TcpStream, acceptor: Option<TlsAcceptor>) -> Outcome<Wire> {
+    stream.set_nodelay(true)?;
+    Ok(match acceptor {
+        Some(acceptor) => Box::new(acceptor.accept(stream).await?),
+        None => Box::new(stream),
+    })
+}
+
+/// One write.
+pub async fn write(socket: &mut Wire, bytes: &[u8]) -> io::Result<()> {
+    socket.write_all(bytes).await?;
+    socket.flush().await
 }
