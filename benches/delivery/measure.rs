@@ -11,7 +11,7 @@ use crate::clients::load::{Load, Target};
 use crate::clients::message::Messages;
 use crate::options::{Options, cpus};
 use crate::report::figures::{Figure, Layout, Report, Sample};
-use crate::scenario::{Scenario, Variant};
+use crate::scenario::{FairnessOptions, Scenario, Variant};
 use crate::scenarios::{connects, delays, delivery, idle, matrix, publishes, saturated};
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
@@ -53,6 +53,9 @@ impl Bench {
             Scenario::Storm(storm) => {
                 format!("{} connections, {} more that miss {} messages", storm.healthy, storm.crowd, storm.missed)
             }
+            Scenario::Fairness(FairnessOptions { quiet, neighbours, .. }) => {
+                format!("{quiet} connections, {neighbours} neighbours")
+            }
             _ => format!("{} connections", options.connections),
         };
         let (rate, payload, seconds) = (options.rate, options.payload, options.length.as_secs_f64());
@@ -69,6 +72,7 @@ impl Bench {
     pub async fn run(&self, scenario: &Scenario) -> Outcome<Report> {
         match scenario {
             Scenario::Storm(options) => self.storms(scenario, options).await,
+            Scenario::Fairness(options) => self.fairness(scenario, options).await,
             _ => self.compare(scenario).await,
         }
     }

@@ -27,6 +27,8 @@ pub enum Scenario {
     Publishes,
     /// What clients that resume all at once do to the latency of the others
     Storm(StormOptions),
+    /// What a neighbour that publishes all it may does to the latency of a quiet instance
+    Fairness(FairnessOptions),
     /// Every comparison with the floor, for all sizes and listeners
     Matrix(MatrixOptions),
     /// Be the floor
@@ -46,6 +48,23 @@ pub struct StormOptions {
     /// Messages that each of them has missed
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub missed: u32,
+}
+
+/// What can be said of a neighbour.
+#[derive(Clone, clap::Args)]
+pub struct FairnessOptions {
+    /// Listeners of the quiet instance, whose latency is measured
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub quiet: u32,
+    /// Listeners of the other instance
+    #[arg(long, default_value_t = 9_000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub neighbours: u32,
+    /// Users who publish to these as fast as they are let
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub publishers: u32,
+    /// They try again at once when they are refused, and do not wait for Retry-After
+    #[arg(long)]
+    pub insist: bool,
 }
 
 /// What can be said of a matrix.
@@ -147,6 +166,7 @@ impl Scenario {
             Self::History,
             Self::Filters,
             Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
+            Self::Fairness(FairnessOptions { quiet: 20, neighbours: 50, publishers: 2, insist: false }),
             Self::Matrix(MatrixOptions {
                 sizes: vec![50],
                 payloads: vec![256],
@@ -174,6 +194,7 @@ impl Scenario {
             Self::Connects => "connects",
             Self::Publishes => "publishes",
             Self::Storm(_) => "storm",
+            Self::Fairness(_) => "fairness",
             Self::Matrix(_) => "matrix",
             Self::Floor(_) => "floor",
         }
@@ -185,6 +206,7 @@ impl Scenario {
         match self {
             Self::History | Self::Filters => Usual { pairs: 9, ..mostly },
             Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
+            Self::Fairness(_) => Usual { pairs: 9, ..mostly },
             Self::Matrix(_) => {
                 let (length, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
                 Usual { length, warm_up, idle: Duration::from_secs(1), ..mostly }
@@ -204,6 +226,7 @@ impl Scenario {
     pub fn most_connections(&self, connections: u32) -> u32 {
         match self {
             Self::Storm(storm) => storm.healthy + storm.crowd,
+            Self::Fairness(fairness) => fairness.quiet + fairness.neighbours,
             Self::Matrix(matrix) => matrix.sizes.iter().copied().max().unwrap_or(connections),
             _ => connections,
         }
@@ -214,7 +237,7 @@ impl Scenario {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
             Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
-            Self::Storm(_) => &[Variant::Herald],
+            Self::Storm(_) | Self::Fairness(_) => &[Variant::Herald],
             _ => &[Variant::Floor, Variant::Herald],
         }
     }

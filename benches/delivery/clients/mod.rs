@@ -9,6 +9,7 @@ pub mod latency;
 pub mod listener;
 pub mod load;
 pub mod message;
+pub mod neighbour;
 pub mod order;
 pub mod progress;
 pub mod publisher;

@@ -3,6 +3,7 @@
 pub mod connects;
 pub mod delays;
 pub mod delivery;
+pub mod fairness;
 pub mod idle;
 pub mod matrix;
 pub mod publishes;
