@@ -11,8 +11,8 @@ use crate::clients::load::{Load, Target};
 use crate::clients::message::Messages;
 use crate::options::{Options, cpus};
 use crate::report::figures::{Figure, Layout, Report, Sample};
-use crate::scenario::{FairnessOptions, Scenario, Variant};
-use crate::scenarios::{connects, delays, delivery, idle, matrix, publishes, saturated};
+use crate::scenario::{FairnessOptions, Scenario, StallsOptions, Variant};
+use crate::scenarios::{connects, delays, delivery, idle, matrix, publishes, saturated, stalls};
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
 use crate::servers::floor::{FloorServer, Kind};
@@ -55,6 +55,9 @@ impl Bench {
             }
             Scenario::Fairness(FairnessOptions { quiet, neighbours, .. }) => {
                 format!("{quiet} connections, {neighbours} neighbours")
+            }
+            Scenario::Stalls(StallsOptions { stalled, .. }) => {
+                format!("{} connections, {stalled} % of which read nothing", options.connections)
             }
             _ => format!("{} connections", options.connections),
         };
@@ -116,6 +119,7 @@ impl Bench {
         match scenario {
             Scenario::Saturated => self.saturated(server, &self.open(server, self.options.connections).await?).await,
             Scenario::Latency => self.delays(server, &self.open(server, self.options.connections).await?).await,
+            Scenario::Stalls(options) => self.stalls(server, options).await,
             Scenario::Matrix(_) => self.everything(server).await,
             Scenario::Connects => self.connects(server).await,
             Scenario::Publishes => self.publishes(server).await,
@@ -180,6 +184,7 @@ fn figures_of(scenario: &Scenario) -> Vec<Figure> {
         Scenario::Latency => delays::FIGURES.into(),
         Scenario::Connects => connects::FIGURES.into(),
         Scenario::Publishes => publishes::FIGURES.into(),
+        Scenario::Stalls(_) => stalls::FIGURES.into(),
         Scenario::Matrix(_) => matrix::figures(),
         _ => [delivery::FIGURES, idle::FIGURES].concat(),
     }

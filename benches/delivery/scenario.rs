@@ -29,6 +29,8 @@ pub enum Scenario {
     Storm(StormOptions),
     /// What a neighbour that publishes all it may does to the latency of a quiet instance
     Fairness(FairnessOptions),
+    /// What connections that read nothing do to the memory of the server, under full load and after it
+    Stalls(StallsOptions),
     /// Every comparison with the floor, for all sizes and listeners
     Matrix(MatrixOptions),
     /// Be the floor
@@ -65,6 +67,17 @@ pub struct FairnessOptions {
     /// They try again at once when they are refused, and do not wait for Retry-After
     #[arg(long)]
     pub insist: bool,
+}
+
+/// What can be said of stalls.
+#[derive(Clone, clap::Args)]
+pub struct StallsOptions {
+    /// How many of the connections read nothing, in per cent
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub stalled: u32,
+    /// Seconds after the load before the memory is read again
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=600))]
+    pub rest: u32,
 }
 
 /// What can be said of a matrix.
@@ -146,6 +159,9 @@ pub struct Usual {
     pub settings: &'static [(&'static str, &'static str)],
 }
 
+/// So that a smoke run need not wait long for those who take nothing to be cut.
+const STALLED_SOON: &[(&str, &str)] = &[("HERALD_OUTBOX_SECONDS", "1"), ("HERALD_SOCKET_USER_TIMEOUT_SECONDS", "1")];
+
 impl Usual {
     const MOSTLY: Self = Self {
         connections: 1_000,
@@ -167,6 +183,7 @@ impl Scenario {
             Self::Filters,
             Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
             Self::Fairness(FairnessOptions { quiet: 20, neighbours: 50, publishers: 2, insist: false }),
+            Self::Stalls(StallsOptions { stalled: 10, rest: 0 }),
             Self::Matrix(MatrixOptions {
                 sizes: vec![50],
                 payloads: vec![256],
@@ -195,6 +212,7 @@ impl Scenario {
             Self::Publishes => "publishes",
             Self::Storm(_) => "storm",
             Self::Fairness(_) => "fairness",
+            Self::Stalls(_) => "stalls",
             Self::Matrix(_) => "matrix",
             Self::Floor(_) => "floor",
         }
@@ -207,6 +225,7 @@ impl Scenario {
             Self::History | Self::Filters => Usual { pairs: 9, ..mostly },
             Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
             Self::Fairness(_) => Usual { pairs: 9, ..mostly },
+            Self::Stalls(_) => Usual { pairs: 3, ..mostly },
             Self::Matrix(_) => {
                 let (length, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
                 Usual { length, warm_up, idle: Duration::from_secs(1), ..mostly }
@@ -219,7 +238,8 @@ impl Scenario {
     pub fn usual_in_a_smoke_run(&self) -> Usual {
         let length = Duration::from_millis(if matches!(self, Self::Storm(_)) { 2_500 } else { 400 });
         let (warm_up, idle) = (Duration::from_millis(100), Duration::ZERO);
-        Usual { connections: 50, pairs: 1, length, warm_up, idle, ..self.usual() }
+        let settings = if matches!(self, Self::Stalls(_)) { STALLED_SOON } else { &[] };
+        Usual { connections: 50, pairs: 1, length, warm_up, idle, settings, ..self.usual() }
     }
 
     /// How many connections are open at a time, where `connections` were asked for.
@@ -237,7 +257,7 @@ impl Scenario {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
             Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
-            Self::Storm(_) | Self::Fairness(_) => &[Variant::Herald],
+            Self::Storm(_) | Self::Fairness(_) | Self::Stalls(_) => &[Variant::Herald],
             _ => &[Variant::Floor, Variant::Herald],
         }
     }

@@ -8,4 +8,5 @@ pub mod idle;
 pub mod matrix;
 pub mod publishes;
 pub mod saturated;
+pub mod stalls;
 pub mod storm;
