@@ -31,6 +31,8 @@ pub enum Scenario {
     Fairness(FairnessOptions),
     /// What connections that read nothing do to the memory of the server, under full load and after it
     Stalls(StallsOptions),
+    /// What connections leave behind that come and go: memory and descriptors of the server
+    Churn(ChurnOptions),
     /// Every comparison with the floor, for all sizes and listeners
     Matrix(MatrixOptions),
     /// Be the floor
@@ -78,6 +80,14 @@ pub struct StallsOptions {
     /// Seconds after the load before the memory is read again
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=600))]
     pub rest: u32,
+}
+
+/// What can be said of coming and going.
+#[derive(Clone, clap::Args)]
+pub struct ChurnOptions {
+    /// How often all connections come and go
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=1_000))]
+    pub times: u32,
 }
 
 /// What can be said of a matrix.
@@ -184,6 +194,7 @@ impl Scenario {
             Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
             Self::Fairness(FairnessOptions { quiet: 20, neighbours: 50, publishers: 2, insist: false }),
             Self::Stalls(StallsOptions { stalled: 10, rest: 0 }),
+            Self::Churn(ChurnOptions { times: 2 }),
             Self::Matrix(MatrixOptions {
                 sizes: vec![50],
                 payloads: vec![256],
@@ -213,6 +224,7 @@ impl Scenario {
             Self::Storm(_) => "storm",
             Self::Fairness(_) => "fairness",
             Self::Stalls(_) => "stalls",
+            Self::Churn(_) => "churn",
             Self::Matrix(_) => "matrix",
             Self::Floor(_) => "floor",
         }
@@ -226,6 +238,7 @@ impl Scenario {
             Self::Storm(_) => Usual { pairs: 9, rate: 50, ..mostly },
             Self::Fairness(_) => Usual { pairs: 9, ..mostly },
             Self::Stalls(_) => Usual { pairs: 3, ..mostly },
+            Self::Churn(_) => Usual { connections: 10_000, pairs: 1, ..mostly },
             Self::Matrix(_) => {
                 let (length, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
                 Usual { length, warm_up, idle: Duration::from_secs(1), ..mostly }
@@ -257,7 +270,7 @@ impl Scenario {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
             Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
-            Self::Storm(_) | Self::Fairness(_) | Self::Stalls(_) => &[Variant::Herald],
+            Self::Storm(_) | Self::Fairness(_) | Self::Stalls(_) | Self::Churn(_) => &[Variant::Herald],
             _ => &[Variant::Floor, Variant::Herald],
         }
     }

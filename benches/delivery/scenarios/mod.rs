@@ -1,5 +1,6 @@
 //! What can be measured, a file for each.
 
+pub mod churn;
 pub mod connects;
 pub mod delays;
 pub mod delivery;
