@@ -12,7 +12,7 @@ use crate::clients::message::Messages;
 use crate::options::{Options, cpus};
 use crate::report::figures::{Figure, Layout, Report, Sample};
 use crate::scenario::{FairnessOptions, Scenario, StallsOptions, Variant};
-use crate::scenarios::{churn, connects, delays, delivery, idle, matrix, publishes, saturated, stalls};
+use crate::scenarios::{churn, connects, delays, delivery, idle, matrix, publishes, restart, saturated, stalls};
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
 use crate::servers::floor::{FloorServer, Kind};
@@ -121,6 +121,7 @@ impl Bench {
             Scenario::Latency => self.delays(server, &self.open(server, self.options.connections).await?).await,
             Scenario::Stalls(options) => self.stalls(server, options).await,
             Scenario::Churn(options) => self.churn(server, options).await,
+            Scenario::Restart => self.restart(server).await,
             Scenario::Matrix(_) => self.everything(server).await,
             Scenario::Connects => self.connects(server).await,
             Scenario::Publishes => self.publishes(server).await,
@@ -187,6 +188,7 @@ fn figures_of(scenario: &Scenario) -> Vec<Figure> {
         Scenario::Publishes => publishes::FIGURES.into(),
         Scenario::Stalls(_) => stalls::FIGURES.into(),
         Scenario::Churn(_) => churn::FIGURES.into(),
+        Scenario::Restart => restart::FIGURES.into(),
         Scenario::Matrix(_) => matrix::figures(),
         _ => [delivery::FIGURES, idle::FIGURES].concat(),
     }

@@ -33,6 +33,8 @@ pub enum Scenario {
     Stalls(StallsOptions),
     /// What connections leave behind that come and go: memory and descriptors of the server
     Churn(ChurnOptions),
+    /// A restart: how long until everyone is back, and that nobody misses a message
+    Restart,
     /// Every comparison with the floor, for all sizes and listeners
     Matrix(MatrixOptions),
     /// Be the floor
@@ -195,6 +197,7 @@ impl Scenario {
             Self::Fairness(FairnessOptions { quiet: 20, neighbours: 50, publishers: 2, insist: false }),
             Self::Stalls(StallsOptions { stalled: 10, rest: 0 }),
             Self::Churn(ChurnOptions { times: 2 }),
+            Self::Restart,
             Self::Matrix(MatrixOptions {
                 sizes: vec![50],
                 payloads: vec![256],
@@ -225,6 +228,7 @@ impl Scenario {
             Self::Fairness(_) => "fairness",
             Self::Stalls(_) => "stalls",
             Self::Churn(_) => "churn",
+            Self::Restart => "restart",
             Self::Matrix(_) => "matrix",
             Self::Floor(_) => "floor",
         }
@@ -239,6 +243,7 @@ impl Scenario {
             Self::Fairness(_) => Usual { pairs: 9, ..mostly },
             Self::Stalls(_) => Usual { pairs: 3, ..mostly },
             Self::Churn(_) => Usual { connections: 10_000, pairs: 1, ..mostly },
+            Self::Restart => Usual { connections: 5_000, ..mostly },
             Self::Matrix(_) => {
                 let (length, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
                 Usual { length, warm_up, idle: Duration::from_secs(1), ..mostly }
@@ -270,7 +275,7 @@ impl Scenario {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
             Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
-            Self::Storm(_) | Self::Fairness(_) | Self::Stalls(_) | Self::Churn(_) => &[Variant::Herald],
+            Self::Storm(_) | Self::Fairness(_) | Self::Stalls(_) | Self::Churn(_) | Self::Restart => &[Variant::Herald],
             _ => &[Variant::Floor, Variant::Herald],
         }
     }

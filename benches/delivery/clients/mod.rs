@@ -11,6 +11,7 @@ pub mod load;
 pub mod message;
 pub mod neighbour;
 pub mod order;
+pub mod persistent;
 pub mod progress;
 pub mod publisher;
 pub mod punctual;

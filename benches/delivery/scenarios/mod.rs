@@ -8,6 +8,7 @@ pub mod fairness;
 pub mod idle;
 pub mod matrix;
 pub mod publishes;
+pub mod restart;
 pub mod saturated;
 pub mod stalls;
 pub mod storm;
