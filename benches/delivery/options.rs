@@ -15,13 +15,14 @@ pub struct Arguments {
     /// What to measure; the default is one message a write
     #[command(subcommand)]
     pub scenario: Option<Scenario>,
-    /// wss connections; usually 1,000
+    /// wss connections; 5,000 for `restart`, 10,000 for `churn`, otherwise 1,000
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub connections: Option<u32>,
-    /// Seconds of each measurement, after one second to warm up; usually 10
+    /// Seconds of each measurement; 3 for `matrix`, otherwise 10
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: Option<u32>,
-    /// How often each variant is measured; 9 for `history`, `filters` and `storm`, otherwise 5
+    /// How often each variant is measured; 9 for `history`, `filters`, `storm` and `fairness`, 3 for `stalls`, 1 for `churn`,
+    /// otherwise 5
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub pairs: Option<u32>,
     /// Bytes of a message
@@ -30,7 +31,7 @@ pub struct Arguments {
     /// Messages a second, each to all connections; 50 for `storm`, otherwise 20
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rate: Option<u32>,
-    /// Seconds to leave the connections idle before memory is read; usually 3
+    /// Seconds to leave the connections idle before memory is read; 1 for `matrix`, otherwise 3
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub idle: Option<u32>,
     /// Threads of the floor; as many as Herald has: one a CPU
