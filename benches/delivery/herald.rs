@@ -177,8 +177,8 @@ impl HeraldServer {
     async fn make_instance(&self, operator: &str) -> Outcome<()> {
         let instance = json!({"id": INSTANCE, "name": "Benchmark", "limits": {
             "payloadBytes": 65_536, "componentPayloadBytes": 65_536,
-            "messagesPerSecond": 100_000, "messageBurst": 100_000,
-            "userMessagesPerSecond": 100_000, "userMessageBurst": 100_000,
+            "messagesPerSecond": 1_000_000, "messageBurst": 1_000_000,
+            "userMessagesPerSecond": 1_000_000, "userMessageBurst": 1_000_000,
             "connections": 100_000, "connectionsPerUser": 1_000, "connectsPerSecond": 100_000,
         }});
         let request = self.client.post(self.url("/v1/instances")).header(CONTENT_TYPE, "application/json");
