@@ -22,7 +22,9 @@ impl Cursor {
 
     /// The text that clients see, always 22 bytes of the URL-safe Base64 alphabet.
     pub fn to_text(self) -> String {
-        URL_SAFE_NO_PAD.encode(self.to_bytes())
+        let mut text = [0; Self::TEXT_BYTES];
+        self.write(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// The same text where it is to stand.

@@ -127,7 +127,7 @@ pub struct Author {
     /// The token's user.
     pub user: UserId,
     /// The token's component; none for one who publishes by a role.
-    pub component: Option<Box<str>>,
+    pub component: Option<Arc<str>>,
 }
 
 /// A message that may be sent: whole, within its limits, and for audiences that exist.

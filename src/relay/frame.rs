@@ -193,7 +193,12 @@ fn json_bytes(message: &Message) -> usize {
         0..=0x1F => 6,
         _ => 1,
     };
-    let escaped = |text: &str| text.bytes().map(written).sum::<usize>();
+    // Hardly any text has one, and seeing that is cheap.
+    let is_escaped = |byte: u8| byte < 0x20 || matches!(byte, b'"' | b'\\');
+    let escaped = |text: &str| match text.bytes().filter(|byte| is_escaped(*byte)).count() {
+        0 => text.len(),
+        _ => text.bytes().map(written).sum::<usize>(),
+    };
     message.payload.as_str().len() + escaped(&message.address) + escaped(&message.id) + MESSAGE_OVERHEAD
 }
 
