@@ -136,7 +136,12 @@ impl Catalog {
 
     /// The newest picture of one instance.
     pub fn tenant(&self, id: &InstanceId) -> Option<Arc<Tenant>> {
-        self.current.load().tenants.get(id).cloned()
+        self.tenant_named(id.as_str())
+    }
+
+    /// The same by any text; a text that is no id names none.
+    pub fn tenant_named(&self, name: &str) -> Option<Arc<Tenant>> {
+        self.current.load().tenants.get(name).cloned()
     }
 
     /// Resolves whenever there is a newer snapshot.

@@ -215,7 +215,8 @@ async fn sign_in_with(
     api: &Api,
 ) -> Outcome<(Arc<Principal>, Arc<Tenant>)> {
     let named = credentials.instance.as_deref();
-    if let Some(id) = named.and_then(|named| InstanceId::new(named).ok()) {
+    let origin = request.headers().get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
+    if let (Some(_), Some(Ok(id))) = (origin, named.map(InstanceId::new)) {
         request.extensions_mut().insert(RequestedInstance(id));
     }
     let principal = verify(credentials, api).await?;
@@ -227,7 +228,6 @@ async fn sign_in_with(
     if tenant.revokes(&principal) {
         return Err(Problem::new(Code::TokenRevoked, "the token was revoked in this instance; sign in again"));
     }
-    let origin = request.headers().get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     if !tenant.instance.allows_origin(origin) {
         return Err(Problem::new(Code::OriginForbidden, "the instance does not allow this Origin"));
     }
@@ -253,7 +253,7 @@ async fn verify_token(token: &str, api: &Api) -> Outcome<Arc<Principal>> {
 /// Whether there is such an instance is told only to a token that is valid everywhere.
 fn enter(api: &Api, principal: &Principal, named: &str) -> Outcome<Arc<Tenant>> {
     let forbidden = || Problem::new(Code::InstanceForbidden, "the token is not valid in this instance");
-    let tenant = InstanceId::new(named).ok().and_then(|id| api.catalog.tenant(&id));
+    let tenant = api.catalog.tenant_named(named);
     match tenant {
         None if principal.is_valid_everywhere() => {
             Err(Problem::new(Code::InstanceNotFound, "there is no such instance"))

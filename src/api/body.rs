@@ -25,6 +25,11 @@ pub trait RequestBody: DeserializeOwned + 'static {
         settings.body_bytes
     }
 
+    /// Reads it from its text. Errors: those of [`parse_json`].
+    fn parse(text: &str) -> Outcome<Self> {
+        parse_json(text)
+    }
+
     /// What a request without any body means; `None` where a body is required.
     fn absent() -> Option<Self> {
         None
@@ -40,7 +45,7 @@ pub fn has_body(request: &HttpRequest) -> bool {
 
 /// Reads a JSON body of at most `limit` bytes; more is refused from `Content-Length`, and while it streams.
 /// Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`, and those of [`parse_json`].
-pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, mut payload: Payload, limit: usize) -> Outcome<T> {
+pub async fn read_json<T: RequestBody>(request: &HttpRequest, mut payload: Payload, limit: usize) -> Outcome<T> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let kind = header(CONTENT_TYPE).unwrap_or("").split(';').next().unwrap_or("").trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -63,7 +68,7 @@ pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, mut payload: 
         body.extend_from_slice(&piece);
     }
     match std::str::from_utf8(&body) {
-        Ok(text) => parse_json(text),
+        Ok(text) => T::parse(text),
         Err(error) => {
             let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
             Err(Problem::new(Code::MalformedJson, detail))
@@ -73,17 +78,21 @@ pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, mut payload: 
 
 /// Reads a JSON text. Errors: 400 `MALFORMED_JSON` with line and column; 422 `INVALID_REQUEST` with a pointer.
 pub fn parse_json<T: DeserializeOwned>(text: &str) -> Outcome<T> {
+    // Keeping the path at every step costs as much as reading: only what is refused is read again with it.
+    serde_json::from_str(text).map_err(|error| refusal::<T>(text).unwrap_or_else(|| malformed(&error)))
+}
+
+/// Why a text is not what it should be; none where it is.
+fn refusal<T: DeserializeOwned>(text: &str) -> Option<Problem> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().clone();
-        match (error.inner().classify(), serde_json::from_str::<IgnoredAny>(text)) {
-            (Category::Data, Ok(_)) => Problem::invalid(pointer(&path), plain(&error.inner().to_string())),
-            (_, Err(whole)) => malformed(&whole),
-            _ => malformed(error.inner()),
-        }
-    })?;
-    reader.end().map_err(|error| malformed(&error))?;
-    Ok(value)
+    let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
+        return reader.end().err().map(|error| malformed(&error));
+    };
+    Some(match (error.inner().classify(), serde_json::from_str::<IgnoredAny>(text)) {
+        (Category::Data, Ok(_)) => Problem::invalid(pointer(error.path()), plain(&error.inner().to_string())),
+        (_, Err(whole)) => malformed(&whole),
+        _ => malformed(error.inner()),
+    })
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {

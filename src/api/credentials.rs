@@ -5,6 +5,7 @@ use crate::auth::strip_bearer;
 use crate::relay::connection::SUBPROTOCOL;
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL};
+use std::borrow::Cow;
 use url::form_urlencoded;
 
 /// The query parameters that sign a request in; every operation understands them.
@@ -30,8 +31,8 @@ impl Credentials {
     /// The same, and the subprotocols of a WebSocket handshake. Errors: also for `bearer.…` without `herald.v1`.
     pub fn read_handshake(request: &HttpRequest) -> Outcome<Self> {
         let offered = subprotocols(request);
-        let tokens: Vec<String> =
-            offered.iter().filter_map(|one| one.strip_prefix(BEARER_SUBPROTOCOL)).map(str::to_owned).collect();
+        let bearers = offered.iter().filter_map(|one| one.strip_prefix(BEARER_SUBPROTOCOL));
+        let tokens: Vec<Cow<'_, str>> = bearers.map(Cow::from).collect();
         if !tokens.is_empty() && !offered.iter().any(|one| one == SUBPROTOCOL) {
             let detail = "offer the subprotocol herald.v1 beside bearer.…, so that the answer can select it";
             return Err(Problem::new(Code::ConflictingParameter, detail));
@@ -39,37 +40,43 @@ impl Credentials {
         Self::with_tokens(request, tokens)
     }
 
-    fn with_tokens(request: &HttpRequest, mut tokens: Vec<String>) -> Outcome<Self> {
-        let mut instances = headers(request, &INSTANCE);
-        tokens.extend(headers(request, &AUTHORIZATION));
+    fn with_tokens<'a>(request: &'a HttpRequest, offered: Vec<Cow<'a, str>>) -> Outcome<Self> {
+        let (mut tokens, mut instances) = (offered, Vec::new());
+        tokens.extend(headers(request, AUTHORIZATION));
+        instances.extend(headers(request, INSTANCE));
         for (name, value) in form_urlencoded::parse(request.query_string().as_bytes()) {
             match &*name {
-                "authorization" => tokens.push(value.into_owned()),
-                "instance" => instances.push(value.into_owned()),
+                "authorization" => tokens.push(value),
+                "instance" => instances.push(value),
                 _ => {}
             }
         }
-        let tokens = tokens.iter().map(|token| strip_bearer(token).to_owned()).collect();
+        let tokens = tokens.iter().map(|token| strip_bearer(token));
+        let instances = instances.iter().map(|instance| &**instance);
         Ok(Self { token: only("authorization", tokens)?, instance: only("instance", instances)? })
     }
 }
 
 /// The one value of a parameter; empty ones count as not given.
-pub(super) fn only(name: &str, mut values: Vec<String>) -> Outcome<Option<String>> {
-    values.retain(|value| !value.is_empty());
-    values.dedup();
-    match values.len() {
-        0 | 1 => Ok(values.pop()),
-        _ => Err(Problem::new(Code::ConflictingParameter, format!("{name} is given twice with different values"))),
+pub(super) fn only<'a>(name: &str, values: impl IntoIterator<Item = &'a str>) -> Outcome<Option<String>> {
+    let mut values = values.into_iter().filter(|value| !value.is_empty());
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.any(|other| other != first) {
+        return Err(Problem::new(Code::ConflictingParameter, format!("{name} is given twice with different values")));
     }
+    Ok(Some(first.to_owned()))
 }
 
-pub(super) fn headers(request: &HttpRequest, name: &HeaderName) -> Vec<String> {
-    request.headers().get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned()).collect()
+/// The values of a header, without white space around them; what is not UTF-8 in them is replaced.
+pub(super) fn headers<'a>(request: &'a HttpRequest, name: HeaderName) -> impl Iterator<Item = Cow<'a, str>> {
+    request.headers().get_all(name).map(|value| match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(text.trim()),
+        Err(_) => Cow::Owned(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
+    })
 }
 
 /// The offered subprotocols (RFC 6455, section 4.1).
 fn subprotocols(request: &HttpRequest) -> Vec<String> {
-    let values = headers(request, &SEC_WEBSOCKET_PROTOCOL);
-    values.iter().flat_map(|value| value.split(',')).map(|one| one.trim().to_owned()).collect()
+    let split = |value: Cow<'_, str>| value.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>();
+    headers(request, SEC_WEBSOCKET_PROTOCOL).flat_map(split).collect()
 }

@@ -20,7 +20,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpResponse, post, rt};
 use chrono::Utc;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
@@ -92,7 +92,38 @@ pub struct ExcludeRequest {
 pub struct BatchRequest {
     /// 1 to 100 messages, published in this order.
     #[schema(value_type = Vec<PublishRequest>, min_items = 1, max_items = 100)]
-    messages: Vec<Box<RawValue>>,
+    messages: Vec<Entry>,
+}
+
+/// One message of a batch.
+#[derive(Debug)]
+enum Entry {
+    /// As it should be.
+    Read(PublishRequest),
+    /// Of a batch in which not all are: to be read by itself, so that a bad one fails alone.
+    Raw(Box<RawValue>),
+}
+
+/// A batch in which all are as they should be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GoodBatch {
+    messages: Vec<PublishRequest>,
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::deserialize(deserializer).map(Self::Raw)
+    }
+}
+
+impl Entry {
+    fn read(self) -> Outcome<PublishRequest> {
+        match self {
+            Self::Read(request) => Ok(request),
+            Self::Raw(raw) => parse_json(raw.get()),
+        }
+    }
 }
 
 impl RequestBody for PublishRequest {}
@@ -101,6 +132,14 @@ impl RequestBody for BatchRequest {
     fn limit(settings: &ApiSettings) -> usize {
         settings.batch_body_bytes
     }
+
+    fn parse(text: &str) -> Outcome<Self> {
+        // Nearly always all entries are good, and then one reading does.
+        match serde_json::from_str::<GoodBatch>(text) {
+            Ok(good) => Ok(Self { messages: good.messages.into_iter().map(Entry::Read).collect() }),
+            Err(_) => parse_json(text),
+        }
+    }
 }
 
 /// One answer for each message, in order.
@@ -108,7 +147,20 @@ impl RequestBody for BatchRequest {
 pub struct BatchResponse {
     /// Each is a receipt with `status` 202, or a problem with its `status`, `code` and `detail`.
     #[schema(value_type = Vec<Object>)]
-    results: Vec<serde_json::Value>,
+    results: Vec<BatchResult>,
+}
+
+/// What became of one message of a batch.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are taken: a box for each would cost more than the room")]
+enum BatchResult {
+    Taken {
+        status: u16,
+        #[serde(flatten)]
+        receipt: Receipt,
+    },
+    Refused(serde_json::Value),
 }
 
 /// Publish a message.
@@ -170,13 +222,13 @@ pub async fn publish_batch(
     }
     let mut results = Vec::with_capacity(body.messages.len());
     let mut left = None;
-    for entry in &body.messages {
+    for entry in body.messages {
         let Spent { remaining, outcome } = rates::spend(&api, &admission);
         let result = match outcome {
             Ok(()) => publish_entry(&api, &admission, entry, mode).await,
             Err(problem) => Err(problem),
         };
-        results.push(result.unwrap_or_else(|problem| problem.body()));
+        results.push(result.unwrap_or_else(|problem| BatchResult::Refused(problem.body())));
         left = Some(remaining);
     }
     let response = HttpResponse::Ok().json(BatchResponse { results });
@@ -186,16 +238,9 @@ pub async fn publish_batch(
     })
 }
 
-async fn publish_entry(
-    api: &Data<Api>,
-    admission: &Publisher,
-    entry: &RawValue,
-    mode: Mode<'_>,
-) -> Outcome<serde_json::Value> {
-    let receipt = publish(api, admission, parse_json(entry.get())?, mode).await?;
-    let mut result = serde_json::json!(receipt);
-    result["status"] = StatusCode::ACCEPTED.as_u16().into();
-    Ok(result)
+async fn publish_entry(api: &Data<Api>, admission: &Publisher, entry: Entry, mode: Mode<'_>) -> Outcome<BatchResult> {
+    let receipt = publish(api, admission, entry.read()?, mode).await?;
+    Ok(BatchResult::Taken { status: StatusCode::ACCEPTED.as_u16(), receipt })
 }
 
 /// What is done with a message.
@@ -274,7 +319,7 @@ impl PublishRequest {
         let id = self.id.map(MessageId::new).transpose();
         let id = id.map_err(|error| Problem::invalid("/id", error.to_string()))?;
         let filter = self.filter.map(|filter| api.filters.get(&filter, principal)).transpose()?;
-        Ok(Draft { id, written: self.channel.into(), address, json: self.message.get().into(), exclude, filter, ttl })
+        Ok(Draft { id, written: self.channel.into(), address, json: self.message.into(), exclude, filter, ttl })
     }
 }
 
@@ -292,7 +337,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
         let detail = format!("the publishRules of the channel {} do not allow it", channel.name);
         return Err(Problem::new(Code::PublishDenied, detail));
     }
-    let payload = Payload::new(&draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
+    let payload = Payload::from_box(draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
     Ok(Message {
         id: draft.id.map_or_else(|| Uuid::now_v7().to_string(), |id| id.to_string()),
         author: Author { user: principal.user.clone(), component: principal.component.as_deref().map(Into::into) },

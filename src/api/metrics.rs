@@ -3,6 +3,7 @@
 use super::Api;
 use super::error::Code;
 use crate::relay::realm::Realm;
+use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpResponse, Responder};
 use prometheus_client::encoding::text::encode;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -21,6 +23,8 @@ const INSTANCES_WITH_A_LABEL: usize = 100;
 const PUBLISH_SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
 
 type Label = [(&'static str, String); 1];
+/// A route pattern and a class of status.
+type Answered = [(&'static str, Cow<'static, str>); 2];
 
 /// Counters that nobody else keeps; cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,7 +34,7 @@ pub struct Metrics {
     /// From a checked request to the workers' counts.
     publish_seconds: Histogram,
     /// Requests by route pattern and class of status.
-    requests: Family<[(&'static str, String); 2], Counter>,
+    requests: Family<Answered, Counter>,
 }
 
 impl Default for Metrics {
@@ -52,9 +56,15 @@ impl Metrics {
     }
 
     /// A request was answered. `route` is the pattern, never the URI.
-    pub fn answered(&self, route: &str, status: u16) {
-        let class = format!("{}xx", status / 100);
-        self.requests.get_or_create(&[("route", route.into()), ("status", class)]).inc();
+    pub fn answered(&self, route: &str, status: StatusCode) {
+        let class = match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&[("route", route.to_owned().into()), ("status", class.into())]).inc();
     }
 }
 

@@ -16,7 +16,11 @@ use uuid::Uuid;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const EXPOSED: &str = "ETag, Location, Retry-After, RateLimit, RateLimit-Policy, X-Request-Id";
 
-/// The instance that the admission of a request found; left in the request's extensions for CORS and the log.
+/// Routes whose good answers are logged at `debug`: there is one for every message, and writing its line would cost more
+/// than sending it. The metrics count them; what is refused is logged as anywhere.
+const SENDING: [&str; 2] = ["/v1/messages", "/v1/messages/batch"];
+
+/// The instance that a browser's request names; left in the request's extensions for CORS.
 #[derive(Clone, Debug)]
 pub struct RequestedInstance(pub InstanceId);
 
@@ -25,7 +29,7 @@ pub async fn finish<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let (started, id) = (Instant::now(), Uuid::now_v7().to_string());
+    let (started, id) = (Instant::now(), Uuid::now_v7());
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
         return Ok(next.call(request).await?.map_into_left_body());
     };
@@ -61,10 +65,10 @@ fn early_answer(request: &ServiceRequest, api: &Api) -> Option<HttpResponse> {
     })
 }
 
-fn decorate<B>(answer: &mut ServiceResponse<B>, api: &Api, id: &str) {
+fn decorate<B>(answer: &mut ServiceResponse<B>, api: &Api, id: &Uuid) {
     let allowed = allowed_origin(answer, api);
     let headers = answer.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(id) {
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
         headers.insert(REQUEST_ID, id);
     }
     for (name, value) in [
@@ -106,24 +110,33 @@ fn known(method: &Method) -> &str {
     if known.contains(method) { method.as_str() } else { "other" }
 }
 
-fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &str, started: Instant) {
+fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &Uuid, started: Instant) {
     let (request, status) = (answer.request(), answer.status());
     let route = request.match_pattern().unwrap_or_else(|| "unmatched".into());
-    api.metrics.answered(&route, status.as_u16());
+    api.metrics.answered(&route, status);
     let code = answer.response().error().and_then(|error| error.as_error::<Problem>()).map(|problem| problem.code);
     if let Some(code) = code {
         api.metrics.refused(code);
     }
-    tracing::info!(
-        request.id = id,
-        http.method = known(request.method()),
-        http.route = route,
-        http.status = status.as_u16(),
-        error.code = code.map_or("", Code::as_str),
-        duration.us = started.elapsed().as_micros() as u64,
-        "answered"
-    );
+    // A line's level is a constant of its place in the code, hence two places.
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                request.id = %id,
+                http.method = known(request.method()),
+                http.route = route,
+                http.status = status.as_u16(),
+                error.code = code.map_or("", Code::as_str),
+                duration.us = started.elapsed().as_micros() as u64,
+                "answered"
+            )
+        };
+    }
+    match status.is_success() && SENDING.contains(&route.as_str()) {
+        true => line!(debug),
+        false => line!(info),
+    }
     if status == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(request.id = id, http.route = route, "a request failed on our side");
+        tracing::error!(request.id = %id, http.route = route, "a request failed on our side");
     }
 }

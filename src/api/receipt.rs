@@ -2,6 +2,7 @@
 
 use super::dry_run::{ConsideredUser, MatchedUser, Told};
 use super::resource::Page;
+use crate::domain::audience::Audience;
 use crate::domain::message::Message;
 use crate::relay::Published;
 use crate::relay::repeats::Remembered;
@@ -51,7 +52,7 @@ pub struct Receipt {
 impl Receipt {
     /// Of a message that was just sent or counted.
     pub fn new(message: Message, published: Published) -> Self {
-        let audience = message.audiences.iter().map(ToString::to_string).collect();
+        let audience = message.audiences.iter().map(Audience::name).collect();
         Self::of(message.id, audience, &published, Duplicate::No)
     }
 

@@ -5,12 +5,13 @@ use super::messages::PublishRequest;
 use crate::domain::message::{Draft, MessageId};
 use crate::domain::principal::UserId;
 use crate::relay::repeats::{ClaimError, Fingerprint};
+use actix_web::http::header::HeaderName;
 use actix_web::{FromRequest, HttpRequest, dev};
 use aws_lc_rs::digest::{Context, SHA256};
 use std::future::{Ready, ready};
 use std::time::Duration;
 
-const HEADER: &str = "idempotency-key";
+const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The header `Idempotency-Key`, with or without the quotes of draft-ietf-httpapi-idempotency-key-header.
 pub struct IdempotencyKey(Option<String>);

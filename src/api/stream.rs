@@ -9,6 +9,7 @@ use crate::relay::shard::Transport;
 use actix_web::http::header::HeaderName;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use std::borrow::Cow;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -49,5 +50,6 @@ pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpRespons
 
 /// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they differ.
 pub(super) fn resume_from(request: &HttpRequest, cursor: Option<String>) -> Outcome<Option<String>> {
-    only("cursor or Last-Event-ID", headers(request, &LAST_EVENT_ID).into_iter().chain(cursor).collect())
+    let given: Vec<_> = headers(request, LAST_EVENT_ID).chain(cursor.map(Cow::Owned)).collect();
+    only("cursor or Last-Event-ID", given.iter().map(|given| &**given))
 }

@@ -18,14 +18,30 @@ pub enum Audience {
     Channel(ChannelName),
 }
 
+impl Audience {
+    /// The canonical name; the same text as `Display`, made in one step.
+    pub fn name(&self) -> String {
+        self.parts().concat()
+    }
+
+    /// Length of the canonical name, in bytes.
+    pub fn name_bytes(&self) -> usize {
+        self.parts().map(str::len).iter().sum()
+    }
+
+    fn parts(&self) -> [&str; 2] {
+        match self {
+            Self::All => ["ALL", ""],
+            Self::User(user) => ["user:", user.as_str()],
+            Self::Group(group) => ["group:", group.as_str()],
+            Self::Channel(channel) => ["channel:", channel.as_str()],
+        }
+    }
+}
+
 impl fmt::Display for Audience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("ALL"),
-            Self::User(user) => write!(f, "user:{user}"),
-            Self::Group(group) => write!(f, "group:{group}"),
-            Self::Channel(channel) => write!(f, "channel:{channel}"),
-        }
+        self.parts().iter().try_for_each(|part| f.write_str(part))
     }
 }
 
@@ -175,8 +191,11 @@ mod tests {
 
     #[test]
     fn prefixes_are_exact_and_everything_else_is_bare() {
-        let canonical =
-            |text: &str| Address::parse(text).unwrap().audiences().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let name = |audience: &Audience| {
+            assert_eq!((audience.name(), audience.name_bytes()), (audience.to_string(), audience.name().len()));
+            audience.name()
+        };
+        let canonical = |text: &str| Address::parse(text).unwrap().audiences().iter().map(name).collect::<Vec<_>>();
         assert_eq!(canonical("ALL"), ["ALL"]);
         assert_eq!(canonical("user:group:x"), ["user:group:x"]);
         assert_eq!(canonical("group:*"), ["group:*"]);

@@ -22,7 +22,19 @@ impl Cursor {
 
     /// The text that clients see, always 22 bytes of the URL-safe Base64 alphabet.
     pub fn to_text(self) -> String {
-        URL_SAFE_NO_PAD.encode(((u128::from(self.epoch) << 64) | u128::from(self.position)).to_be_bytes())
+        let mut text = [0; Self::TEXT_BYTES];
+        self.write(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The same text where it is to stand.
+    pub fn write(self, place: &mut [u8; Self::TEXT_BYTES]) {
+        let written = URL_SAFE_NO_PAD.encode_slice(self.to_bytes(), place);
+        debug_assert_eq!(written, Ok(Self::TEXT_BYTES));
+    }
+
+    fn to_bytes(self) -> [u8; 16] {
+        ((u128::from(self.epoch) << 64) | u128::from(self.position)).to_be_bytes()
     }
 
     /// Reads what `to_text` wrote. Errors: `CursorError` for anything else.
@@ -40,7 +52,9 @@ mod tests {
     #[test]
     fn a_cursor_survives_its_text_and_nothing_else_parses() {
         let cursor = Cursor { epoch: u64::MAX - 3, position: 77 };
-        assert_eq!(cursor.to_text().len(), Cursor::TEXT_BYTES);
+        let mut place = [0; Cursor::TEXT_BYTES];
+        cursor.write(&mut place);
+        assert_eq!(cursor.to_text().as_bytes(), place);
         assert_eq!(Cursor::parse(&cursor.to_text()), Ok(cursor));
         for bad in ["", "0", "a b", &cursor.to_text()[1..], &format!("{}A", cursor.to_text()), "ÄÄÄÄÄÄÄÄÄÄÄ"]
         {

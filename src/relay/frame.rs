@@ -41,19 +41,7 @@ impl Eq for Frame {}
 impl Frame {
     /// `MESSAGE`: what every receiver of `message` gets.
     pub fn message(message: &Message, cursor: Cursor) -> Self {
-        let mut json = Vec::with_capacity(json_bytes(message));
-        json.extend_from_slice(b"{\"type\":\"MESSAGE\",\"id\":");
-        put_string(&mut json, &message.id);
-        json.extend_from_slice(b",\"channel\":");
-        put_string(&mut json, &message.address);
-        json.extend_from_slice(b",\"cursor\":");
-        put_string(&mut json, &cursor.to_text());
-        json.extend_from_slice(b",\"time\":");
-        put_string(&mut json, &message.time.to_rfc3339_opts(SecondsFormat::Millis, true));
-        json.extend_from_slice(b",\"data\":");
-        json.extend_from_slice(message.payload.as_str().as_bytes());
-        json.push(b'}');
-        Self::new(TEXT, &json, Some(Arc::new(Progress::at(cursor.position))))
+        Unplaced::new(message).at(cursor)
     }
 
     /// How long that frame is, in bytes: what an outbox has room for can be told before the message has its place.
@@ -135,29 +123,89 @@ impl Frame {
         Self::new(TEXT, json, None)
     }
 
-    /// A final frame (RFC 6455 section 5.2) with the shortest form of its length.
     fn new(opcode: u8, payload: &[u8], progress: Option<Arc<Progress>>) -> Self {
-        let mut frame = Vec::with_capacity(header_bytes(payload.len()) + payload.len());
-        frame.put_u8(0x80 | opcode);
-        match payload.len() {
-            length @ 0..=125 => frame.put_u8(length as u8),
-            length @ 126..=0xFFFF => {
-                frame.put_u8(126);
-                frame.put_u16(length as u16);
-            }
-            length => {
-                frame.put_u8(127);
-                frame.put_u64(length as u64);
-            }
-        }
+        let mut frame = with_header(opcode, payload.len());
         frame.extend_from_slice(payload);
         Self(Arc::new(Encoded { bytes: frame.into_boxed_slice(), progress }))
     }
 }
 
+/// The frame of a message that has no place in the order yet: written whole but for its cursor, so that little is left to do
+/// while the order is locked.
+pub struct Unplaced {
+    bytes: Vec<u8>,
+    /// Where the cursor goes.
+    cursor_at: usize,
+}
+
+impl Unplaced {
+    /// All that is known of `message` before it has its place.
+    pub fn new(message: &Message) -> Self {
+        let length = json_bytes(message);
+        let mut bytes = with_header(TEXT, length);
+        let header = bytes.len();
+        bytes.extend_from_slice(b"{\"type\":\"MESSAGE\",\"id\":");
+        put_string(&mut bytes, &message.id);
+        bytes.extend_from_slice(b",\"channel\":");
+        put_string(&mut bytes, &message.address);
+        bytes.extend_from_slice(b",\"cursor\":\"");
+        let cursor_at = bytes.len();
+        bytes.extend_from_slice(&[b'-'; Cursor::TEXT_BYTES]);
+        bytes.extend_from_slice(b"\",\"time\":\"");
+        bytes.extend_from_slice(message.time.to_rfc3339_opts(SecondsFormat::Millis, true).as_bytes());
+        bytes.extend_from_slice(b"\",\"data\":");
+        bytes.extend_from_slice(message.payload.as_str().as_bytes());
+        bytes.put_u8(b'}');
+        debug_assert_eq!(bytes.len() - header, length);
+        Self { bytes, cursor_at }
+    }
+
+    /// Length on the wire, in bytes.
+    pub fn wire_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The frame.
+    pub fn at(mut self, cursor: Cursor) -> Frame {
+        if let Some(place) = self.bytes.get_mut(self.cursor_at..).and_then(<[u8]>::first_chunk_mut) {
+            cursor.write(place);
+        }
+        let progress = Some(Arc::new(Progress::at(cursor.position)));
+        Frame(Arc::new(Encoded { bytes: self.bytes.into_boxed_slice(), progress }))
+    }
+}
+
+/// The header of a final frame (RFC 6455 section 5.2) with the shortest form of its length, and room for the payload.
+fn with_header(opcode: u8, length: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(header_bytes(length) + length);
+    frame.put_u8(0x80 | opcode);
+    match length {
+        0..=125 => frame.put_u8(length as u8),
+        126..=0xFFFF => {
+            frame.put_u8(126);
+            frame.put_u16(length as u16);
+        }
+        _ => {
+            frame.put_u8(127);
+            frame.put_u64(length as u64);
+        }
+    }
+    frame
+}
+
 fn json_bytes(message: &Message) -> usize {
-    // Of what ids and names may hold, JSON escapes these two (RFC 8259 section 7).
-    let escaped = |text: &str| text.len() + text.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+    // As `put_string` escapes (RFC 8259 section 7); ids and names hold no more than the first two of them.
+    let written = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
+        0..=0x1F => 6,
+        _ => 1,
+    };
+    // Hardly any text has one, and seeing that is cheap.
+    let is_escaped = |byte: u8| byte < 0x20 || matches!(byte, b'"' | b'\\');
+    let escaped = |text: &str| match text.bytes().filter(|byte| is_escaped(*byte)).count() {
+        0 => text.len(),
+        _ => text.bytes().map(written).sum::<usize>(),
+    };
     message.payload.as_str().len() + escaped(&message.address) + escaped(&message.id) + MESSAGE_OVERHEAD
 }
 
@@ -170,7 +218,7 @@ fn header_bytes(payload: usize) -> usize {
 }
 
 fn put_string(json: &mut Vec<u8>, text: &str) {
-    // Writing a string into a vector cannot fail; nothing of it is lost if it did, since the frame stays valid JSON.
+    // Writing a string into memory cannot fail; nothing of it is lost if it did, since the frame stays valid JSON.
     if serde_json::to_writer(&mut *json, text).is_err() {
         json.extend_from_slice(b"\"\"");
     }
@@ -245,7 +293,7 @@ pub enum Notice<'a> {
 
 /// The canonical names of `audiences`.
 pub fn names(audiences: &[Audience]) -> Vec<String> {
-    audiences.iter().map(ToString::to_string).collect()
+    audiences.iter().map(Audience::name).collect()
 }
 
 /// Why a connection ends: a close code (RFC 6455 section 7.4, or 44xx of the contract) and `CODE: short sentence`.

@@ -3,7 +3,7 @@
 use super::entry::{Entry, Times, Without};
 use super::frame::Frame;
 use super::history::{History, HistoryBounds};
-use super::realm::{Memory, Realm};
+use super::realm::{Memory, Order, Realm};
 use super::repeats::Repeats;
 use super::traces::{Trace, Traces, Until};
 use super::{Relay, RelaySettings};
@@ -20,14 +20,24 @@ impl Relay {
         self.realms().get(instance).and_then(|realm| realm.traces.find(id, Instant::now()))
     }
 
-    /// What the window keeps of a message; nothing of one that is live only.
-    pub(super) fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame) -> Option<Entry> {
+    /// Gives a message the next place, and remembers it: for traces, and for those who resume unless it is live only.
+    pub(super) fn remember(&self, order: &mut Order<'_>, message: &Message, frame: &Frame) {
+        let (cursor, now) = (order.next(), Instant::now());
+        let HistoryBounds { window, messages, .. } = self.0.settings.history;
+        let entry = self.entry(message, cursor, frame, now);
+        let replayed = entry.as_ref().filter(|_| messages > 0).map(|entry| entry.expires);
+        let progress = frame.progress().cloned().unwrap_or_default();
+        let trace = Trace::new(message, cursor, progress, Until { kept: now + window, replayed });
+        order.realm().traces.insert(trace, now);
+        order.advance(entry, now);
+    }
+
+    fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame, now: Instant) -> Option<Entry> {
         let window = self.0.settings.history.window;
         let ttl = message.ttl.unwrap_or(window);
         if ttl.is_zero() {
             return None;
         }
-        let now = Instant::now();
         let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
         let without = Without {
             users: message.exclude.users.as_slice().into(),
@@ -35,14 +45,6 @@ impl Relay {
             filter: message.filter.clone(),
         };
         Some(Entry::new(cursor.position, frame.clone(), &message.audiences, without, times))
-    }
-
-    /// What can be said of a message afterwards; of one that is live only too.
-    pub(super) fn trace(&self, message: &Message, cursor: Cursor, frame: &Frame, entry: Option<&Entry>) -> Trace {
-        let HistoryBounds { window, messages, .. } = self.0.settings.history;
-        let replayed = entry.filter(|_| messages > 0).map(|entry| entry.expires);
-        let progress = frame.progress().cloned().unwrap_or_default();
-        Trace::new(message, cursor, progress, Until { kept: Instant::now() + window, replayed })
     }
 
     /// Where windows or traces take more than the process may, those that were used least recently give way first.

@@ -49,7 +49,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use arc_swap::ArcSwap;
-use frame::Frame;
+use frame::{Frame, Unplaced};
 use history::HistoryBounds;
 use lanes::Lane;
 use prometheus_client::metrics::histogram::Histogram;
@@ -63,7 +63,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use traces::TraceBounds;
 use uuid::Uuid;
@@ -203,7 +203,7 @@ impl Relay {
         let realm = self.realm(instance);
         let (cursor, parcel) = self.hand_over(&realm, message, Intent::Send)?;
         self.bound_memory();
-        let (counts, complete) = parcel.tally.wait(PATIENCE).await;
+        let (counts, complete) = count(parcel).await;
         realm.count(counts);
         Ok(Published { cursor, counts, complete })
     }
@@ -212,7 +212,7 @@ impl Relay {
     pub async fn rehearse(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
         let realm = self.realm(instance);
         let (_, parcel) = self.hand_over(&realm, message, Intent::Count)?;
-        let (counts, complete) = parcel.tally.wait(PATIENCE).await;
+        let (counts, complete) = count(parcel).await;
         Ok(Published { cursor: realm.cursor(), counts, complete })
     }
 
@@ -279,27 +279,32 @@ impl Relay {
         self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
     }
 
+    /// Gives `message` its place, and every worker that may have someone for it a parcel; none where no worker has.
     fn hand_over(
         &self,
         realm: &Arc<Realm>,
         message: &Message,
         intent: Intent,
-    ) -> Result<(Cursor, Arc<Parcel>), Overloaded> {
+    ) -> Result<(Cursor, Option<Arc<Parcel>>), Overloaded> {
         let queues = self.0.queues.load();
-        let bytes = Frame::message_bytes(message);
+        let unplaced = match intent {
+            Intent::Send => Ok(Unplaced::new(message)),
+            Intent::Count => Err(Frame::message_bytes(message)),
+        };
+        let bytes = unplaced.as_ref().map_or_else(|bytes| *bytes, Unplaced::wire_bytes);
         let mut order = realm.order();
-        let present = queues.iter().enumerate().filter(|(shard, _)| order.has_someone_on(*shard));
+        // Waking a worker costs more than all the rest, and many messages are for users who are away.
+        let is_without = order.is_without(&message.audiences);
+        let present = queues.iter().enumerate().filter(|(shard, _)| !is_without && order.has_someone_on(*shard));
         let places = present.map(|(shard, queue)| Some((shard, queue.reserve(bytes, order.backlog(shard))?)));
         let places = places.collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
         let cursor = order.next();
-        let frame = match intent {
-            Intent::Send => Ok(Frame::message(message, cursor)),
-            Intent::Count => Err(bytes),
-        };
+        let frame = unplaced.map(|unplaced| unplaced.at(cursor));
         if let Ok(frame) = &frame {
-            let entry = self.entry(message, cursor, frame);
-            realm.traces.insert(self.trace(message, cursor, frame, entry.as_ref()), Instant::now());
-            order.advance(entry);
+            self.remember(&mut order, message, frame);
+        }
+        if places.is_empty() {
+            return Ok((cursor, None));
         }
         let delivery = delivery(realm, message, cursor, frame);
         let parcel = Arc::new(Parcel { delivery, realm: realm.clone(), bytes, tally: Tally::of(places.len()) });
@@ -307,7 +312,7 @@ impl Relay {
             order.add_backlog(shard, bytes);
             place.send(parcel.clone());
         }
-        Ok((cursor, parcel))
+        Ok((cursor, Some(parcel)))
     }
 
     fn catalog(&self) -> &Catalog {
@@ -348,6 +353,14 @@ impl Relay {
     fn drain_plan(&self) -> DrainPlan {
         let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
         DrainPlan { spread_ms, waves: DRAIN_WAVES }
+    }
+}
+
+/// What the workers did with a parcel, and whether all have said so in time.
+async fn count(parcel: Option<Arc<Parcel>>) -> (Counts, bool) {
+    match parcel {
+        Some(parcel) => parcel.tally.wait(PATIENCE).await,
+        None => (Counts::default(), true),
     }
 }
 

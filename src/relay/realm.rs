@@ -6,6 +6,7 @@ use super::queue::Backlog;
 use super::repeats::Repeats;
 use super::shard::Counts;
 use super::traces::Traces;
+use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::{InstanceId, Limits};
 use crate::domain::principal::UserId;
@@ -276,14 +277,29 @@ impl Order<'_> {
         self.state.backlogs[shard].bytes += bytes;
     }
 
+    /// Whether nobody is connected whom one of `audiences` could mean: all of them are users, and none has a seat, which
+    /// is taken before a connection is registered and given back after it has left.
+    pub fn is_without(&self, audiences: &[Audience]) -> bool {
+        let is_away = |audience: &Audience| match audience {
+            Audience::User(user) => !self.state.seats_of.contains_key(user),
+            _ => false,
+        };
+        audiences.iter().all(is_away)
+    }
+
+    /// Whose order it is.
+    pub fn realm(&self) -> &Realm {
+        self.realm
+    }
+
     /// The place that the next message gets.
     pub fn next(&self) -> Cursor {
         Cursor { epoch: self.realm.epoch, position: self.state.position + 1 }
     }
 
     /// Gives that place away, and keeps the message unless it is live only.
-    pub fn advance(&mut self, entry: Option<Entry>) {
-        let (position, now) = (self.state.position + 1, Instant::now());
+    pub fn advance(&mut self, entry: Option<Entry>, now: Instant) {
+        let position = self.state.position + 1;
         (self.state.position, self.state.used) = (position, now);
         self.state.history.push(position, entry, now);
         self.realm.counters.messages.fetch_add(1, Relaxed);
@@ -322,7 +338,6 @@ impl Realm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::audience::Audience;
 
     #[test]
     fn seats_end_at_the_limits_of_user_and_instance_and_come_back() {
@@ -341,16 +356,27 @@ mod tests {
     }
 
     #[test]
+    fn only_users_without_a_seat_are_known_to_be_away() {
+        let realm = Arc::new(Realm::fresh("demo"));
+        let [alice, bob] = ["alice", "bob"].map(|user| Audience::User(UserId::new(user).unwrap()));
+        let seat = realm.take_seat(&UserId::new("alice").unwrap(), &Limits::default()).unwrap();
+        assert!(realm.order().is_without(std::slice::from_ref(&bob)));
+        assert!(!realm.order().is_without(&[bob, alice.clone()]) && !realm.order().is_without(&[Audience::All]));
+        drop(seat);
+        assert!(realm.order().is_without(&[alice]));
+    }
+
+    #[test]
     fn what_is_published_after_arriving_lies_behind_the_cursor() {
         let realm = Realm::fresh("demo");
         let user = UserId::new("a").unwrap();
         let who = Listener { audiences: &[Audience::All], user: &user };
-        realm.order().advance(None);
+        realm.order().advance(None, Instant::now());
         assert_eq!(realm.arrive(3, None, who).cursor.position, 1);
         let mut order = realm.order();
         assert!(order.has_someone_on(3) && !order.has_someone_on(0));
         assert_eq!(order.next().position, 2);
-        order.advance(None);
+        order.advance(None, Instant::now());
         drop(order);
         assert_eq!(realm.cursor().position, 2);
         for (since, outcome) in [(2, Ok(0)), (1, Ok(0)), (3, Err(Loss::Epoch))] {

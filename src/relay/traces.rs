@@ -104,7 +104,7 @@ impl Trace {
     fn bytes(&self) -> usize {
         let users = self.exclude.users.iter().map(|user| user.as_str().len());
         let excluded = users.chain(self.exclude.connections.iter().map(String::len));
-        let texts = self.audiences.iter().map(|audience| audience.to_string().len()).chain(excluded);
+        let texts = self.audiences.iter().map(Audience::name_bytes).chain(excluded);
         let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
         TRACE_BYTES + self.id.len() + self.address.len() + texts
     }

@@ -50,6 +50,9 @@ mod tests {
             }
         });
         local.await;
-        assert_eq!(*done.borrow(), [0, 9, 1, 9, 2, 9]);
+        let done = done.borrow();
+        let numbers: Vec<_> = done.iter().filter(|number| **number != 9).collect();
+        assert_eq!(numbers, [&0, &1, &2]);
+        assert!(done.windows(2).all(|pair| pair.contains(&9)), "{done:?}");
     }
 }

@@ -97,9 +97,13 @@ impl Herald {
         }
     }
 
-    /// Waits for a line of its log.
-    pub async fn logs(&mut self, words: &str) {
-        while !within(words, self.log.next_line()).await.expect("it can be read").expect(words).contains(words) {}
+    /// Waits for a line of its log; everything up to there that was not read before.
+    pub async fn logs(&mut self, words: &str) -> String {
+        let mut text = String::new();
+        while !text.contains(words) {
+            text += &within(words, self.log.next_line()).await.expect("it can be read").expect(words);
+        }
+        text
     }
 
     async fn rest_of_the_log(&mut self) -> String {
@@ -213,6 +217,25 @@ async fn nothing_set_is_a_complete_service_whose_line_can_be_pasted() {
     assert!(!servers(&data).is_empty());
     assert_eq!(herald.end(Signal::TERM).await, Some(0));
     assert_eq!(servers(&data), BTreeSet::new());
+}
+
+#[actix_web::test]
+async fn a_message_that_was_sent_has_no_line_in_the_log_and_a_refused_one_has() {
+    let data = data_directory();
+    let mut herald = Herald::start(data.path(), &[]).await;
+    let shop = development_token(data.path(), &["--user", "shop", "--component", "shop"]).await;
+    let ca = ca(&data);
+    for (path, body, expected) in [
+        ("/v1/messages", json!({"channel": "ALL", "message": 1}), 202),
+        ("/v1/messages/batch", json!({"messages": [{"channel": "ALL", "message": 1}]}), 200),
+        ("/v1/messages", json!({"channel": "channel:none", "message": 1}), 404),
+    ] {
+        let (status, answer) = herald.call(&ca, "POST", path, &shop, Some(body)).await;
+        assert_eq!(status, expected, "{answer}");
+    }
+    let log = herald.logs("CHANNEL_NOT_FOUND").await;
+    assert!(log.contains("/v1/messages") && !log.contains("status=20") && !log.contains("/v1/messages/batch"), "{log}");
+    assert_eq!(herald.end(Signal::TERM).await, Some(0));
 }
 
 #[actix_web::test]

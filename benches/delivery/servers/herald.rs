@@ -116,8 +116,8 @@ impl HeraldServer {
         self.wait_until_ready().await?;
         let limits = json!({
             "payloadBytes": 65_536, "componentPayloadBytes": 65_536,
-            "messagesPerSecond": 100_000, "messageBurst": 100_000,
-            "userMessagesPerSecond": 100_000, "userMessageBurst": 100_000,
+            "messagesPerSecond": 1_000_000, "messageBurst": 1_000_000,
+            "userMessagesPerSecond": 1_000_000, "userMessageBurst": 1_000_000,
             "connections": 100_000, "connectionsPerUser": 1_000, "connectsPerSecond": 100_000,
         });
         self.make_instance(INSTANCE, limits).await

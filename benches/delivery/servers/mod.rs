@@ -18,6 +18,9 @@ use crate::servers::floor::FloorServer;
 use crate::servers::herald::{HeraldServer, INSTANCE};
 use crate::servers::process::Process;
 
+/// Length of a token of Herald's publisher.
+const TOKEN_BYTES: usize = 213;
+
 /// A running server.
 pub enum Server {
     /// Bare tokio and rustls, or bare actix.
@@ -50,7 +53,8 @@ impl Server {
         let (route, instance) = (self.route(certificate)?, INSTANCE);
         Ok(match self {
             Self::Floor(floor) => {
-                let (route, token) = (Route { address: floor.inlet, ..route }, String::new());
+                // It looks at no token, but is to read a request as long as Herald's.
+                let (route, token) = (Route { address: floor.inlet, ..route }, "x".repeat(TOKEN_BYTES));
                 Inlet { route, token, instance, envelope: Envelope::EVERYONE }
             }
             Self::Herald(herald) => {
