@@ -29,8 +29,6 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(500);
 /// Read from a socket at once. Clients send little.
 const READ_BYTES: usize = 4 * 1_024;
-/// Batches that one socket writes before others get their turn: a long replay must not keep them waiting.
-const WRITES_A_TURN: usize = 4;
 
 /// What a socket holds as long as it is open, such as its place among the sockets of its address.
 pub type Held = Box<dyn std::any::Any>;
@@ -111,6 +109,7 @@ impl Upgrade {
             held,
             unsent: Vec::new(),
             sent: 0,
+            is_blocked: false,
             ending_since: None,
         };
         tokio::task::spawn_local(Socket::Begun(Some(Box::new((socket, read)))));
@@ -146,6 +145,8 @@ struct Open<T> {
     unsent: Vec<u8>,
     /// How much of that it has taken since.
     sent: usize,
+    /// Whether something that was handed to `io` is not sent yet.
+    is_blocked: bool,
     /// Since when the connection is to end.
     ending_since: Option<Instant>,
 }
@@ -260,15 +261,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         }
     }
 
-    /// Writes what waits, joined, and takes no more than `io` takes; resolves to the close that is due. Errors: the
-    /// connection is gone.
+    /// Writes what waits, joined, once a turn, and takes no more than `io` takes; resolves to the close that is due.
+    /// Errors: the connection is gone.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Close>> {
         let buffers = self.buffers.clone();
         let joined = &mut buffers.borrow_mut().joined;
-        for _ in 0..WRITES_A_TURN {
+        loop {
+            // A socket that can be written to again waits for its turn as well: there may be thousands.
+            let has_something = self.is_blocked || self.judge.link().outbox.has_something();
+            if has_something && !self.admitted.as_ref().is_none_or(|admitted| admitted.registration.take_turn()) {
+                return Poll::Pending;
+            }
+            self.is_blocked = true;
             ready!(self.poll_unsent(cx))?;
-            let outbox = &self.judge.link().outbox;
-            match ready!(outbox.poll_batch(cx, joined)) {
+            self.is_blocked = false;
+            match ready!(self.judge.link().outbox.poll_batch(cx, joined)) {
                 Batch::Frame(frame) => self.write(cx, frame.bytes())?,
                 Batch::Joined => self.write(cx, joined)?,
                 Batch::Close(close) => {
@@ -276,9 +283,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
                     return Poll::Ready(Ok(close));
                 }
             }
+            self.is_blocked = true;
+            ready!(self.poll_unsent(cx))?;
+            self.is_blocked = false;
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// Writes once; what is not taken is kept.

@@ -16,12 +16,23 @@ pub struct Link {
     pub last_heard: Cell<Instant>,
     /// How far the client says that it has heard everything.
     pub acknowledged: Cell<Option<Cursor>>,
+    /// Whether its socket waits for its turn to write.
+    pub waits_for_turn: Cell<bool>,
+    /// Whether it is its socket's turn: one write.
+    pub has_turn: Cell<bool>,
 }
 
 impl Link {
     /// A fresh connection that was heard just now.
     pub fn new(id: String) -> Self {
-        Self { id, outbox: Outbox::default(), last_heard: Cell::new(Instant::now()), acknowledged: Cell::default() }
+        Self {
+            id,
+            outbox: Outbox::default(),
+            last_heard: Cell::new(Instant::now()),
+            acknowledged: Cell::default(),
+            waits_for_turn: Cell::default(),
+            has_turn: Cell::default(),
+        }
     }
 }
 

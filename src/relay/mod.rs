@@ -191,7 +191,7 @@ impl Relay {
         self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
         drop(waiting);
         let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
-        let worker = Worker { relay: self.clone(), shard, index, buffers: Rc::default() };
+        let worker = Worker { relay: self.clone(), shard, index, bell: Rc::default(), buffers: Rc::default() };
         tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
         worker
     }

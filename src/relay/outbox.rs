@@ -83,7 +83,7 @@ impl Outbox {
     }
 
     /// Queues a message as `push` does; with a lane, in the place of those of its lane that had their turn. Wakes nobody
-    /// yet: true where the socket waits and the caller is to call `wake` when it is its turn.
+    /// yet: true where the socket waits, or is to go, and the caller is to call `wake` when it is its turn.
     pub fn push_message(
         &self,
         frame: &Frame,
@@ -96,7 +96,8 @@ impl Outbox {
             None => waiting.push(frame, bounds, now),
             Some(lane) => waiting.push_latest(frame, lane, bounds, now),
         };
-        let is_to_be_woken = std::mem::replace(&mut waiting.is_awaited, false);
+        let is_full = pushed == Pushed::Full;
+        let is_to_be_woken = std::mem::replace(&mut waiting.is_awaited, false) || is_full;
         if is_to_be_woken {
             waiting.called_at = Some(now);
         }
@@ -116,7 +117,9 @@ impl Outbox {
 
     /// Ends the connection after what waits was written. Only the first reason counts.
     pub fn close(&self, close: Close) {
-        self.0.borrow_mut().end(close, false);
+        let mut waiting = self.0.borrow_mut();
+        waiting.end(close, false);
+        waiting.wake();
     }
 
     /// Ends the connection with 4420 if something waits and nothing was taken for `bounds.stall`. True when it did.
@@ -126,9 +129,16 @@ impl Outbox {
             || waiting.opening_ends.is_some_and(|end| now >= end);
         if stalled && !waiting.ending {
             waiting.end(Close::too_slow(), true);
+            waiting.wake();
             return true;
         }
         false
+    }
+
+    /// Whether there is something to write.
+    pub fn has_something(&self) -> bool {
+        let waiting = self.0.borrow();
+        !waiting.is_empty() || waiting.close.is_some()
     }
 
     /// Whether the connection is ending.

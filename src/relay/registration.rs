@@ -145,6 +145,16 @@ impl Registration {
         &self.worker
     }
 
+    /// Whether its socket may write now, once; if not, it is woken at its turn.
+    pub fn take_turn(&self) -> bool {
+        if self.link.has_turn.replace(false) {
+            return true;
+        }
+        self.worker.shard.borrow_mut().call(self.key);
+        self.worker.bell.notify_one();
+        false
+    }
+
     /// Where it is connected.
     pub fn instance(&self) -> &InstanceId {
         &self.seat.realm.instance

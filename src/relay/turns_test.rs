@@ -26,7 +26,7 @@ use tokio::task::{LocalSet, yield_now};
 const STORM: &str = "storm";
 const QUIET: &str = "quiet";
 
-/// Sockets that one turn wakes.
+/// Most sockets that one turn wakes.
 const WOKEN_A_TURN: usize = 32;
 
 struct Scene {

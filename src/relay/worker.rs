@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 /// Most messages that are taken from the queue at once.
@@ -29,6 +29,8 @@ pub struct Worker {
     pub(super) shard: Rc<RefCell<Shard>>,
     /// Which queue is its own.
     pub(super) index: usize,
+    /// Rung by sockets that want a turn while nothing else is to be done.
+    pub(super) bell: Rc<Notify>,
     /// What its sockets read into and join frames in.
     pub(super) buffers: Rc<RefCell<Buffers>>,
 }
@@ -79,6 +81,7 @@ impl Worker {
                     done.extend(self.shard.borrow_mut().take_in(batch.drain(..)));
                     done.iter().for_each(|parcel| parcel.tally.report(Counts::default()));
                 }
+                () = self.bell.notified() => {}
                 // Work is left: there is nothing to wait for.
                 () = std::future::ready(()), if self.shard.borrow().has_turns() => {}
             }
@@ -86,7 +89,9 @@ impl Worker {
             self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), &mut done);
             done.drain(..).for_each(|parcel| queue.settle(self.index, &parcel));
             // The budget of the runtime does not count here: yielding by hand lets the sockets write.
+            let written_since = Instant::now();
             tokio::task::yield_now().await;
+            self.shard.borrow_mut().pace(written_since.elapsed());
         }
     }
 

@@ -195,7 +195,6 @@ impl Waiting {
         self.ending = true;
         self.record().end(close.clone(), Utc::now().timestamp_millis());
         self.close = Some(close);
-        self.wake();
     }
 
     pub fn wake(&mut self) {

@@ -1,7 +1,7 @@
 //! Who is served when: the instances of one worker take turns, and a turn is short whatever an instance asks for.
 
 use super::room::Asking;
-use super::{Counts, Delivery, Shard};
+use super::{Counts, Delivery, Key, Shard};
 use crate::catalog::Snapshot;
 use crate::domain::instance::InstanceId;
 use crate::relay::frame::Frame;
@@ -12,8 +12,30 @@ use std::time::{Duration, Instant};
 
 /// How long one turn may judge, ask and deliver before it is another's.
 const SLICE: Duration = Duration::from_micros(500);
-/// Sockets that one turn wakes. Each writes some microseconds long before the next turn begins.
-const WOKEN_A_TURN: usize = 32;
+/// Most sockets that one turn lets write, and least. Between them it is as many as write within about `WRITING`.
+const MOST_WRITERS: usize = 32;
+const LEAST_WRITERS: usize = 4;
+/// How long the sockets of one turn, and what else is ready, should take before the next turn.
+const WRITING: Duration = Duration::from_micros(500);
+
+/// How many sockets a turn lets write: what each costs depends on how much has been joined for it.
+#[derive(Debug)]
+pub struct Pace(usize);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(MOST_WRITERS)
+    }
+}
+
+impl Pace {
+    fn after(&mut self, taken: Duration) {
+        self.0 = match taken > WRITING {
+            true => (self.0 / 2).max(LEAST_WRITERS),
+            false => (self.0 * 2).min(MOST_WRITERS),
+        };
+    }
+}
 
 impl Shard {
     /// Takes messages that came by the worker's queue. Returns those for which nobody is here any more.
@@ -40,6 +62,24 @@ impl Shard {
                 self.give_turn(&instance);
             }
         }
+    }
+
+    /// A socket has something to write and wants its turn.
+    pub fn call(&mut self, key: Key) {
+        let Some(member) = self.members.get(key) else { return };
+        if member.link.waits_for_turn.replace(true) {
+            return;
+        }
+        let instance = member.realm.instance.clone();
+        if let Some(room) = self.rooms.get_mut(&instance) {
+            room.work.unwoken.push_back(key);
+            self.give_turn(&instance);
+        }
+    }
+
+    /// The sockets of the last turn, and what else was ready, took so long.
+    pub fn pace(&mut self, taken: Duration) {
+        self.pace.after(taken);
     }
 
     /// Whether an instance waits for its turn.
@@ -131,7 +171,7 @@ impl Shard {
             let outbox = &member.link.outbox;
             let (pushed, is_to_be_woken) = outbox.push_message(frame, delivery.lane.as_ref(), self.bounds.outbox, now);
             counts.add(pushed);
-            if is_to_be_woken {
+            if is_to_be_woken && !member.link.waits_for_turn.replace(true) {
                 unwoken.push_back(key);
             }
         }
@@ -143,10 +183,12 @@ impl Shard {
 
     fn wake_some(&mut self, instance: &InstanceId) {
         let Some(room) = self.rooms.get_mut(instance) else { return };
-        let count = room.work.unwoken.len().min(WOKEN_A_TURN);
+        let count = room.work.unwoken.len().min(self.pace.0);
         for key in room.work.unwoken.drain(..count) {
             // Another connection may have the key by now: it looks, and finds nothing.
             if let Some(member) = self.members.get(key) {
+                member.link.waits_for_turn.set(false);
+                member.link.has_turn.set(true);
                 member.link.outbox.wake();
             }
         }
