@@ -6,7 +6,7 @@ use crate::api::openapi::Documents;
 use crate::api::{self, Api, health, middleware};
 use crate::config::Config;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
-use crate::transport::{AcceptSettings, Acceptor, Turnstile, Upgrader, Wire};
+use crate::transport::{AcceptSettings, Acceptor, Upgrader, Wire};
 use actix_http::HttpService;
 use actix_http::error::DispatchError;
 use actix_server::Server;
@@ -127,7 +127,7 @@ fn client_server(
             let app = app.wrap(from_fn(middleware::finish)).configure(api::configure);
             map_config(app.into_factory(), |()| AppConfig::default())
         };
-        let (turnstile, stopping) = (Turnstile::default(), stopping.clone());
+        let (turnstile, stopping) = (worker.turnstile().clone(), stopping.clone());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();

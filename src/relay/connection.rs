@@ -173,12 +173,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Future for Socket<T> {
         if let Self::Open(open) = &mut *self {
             match open.step(cx) {
                 Step::Wait => return Poll::Pending,
-                Step::Gone => return Poll::Ready(()),
-                Step::Leave(close) => {
+                step => {
                     let Self::Open(open) = std::mem::replace(&mut *self, Self::Begun(None)) else {
                         return Poll::Ready(());
                     };
-                    *self = Self::Leaving(Box::pin(open.leave(close)));
+                    *self = Self::Leaving(match step {
+                        Step::Leave(close) => Box::pin(open.leave(close)),
+                        _ => Box::pin(open.vanish()),
+                    });
                 }
             }
         }
@@ -270,6 +272,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
             // A socket that can be written to again waits for its turn as well: there may be thousands.
             let has_something = self.is_blocked || self.judge.link().outbox.has_something();
             if has_something && !self.admitted.as_ref().is_none_or(|admitted| admitted.registration.take_turn()) {
+                self.judge.link().outbox.wait_for_turn(cx);
                 return Poll::Pending;
             }
             self.is_blocked = true;
@@ -324,6 +327,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         self.ending_since.get_or_insert_with(Instant::now).elapsed() >= self.judge.bounds().stall
     }
 
+    /// The connection is gone already.
+    async fn vanish(self) {
+        let Self { io, admitted, held, .. } = self;
+        deregister(admitted, (held, io)).await;
+    }
+
     /// Writes the close frame, waits for the client's, and ends the connection; each for a short time only.
     async fn leave(self, close: Close) {
         let Self { mut io, mut judge, mut reader, admitted, held, .. } = self;
@@ -337,10 +346,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
             let answered = timeout(CLOSE_PATIENCE, hear_close(&mut io, &mut reader, &mut judge));
             answered.await.unwrap_or_default();
         }
-        drop((admitted, held));
+        deregister(admitted, held).await;
         if is_written {
             timeout(LINGER, linger(&mut io)).await.unwrap_or_default();
         }
+    }
+}
+
+/// Leaves every index, at its turn: thousands may go at once.
+async fn deregister(admitted: Option<Admitted>, held: impl Sized) {
+    match admitted.as_ref().map(|admitted| admitted.registration.worker().turnstile().clone()) {
+        Some(turnstile) => turnstile.pass(|| drop((admitted, held))).await,
+        None => drop(held),
     }
 }
 

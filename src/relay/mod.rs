@@ -27,6 +27,7 @@ pub mod roster;
 pub mod shard;
 pub mod stream;
 pub mod traces;
+pub mod turnstile;
 pub mod window;
 mod worker;
 
@@ -66,6 +67,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use traces::TraceBounds;
+use turnstile::Turnstile;
 use uuid::Uuid;
 
 /// How long a publish waits for the workers' counts (contract, "Sending").
@@ -191,7 +193,14 @@ impl Relay {
         self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
         drop(waiting);
         let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
-        let worker = Worker { relay: self.clone(), shard, index, bell: Rc::default(), buffers: Rc::default() };
+        let worker = Worker {
+            relay: self.clone(),
+            shard,
+            index,
+            bell: Rc::default(),
+            turnstile: Turnstile::default(),
+            buffers: Rc::default(),
+        };
         tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
         worker
     }

@@ -135,6 +135,11 @@ impl Outbox {
         false
     }
 
+    /// Remembers the socket's task, which is to be woken when it is its turn.
+    pub fn wait_for_turn(&self, cx: &Context<'_>) {
+        self.0.borrow_mut().remember(cx);
+    }
+
     /// Whether there is something to write.
     pub fn has_something(&self) -> bool {
         let waiting = self.0.borrow();

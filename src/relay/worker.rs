@@ -6,6 +6,7 @@ use super::frame::{Close, Frame, Notice};
 use super::queue::Receiver;
 use super::roster::Question;
 use super::shard::{Counts, Key, Shard};
+use super::turnstile::Turnstile;
 use crate::catalog::Snapshot;
 use chrono::Utc;
 use std::cell::RefCell;
@@ -31,11 +32,18 @@ pub struct Worker {
     pub(super) index: usize,
     /// Rung by sockets that want a turn while nothing else is to be done.
     pub(super) bell: Rc<Notify>,
+    /// Where those who come and go wait for their turn.
+    pub(super) turnstile: Turnstile,
     /// What its sockets read into and join frames in.
     pub(super) buffers: Rc<RefCell<Buffers>>,
 }
 
 impl Worker {
+    /// Where those who come to this worker, and those who go, wait for their turn.
+    pub fn turnstile(&self) -> &Turnstile {
+        &self.turnstile
+    }
+
     /// Runs until the relay ends. One tick a second looks after all connections: no timer a connection. Listens from now
     /// on, not from when it is first polled: a connection may be there before that.
     pub(super) fn run(self, queue: Receiver, questions: mpsc::Receiver<Question>) -> impl Future<Output = ()> {

@@ -1,6 +1,7 @@
 //! From an accepted socket to a connection that HTTP can be spoken on: socket options, then TLS.
 
-use super::{Turnstile, Wire};
+use super::Wire;
+use crate::relay::turnstile::Turnstile;
 use crate::tls::{Scratch, TlsStream};
 use actix_http::Protocol;
 use actix_service::{Service, ServiceFactory};

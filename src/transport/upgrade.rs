@@ -1,7 +1,8 @@
 //! The answer to a request that asks for an upgrade, and the socket that it may become.
 
-use super::{Turnstile, Wire};
+use super::Wire;
 use crate::relay::connection::Upgrade;
+use crate::relay::turnstile::Turnstile;
 use actix_codec::{Encoder, Framed};
 use actix_http::body::{BodySize, MessageBody};
 use actix_http::h1::{Codec, Message};

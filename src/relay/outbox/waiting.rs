@@ -119,10 +119,15 @@ impl Waiting {
             return Poll::Ready(close);
         }
         self.is_awaited = true;
+        self.remember(cx);
+        Poll::Pending
+    }
+
+    /// Remembers the socket's task.
+    pub fn remember(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
-        Poll::Pending
     }
 
     pub fn record(&mut self) -> &mut Record {

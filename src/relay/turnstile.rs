@@ -1,11 +1,11 @@
-//! Who computes next on a thread: handshakes one at a time, with everything else that is ready between two of them.
+//! Who computes next on a thread: newcomers and leavers one at a time, with everything else that is ready between two.
 
 use std::rc::Rc;
 use tokio::sync::Semaphore;
 
-/// Lets work of newcomers through one piece at a time. A thousand clients that come at once are a thousand pieces of some
-/// hundred microseconds, all ready at the same moment; without turns, a message that comes meanwhile would wait behind
-/// every one of them. Clones share it; of one thread.
+/// Lets the work of those who come and go through one piece at a time. A thousand clients that come at once are a thousand
+/// pieces of some hundred microseconds, and those that go as many smaller ones, all ready at the same moment; without
+/// turns, a message that comes meanwhile would wait behind every one of them. Clones share it; of one thread.
 #[derive(Clone, Debug)]
 pub struct Turnstile(Rc<Semaphore>);
 
