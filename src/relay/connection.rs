@@ -275,6 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
                 self.judge.link().outbox.wait_for_turn(cx);
                 return Poll::Pending;
             }
+            self.judge.link().outbox.let_go();
             self.is_blocked = true;
             ready!(self.poll_unsent(cx))?;
             self.is_blocked = false;

@@ -135,6 +135,12 @@ impl Outbox {
         false
     }
 
+    /// Lets go of what waited, where the connection turned out to be too slow.
+    pub fn let_go(&self) {
+        let given_up = self.0.borrow_mut().given_up.take();
+        drop(given_up);
+    }
+
     /// Remembers the socket's task, which is to be woken when it is its turn.
     pub fn wait_for_turn(&self, cx: &Context<'_>) {
         self.0.borrow_mut().remember(cx);
@@ -185,7 +191,7 @@ impl Outbox {
     /// The next thing to write; remembers the task otherwise.
     pub fn poll_next(&self, cx: &mut Context<'_>, now: impl FnOnce() -> Instant) -> Poll<Next> {
         let mut waiting = self.0.borrow_mut();
-        waiting.called_at = None;
+        (waiting.called_at, waiting.given_up) = (None, None);
         match waiting.take(&mut None) {
             Some(frame) => {
                 waiting.go_on(now);

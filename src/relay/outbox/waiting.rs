@@ -44,6 +44,24 @@ pub struct Waiting {
     pub ending: bool,
     /// What it was handed lately; none until that is a message.
     pub record: Option<Box<Record>>,
+    /// What waited when the connection turned out to be too slow, until the socket's turn.
+    pub given_up: Option<Box<GivenUp>>,
+}
+
+/// What waited for a connection that is too slow. Letting go of hundreds of frames takes longer than queueing one, and one
+/// message may be too much for thousands of connections: so it is done at each one's turn, and counted then.
+#[derive(Debug)]
+pub struct GivenUp {
+    _opening: VecDeque<Frame>,
+    frames: VecDeque<(u64, Frame)>,
+    lanes: Option<Box<Lanes>>,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        let of_lanes = self.lanes.iter().flat_map(|lanes| lanes.frames());
+        self.frames.iter().map(|(_, frame)| frame).chain(of_lanes).for_each(|frame| frame.count(Step::TooSlow));
+    }
 }
 
 impl Waiting {
@@ -193,8 +211,8 @@ impl Waiting {
             return;
         }
         if give_up {
-            self.messages().for_each(|frame| frame.count(Step::TooSlow));
-            (self.opening, self.frames, self.lanes) = (VecDeque::new(), VecDeque::new(), None);
+            let (opening, frames) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.frames));
+            self.given_up = Some(Box::new(GivenUp { _opening: opening, frames, lanes: self.lanes.take() }));
             (self.bytes, self.stalled_since, self.opening_ends) = (0, None, None);
         }
         self.ending = true;
