@@ -5,8 +5,8 @@
 //! the rate ([`limits`]), reads the draft, resolves whom it is for ([`catalog`]), and hands the message to
 //! [`relay::Relay::publish`], which encodes it once and asks every worker's shard; the counts are the answer.
 //!
-//! **Connect**, the other: [`api::connect`] admits the subscriber, the relay registers it for its audiences and answers the
-//! handshake, and [`relay::connection`] is the socket's life until it closes.
+//! **Connect**, the other: [`transport`] accepts and shakes hands, [`api::connect`] admits the subscriber, the relay registers
+//! it for its audiences and answers the handshake, and [`relay::connection`] is the socket's life until it closes.
 //!
 //! Configuring takes a third: [`api::channels`] and its like change Postgres through [`store`], which notifies every
 //! node's [`catalog`], which every shard follows.
