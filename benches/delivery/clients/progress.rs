@@ -13,6 +13,9 @@ use crate::clients::listener::Seat;
 use crate::clients::message::Number;
 use crate::clients::order::Order;
 
+/// More messages than any run has: nobody waits.
+const NOTHING: u64 = u32::MAX as u64;
+
 /// What all connections have had so far, together.
 #[derive(Default)]
 pub struct Progress {
@@ -24,7 +27,7 @@ pub struct Progress {
     deliveries: AtomicU64,
     /// Bytes of these.
     bytes: AtomicU64,
-    /// Messages a connection that somebody waits for.
+    /// The least number of messages a connection that somebody waits for; whoever is woken says anew what he waits for.
     wanted: AtomicU64,
     schedule: OnceLock<Schedule>,
     latencies: Latencies,
@@ -46,10 +49,10 @@ pub struct Departure {
 impl Progress {
     /// Waits until every open connection has had this many messages.
     pub async fn wait(&self, messages: u64) -> Outcome<()> {
-        self.wanted.store(messages, Ordering::SeqCst);
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
+            self.wanted.fetch_min(messages, Ordering::SeqCst);
             self.failure()?;
             if self.missing(messages) == 0 {
                 return Ok(());
@@ -110,6 +113,7 @@ impl Progress {
         self.deliveries.fetch_add(messages, Ordering::SeqCst);
         self.received.fetch_add(messages, Ordering::SeqCst);
         if self.missing(self.wanted.load(Ordering::SeqCst)) == 0 {
+            self.wanted.store(NOTHING, Ordering::SeqCst);
             self.changed.notify_waiters();
         }
     }

@@ -48,6 +48,8 @@ impl Bench {
         let inlet = server.inlet(&self.certificate)?;
         let publishers = try_join_all((0..IN_FLIGHT).map(|_| inlet.open())).await?;
         let room = Semaphore::new(IN_FLIGHT);
+        // Before anyone publishes: which of the futures below is asked first is a matter of chance.
+        let first = load.ledger().messages() + 1;
         let until = Instant::now() + self.options.warm_up + self.options.length;
         let publishing = publishers.into_iter().zip(FIRST_LANE..).map(|(mut publisher, lane)| {
             let (room, receivers) = (&room, &receivers);
@@ -65,7 +67,7 @@ impl Bench {
         };
         tokio::select! {
             done = try_join(watch, everything) => done.map(|(seen, ())| seen),
-            failure = make_room(load, &room) => Err(failure),
+            failure = make_room(load, &room, first) => Err(failure),
         }
     }
 
@@ -85,9 +87,9 @@ impl Bench {
     }
 }
 
-/// Lets one more message out for each that has reached everyone; returns when one does not.
-async fn make_room(load: &Load, room: &Semaphore) -> Failure {
-    for message in load.ledger().messages() + 1.. {
+/// Lets one more message out for each that has reached everyone, from the `first` on; returns when one does not.
+async fn make_room(load: &Load, room: &Semaphore, first: u64) -> Failure {
+    for message in first.. {
         match load.delivered(message).await {
             Ok(()) => room.add_permits(1),
             Err(failure) => return failure,
