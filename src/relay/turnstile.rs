@@ -1,26 +1,49 @@
 //! Who computes next on a thread: newcomers and leavers one at a time, with everything else that is ready between two.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use tokio::sync::Semaphore;
+
+/// How many turns of messages under way a newcomer or leaver lets go first. Bounded, so that they come through a storm of
+/// messages too, only more slowly.
+const GIVES_WAY: usize = 3;
 
 /// Lets the work of those who come and go through one piece at a time. A thousand clients that come at once are a thousand
 /// pieces of some hundred microseconds, and those that go as many smaller ones, all ready at the same moment; without
 /// turns, a message that comes meanwhile would wait behind every one of them. Clones share it; of one thread.
 #[derive(Clone, Debug)]
-pub struct Turnstile(Rc<Semaphore>);
+pub struct Turnstile(Rc<Gate>);
+
+#[derive(Debug)]
+struct Gate {
+    one_at_a_time: Semaphore,
+    /// Whether messages are under way to this thread's sockets.
+    is_delivering: Cell<bool>,
+}
 
 impl Default for Turnstile {
     fn default() -> Self {
-        Self(Rc::new(Semaphore::new(1)))
+        Self(Rc::new(Gate { one_at_a_time: Semaphore::new(1), is_delivering: Cell::new(false) }))
     }
 }
 
 impl Turnstile {
-    /// Does `work` when it is its turn, first come, first served. Between two pieces of work whatever else is ready runs,
-    /// and the sockets are looked at.
+    /// Says whether messages are under way to this thread's sockets.
+    pub fn note_deliveries(&self, under_way: bool) {
+        self.0.is_delivering.set(under_way);
+    }
+
+    /// Does `work` when it is its turn, first come, first served; while messages are under way, a few turns of theirs
+    /// later. Between two pieces of work whatever else is ready runs, and the sockets are looked at.
     pub async fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
         // The semaphore is never closed: without a turn there would still be the work.
-        let _turn = self.0.acquire().await.ok();
+        let _turn = self.0.one_at_a_time.acquire().await.ok();
+        for _ in 0..GIVES_WAY {
+            if !self.0.is_delivering.get() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         let outcome = work();
         // A task that yields goes on only once the runtime has looked at its sockets.
         tokio::task::yield_now().await;
@@ -54,5 +77,30 @@ mod tests {
         let numbers: Vec<_> = done.iter().filter(|number| **number != 9).collect();
         assert_eq!(numbers, [&0, &1, &2]);
         assert!(done.windows(2).all(|pair| pair.contains(&9)), "{done:?}");
+    }
+
+    #[tokio::test]
+    async fn messages_under_way_go_first_for_a_few_turns_and_no_longer() {
+        for (turns, expected) in [(0, 0), (1, 1), (GIVES_WAY, GIVES_WAY), (GIVES_WAY + 1, GIVES_WAY), (99, GIVES_WAY)] {
+            let (turnstile, taken) = (Turnstile::default(), Rc::new(Cell::new(0)));
+            turnstile.note_deliveries(turns > 0);
+            let local = LocalSet::new();
+            let (newcomer, seen) = (turnstile.clone(), taken.clone());
+            let before = local.run_until(async move {
+                let coming = tokio::task::spawn_local(async move { newcomer.pass(|| seen.get()).await });
+                let deliveries = tokio::task::spawn_local(async move {
+                    for turn in 1..=turns {
+                        tokio::task::yield_now().await;
+                        taken.set(turn);
+                        turnstile.note_deliveries(turn < turns);
+                    }
+                });
+                let before = coming.await.unwrap();
+                deliveries.await.unwrap();
+                before
+            });
+            let before = before.await;
+            assert!(before.abs_diff(expected) <= 1 && before <= GIVES_WAY, "{before} of {turns} turns came first");
+        }
     }
 }
