@@ -45,10 +45,8 @@ pub struct Target {
 /// What became of those who resumed.
 #[derive(Default)]
 pub struct Resumed {
-    /// Who were told that they get everything they missed.
+    /// Who were told that they get everything they missed: all of them.
     pub recovered: u64,
-    /// Who were told that they do not.
-    pub unrecovered: u64,
     /// How often all of them tried, together.
     pub tries: u64,
 }
@@ -57,7 +55,6 @@ pub struct Resumed {
 struct Returned {
     seat: Seat,
     client: Client,
-    recovered: bool,
     tries: u64,
 }
 
@@ -124,7 +121,8 @@ impl Load {
     }
 
     /// Opens the connections again that have ended as they may, all at the same moment and with their cursors. They try
-    /// for as long as nobody answers; what they have missed must come before what is new.
+    /// for as long as nobody answers; what they have missed must come before what is new. Errors: one that is told that it does
+    /// not get all it missed, with the reason.
     pub async fn resume(&self) -> Outcome<Resumed> {
         let mut returning = JoinSet::new();
         for departure in self.progress.take_departed() {
@@ -132,9 +130,8 @@ impl Load {
         }
         let mut resumed = Resumed::default();
         while let Some(returned) = returning.join_next().await {
-            let Returned { seat, client, recovered, tries } = returned??;
-            resumed.recovered += u64::from(recovered);
-            resumed.unrecovered += u64::from(!recovered);
+            let Returned { seat, client, tries } = returned??;
+            resumed.recovered += 1;
             resumed.tries += tries;
             self.listen(seat, client);
         }
@@ -176,9 +173,12 @@ async fn resume(mut seat: Seat, target: Arc<Target>) -> Outcome<Returned> {
         tries += 1;
         let opened = timeout(LONGEST_OPENING, Client::open(&target.route, &path, &target.tokens[seat.index])).await;
         let failure = match opened.map_err(Failure::from).flatten() {
+            Ok((_, connected)) if connected["recovered"] != true => {
+                return Err(format!("connection {} is not recovered: {}", seat.index, connected["reason"]).into());
+            }
             Ok((client, connected)) => {
                 seat.cursor = connected["cursor"].as_str().unwrap_or_default().to_owned();
-                return Ok(Returned { seat, client, recovered: connected["recovered"] == true, tries });
+                return Ok(Returned { seat, client, tries });
             }
             Err(failure) => failure,
         };

@@ -22,7 +22,6 @@ pub const FIGURES: &[Figure] = &[
     Figure::alone("SIGTERM to all back, s"),
     Figure::alone("messages meanwhile"),
     Figure::alone("recovered"),
-    Figure::alone("not recovered"),
     Figure::alone("tries a client"),
 ];
 
@@ -61,7 +60,6 @@ impl Bench {
             (back - signal).as_secs_f64(),
             meanwhile as f64,
             resumed.recovered as f64,
-            resumed.unrecovered as f64,
             resumed.tries as f64 / f64::from(self.options.connections),
         ])
     }
