@@ -10,6 +10,7 @@ use crate::domain::expression::Facts;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
+use ahash::RandomState;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,7 +34,7 @@ pub struct Tenant {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By id; disabled instances included.
-    pub tenants: HashMap<InstanceId, Arc<Tenant>>,
+    pub tenants: HashMap<InstanceId, Arc<Tenant>, RandomState>,
 }
 
 /// Why an address reaches no audience.

@@ -2,6 +2,7 @@
 
 use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::principal::UserId;
+use ahash::RandomState;
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
@@ -57,7 +58,7 @@ pub struct Exceeded {
 
 /// The handle that everyone shares.
 #[derive(Clone, Debug, Default)]
-pub struct RateLimits(Arc<RwLock<HashMap<InstanceId, Arc<Buckets>>>>);
+pub struct RateLimits(Arc<RwLock<HashMap<InstanceId, Arc<Buckets>, RandomState>>>);
 
 /// The state of one instance's rates.
 #[derive(Debug)]

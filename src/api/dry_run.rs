@@ -4,14 +4,15 @@ use super::Api;
 use super::error::{Code, Outcome, Problem};
 use super::resource::{Page, PageParameters};
 use crate::domain::audience::Audience;
-use crate::domain::expression::{self, Explanation, Expression};
+use crate::domain::expression::{self, Explanation};
 use crate::domain::instance::InstanceId;
-use crate::domain::message::{Exclusion, Message};
+use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, UserId};
 use crate::domain::rule::{Effect, Rules};
 use crate::relay::rehearsal::{Considered, Fate, Findings, Inquiry};
 use crate::relay::roster::Present;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 /// Most rules that a sentence names where none allowed.
@@ -141,30 +142,21 @@ pub async fn tell(api: &Api, instance: &InstanceId, message: &Message, inquiry: 
     let show = |(user, connections): (UserId, u64)| MatchedUser { user_id: user.to_string(), connections };
     let users = Page::new(users, inquiry.most as u32 - 1, |(user, _)| user.to_string(), show);
     let Some(about) = inquiry.about.clone() else { return Ok(Told { users, explain: None }) };
-    let terms = Terms::of(message);
+    let terms = Terms(message.reach.clone());
     let explain = api.deliberation.run(move || terms.explain(&about, findings)).await?;
     Ok(Told { users, explain: Some(explain) })
 }
 
 /// What of a message decides who gets it.
-struct Terms {
-    audiences: Vec<Audience>,
-    exclude: Exclusion,
-    filter: Option<Expression>,
-}
+struct Terms(Arc<Reach>);
 
 impl Terms {
-    fn of(message: &Message) -> Self {
-        let Message { audiences, exclude, filter, .. } = message;
-        Self { audiences: audiences.clone(), exclude: exclude.clone(), filter: filter.clone() }
-    }
-
     fn explain(&self, user: &UserId, findings: Findings) -> ConsideredUser {
         let Findings { considered, connections: count, receiving, .. } = findings;
         let connections: Vec<_> = considered.iter().map(|considered| self.explain_one(considered)).collect();
         let first = connections.iter().find(|connection| connection.receives == (receiving > 0));
         let reason = match (first, receiving) {
-            _ if self.exclude.users.contains(user) => "excluded".into(),
+            _ if self.0.exclude.users.contains(user) => "excluded".into(),
             (None, 0) => "not connected".into(),
             (Some(only), _) if count == 1 => only.reason.clone(),
             (Some(one), 0) if connections.iter().all(|other| other.reason == one.reason) => one.reason.clone(),
@@ -186,17 +178,17 @@ impl Terms {
 
     /// What decides, in the order in which a delivery looks at it.
     fn why(&self, who: &Present) -> String {
-        if self.exclude.users.contains(&who.principal.user) {
+        if self.0.exclude.users.contains(&who.principal.user) {
             return "excluded".into();
         }
-        if self.exclude.connections.contains(&who.id) {
+        if self.0.exclude.connections.contains(&who.id) {
             return "the connection is excluded".into();
         }
-        let Some(heard) = self.audiences.iter().find(|audience| who.audiences.contains(audience)) else {
-            let reasons: Vec<String> = self.audiences.iter().map(|audience| unheard(audience, who)).collect();
+        let Some(heard) = self.0.audiences.iter().find(|audience| who.audiences.contains(audience)) else {
+            let reasons: Vec<String> = self.0.audiences.iter().map(|audience| unheard(audience, who)).collect();
             return reasons.join("; ");
         };
-        let Some(filter) = &self.filter else { return format!("hears {heard}") };
+        let Some(filter) = &self.0.filter else { return format!("hears {heard}") };
         let Explanation { outcome, reason } = filter.explain(&who.facts());
         match outcome {
             expression::Outcome::True => format!("hears {heard}; the filter is true: {reason}"),

@@ -12,7 +12,9 @@ use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
 use crate::domain::expression::Facts;
-use crate::domain::message::{Author, Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError};
+use crate::domain::message::{
+    Author, Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach,
+};
 use crate::domain::principal::{Principal, UserId};
 use crate::relay::rehearsal::Inquiry;
 use crate::relay::repeats::{Claim, Ticket};
@@ -23,6 +25,7 @@ use chrono::Utc;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -256,6 +259,12 @@ async fn publish(api: &Data<Api>, admission: &Publisher, request: PublishRequest
     let Some(id) = draft.id.clone().filter(|_| matches!(mode, Mode::Send)) else {
         return send(api, admission, draft, mode).await;
     };
+    // Boxed, as all that few requests need: what a request may need is moved about with it.
+    Box::pin(send_once(api, admission, draft, id)).await
+}
+
+/// Sends a message unless its id says that it was sent before.
+async fn send_once(api: &Data<Api>, admission: &Publisher, draft: Draft, id: MessageId) -> Outcome<Receipt> {
     let same = repeats::fingerprint(&admission.principal.user, &draft);
     match api.relay.claim(&admission.tenant.instance.id, id.as_str(), same).await.map_err(repeats::refusal)? {
         Claim::Repeat(remembered) => Ok(Receipt::repeated(id.as_str(), &remembered)),
@@ -290,10 +299,10 @@ async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) ->
     })?;
     api.metrics.published(started.elapsed());
     let told = match mode {
-        Mode::DryRun(Some(inquiry)) => Some(dry_run::tell(api, instance, &message, inquiry).await?),
+        Mode::DryRun(Some(inquiry)) => Some(Box::pin(dry_run::tell(api, instance, &message, inquiry)).await?),
         _ => None,
     };
-    Ok(Receipt::new(message, published).telling(told))
+    Ok(Receipt::new(&message, published).telling(told))
 }
 
 impl PublishRequest {
@@ -338,18 +347,23 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
         return Err(Problem::new(Code::PublishDenied, detail));
     }
     let payload = Payload::from_box(draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
+    let reach = Reach { audiences, exclude: draft.exclude, filter: draft.filter };
     Ok(Message {
-        id: draft.id.map_or_else(|| Uuid::now_v7().to_string(), |id| id.to_string()),
+        id: draft.id.map_or_else(fresh_id, MessageId::into_text),
         author: Author { user: principal.user.clone(), component: principal.component.as_deref().map(Into::into) },
         address: draft.written,
-        audiences,
-        exclude: draft.exclude,
-        filter: draft.filter,
+        reach: Arc::new(reach),
         slow: channel.map_or_else(Slow::default, |channel| channel.slow),
         time: Utc::now(),
         ttl: draft.ttl,
         payload,
     })
+}
+
+/// An id for a message whose publisher chose none.
+fn fresh_id() -> Arc<str> {
+    let mut text = Uuid::encode_buffer();
+    Arc::from(&*Uuid::now_v7().hyphenated().encode_lower(&mut text))
 }
 
 /// Bytes that a message may have: by the kind of token, and lowered by the channel.

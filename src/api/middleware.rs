@@ -1,6 +1,7 @@
 //! What every answer gets: a request id, a log line by route pattern, security headers, CORS, and a count.
 
 use super::error::{Code, Problem};
+use super::metrics::SENDING;
 use super::{Api, transport};
 use crate::domain::instance::InstanceId;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
@@ -15,10 +16,6 @@ use uuid::Uuid;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const EXPOSED: &str = "ETag, Location, Retry-After, RateLimit, RateLimit-Policy, X-Request-Id";
-
-/// Routes whose good answers are logged at `debug`: there is one for every message, and writing its line would cost more
-/// than sending it. The metrics count them; what is refused is logged as anywhere.
-const SENDING: [&str; 2] = ["/v1/messages", "/v1/messages/batch"];
 
 /// The instance that a browser's request names; left in the request's extensions for CORS.
 #[derive(Clone, Debug)]
@@ -132,6 +129,8 @@ fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &Uuid, started: Instant
             )
         };
     }
+    // Writing a line for every message would cost more than sending it. The metrics count them; what is refused is
+    // logged as anywhere.
     match status.is_success() && SENDING.contains(&route.as_str()) {
         true => line!(debug),
         false => line!(info),

@@ -7,7 +7,8 @@ use crate::domain::message::Message;
 use crate::relay::Published;
 use crate::relay::repeats::Remembered;
 use actix_web::HttpResponse;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// What became of a message. Counted are connections; `matched` = `queued` + `dropped`.
@@ -15,7 +16,9 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// The message's id.
-    id: String,
+    #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
+    id: Arc<str>,
     /// Its place in the instance's order.
     cursor: String,
     /// Canonical names of whom it was for.
@@ -51,17 +54,17 @@ pub struct Receipt {
 
 impl Receipt {
     /// Of a message that was just sent or counted.
-    pub fn new(message: Message, published: Published) -> Self {
-        let audience = message.audiences.iter().map(Audience::name).collect();
-        Self::of(message.id, audience, &published, Duplicate::No)
+    pub fn new(message: &Message, published: Published) -> Self {
+        let audience = message.reach.audiences.iter().map(Audience::name).collect();
+        Self::of(message.id.clone(), audience, &published, Duplicate::No)
     }
 
     /// The first answer again.
     pub fn repeated(id: &str, remembered: &Remembered) -> Self {
-        Self::of(id.to_owned(), remembered.audiences.clone(), &remembered.published, Duplicate::Yes)
+        Self::of(id.into(), remembered.audiences.clone(), &remembered.published, Duplicate::Yes)
     }
 
-    fn of(id: String, audience: Vec<String>, published: &Published, duplicate: Duplicate) -> Self {
+    fn of(id: Arc<str>, audience: Vec<String>, published: &Published, duplicate: Duplicate) -> Self {
         Self {
             id,
             cursor: published.cursor.to_text(),
@@ -93,6 +96,10 @@ impl Receipt {
     pub fn into_response(self) -> HttpResponse {
         HttpResponse::Accepted().json(self)
     }
+}
+
+fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -211,8 +211,8 @@ impl MessageTrace {
                 component: trace.author.component.as_deref().map(Into::into),
             },
             channel: trace.address.to_string(),
-            audience: names(&trace.audiences),
-            filter: trace.filter.as_ref().map(ToString::to_string),
+            audience: names(&trace.reach.audiences),
+            filter: trace.reach.filter.as_ref().map(ToString::to_string),
             queued_at: trace.progress.queued_at_ms().and_then(DateTime::from_timestamp_millis).map(text),
             matched: sums.of(Step::Matched),
             queued: sums.of(Step::Queued),
@@ -302,7 +302,9 @@ fn detail(witness: &Witness, trace: &Trace, fate: &Fate) -> String {
         Fate::UserExcluded => "exclude.users names the user".into(),
         Fate::ConnectionExcluded => "exclude.connections names the connection".into(),
         Fate::Narrowed => "the client's channels= leaves it out".into(),
-        Fate::NotAddressed => format!("not for this user: the audience is {}", names(&trace.audiences).join(", ")),
+        Fate::NotAddressed => {
+            format!("not for this user: the audience is {}", names(&trace.reach.audiences).join(", "))
+        }
         Fate::Denied(channel, denial) => format!("channel:{channel}: {}", denied(*denial)),
         Fate::Filtered(reason) => format!("the filter left it out: {reason}"),
         Fate::NotQueued => "not queued: its worker has not come to it yet, or it was not for it at the time".into(),

@@ -130,21 +130,29 @@ pub struct Author {
     pub component: Option<Arc<str>>,
 }
 
-/// A message that may be sent: whole, within its limits, and for audiences that exist.
+/// Whom a message is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Unique in the instance.
-    pub id: String,
-    /// Who publishes it.
-    pub author: Author,
-    /// As published; what the receivers see in `channel`.
-    pub address: Arc<str>,
+pub struct Reach {
     /// Each receiver gets the message once, however many of these it belongs to; never empty.
     pub audiences: Vec<Audience>,
     /// Who is left out.
     pub exclude: Exclusion,
     /// Who else is left out: everyone of whom it is not true.
     pub filter: Option<Expression>,
+}
+
+/// A message that may be sent: whole, within its limits, and for audiences that exist. What is remembered of it shares its
+/// parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Unique in the instance.
+    pub id: Arc<str>,
+    /// Who publishes it.
+    pub author: Author,
+    /// As published; what the receivers see in `channel`.
+    pub address: Arc<str>,
+    /// Whom it is for.
+    pub reach: Arc<Reach>,
     /// What a receiver gets that does not read fast enough; `Latest` only of a message for one channel.
     pub slow: Slow,
     /// When it was accepted; receivers see milliseconds.
@@ -175,6 +183,14 @@ pub struct Draft {
 }
 
 #[cfg(test)]
+impl Reach {
+    /// Everyone of these audiences.
+    pub fn all_of(audiences: Vec<Audience>) -> Self {
+        Self { audiences, exclude: Exclusion::default(), filter: None }
+    }
+}
+
+#[cfg(test)]
 impl Message {
     /// A message for everyone.
     pub fn of_a_test(id: &str) -> Self {
@@ -182,9 +198,7 @@ impl Message {
             id: id.into(),
             author: Author { user: UserId::new("shop").unwrap(), component: None },
             address: "ALL".into(),
-            audiences: vec![Audience::All],
-            exclude: Exclusion::default(),
-            filter: None,
+            reach: Arc::new(Reach::all_of(vec![Audience::All])),
             slow: Slow::Disconnect,
             time: DateTime::UNIX_EPOCH,
             ttl: None,

@@ -41,6 +41,11 @@ macro_rules! text_value {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The same text, shared.
+            pub fn into_text(self) -> std::sync::Arc<str> {
+                self.0
+            }
         }
 
         impl std::fmt::Display for $name {

@@ -1,9 +1,8 @@
 //! One message in the window.
 
 use super::frame::Frame;
-use crate::domain::audience::Audience;
-use crate::domain::expression::Expression;
-use crate::domain::principal::UserId;
+use crate::domain::message::Reach;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
@@ -17,10 +16,8 @@ pub struct Entry {
     pub position: u64,
     /// What was and will be sent.
     pub frame: Frame,
-    /// Whom it was for.
-    pub audiences: Box<[Audience]>,
-    /// Whom it was not for.
-    pub without: Without,
+    /// Whom it was for; excluded connections count when it was sent first, and none is known after a restart.
+    pub reach: Arc<Reach>,
     /// When it leaves the window.
     pub kept_until: Instant,
     /// When it is no longer worth sending: its `ttl`.
@@ -31,12 +28,11 @@ pub struct Entry {
 
 impl Entry {
     /// A message that no ring holds yet.
-    pub fn new(position: u64, frame: Frame, audiences: &[Audience], without: Without, times: Times) -> Self {
+    pub fn new(position: u64, frame: Frame, reach: Arc<Reach>, times: Times) -> Self {
         Self {
             position,
             frame,
-            audiences: audiences.into(),
-            without,
+            reach,
             kept_until: times.kept_until,
             expires: times.expires,
             held_by: AtomicU32::new(0),
@@ -47,17 +43,6 @@ impl Entry {
     pub(super) fn bytes(&self) -> usize {
         ENTRY_BYTES + self.frame.wire_bytes()
     }
-}
-
-/// Who is left out of a message's audiences.
-#[derive(Clone, Debug, Default)]
-pub struct Without {
-    /// These, on replay too.
-    pub users: Box<[UserId]>,
-    /// These connections, when it was sent first; none after a restart.
-    pub connections: Box<[String]>,
-    /// Those of whom it is not true, on replay too.
-    pub filter: Option<Expression>,
 }
 
 /// How long a message is kept and sent.

@@ -5,6 +5,7 @@ use super::frame::Frame;
 use crate::domain::audience::Audience;
 use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
+use ahash::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -62,7 +63,7 @@ pub struct History {
     /// Position of the line's first place.
     first: u64,
     /// By audience; one with nothing left stays to tell how far it was trimmed.
-    rings: HashMap<Audience, Ring>,
+    rings: HashMap<Audience, Ring, RandomState>,
     /// How many rings have nothing left.
     empty: usize,
     /// Up to here, an audience without a ring may have had messages.
@@ -88,7 +89,7 @@ impl History {
             bounds,
             line: VecDeque::new(),
             first: position + 1,
-            rings: HashMap::new(),
+            rings: HashMap::default(),
             empty: 0,
             forgotten_to: position,
             bytes: 0,
@@ -101,20 +102,26 @@ impl History {
         self.bytes
     }
 
-    /// Keeps a message; must be called for every position in turn, with none for a message that is live only.
-    pub fn push(&mut self, position: u64, entry: Option<Entry>, now: Instant) {
+    /// Keeps a message; must be called for every position in turn, with none for a message that is live only. What gives
+    /// way to it is left to the caller to let go of where nobody waits for it.
+    pub fn push(&mut self, position: u64, entry: Option<Entry>, now: Instant) -> Option<Arc<Entry>> {
         debug_assert_eq!(position, self.first + self.line.len() as u64);
         self.trim(now);
         let entry = match entry {
             Some(entry) if self.bounds.messages > 0 => Arc::new(entry),
-            Some(entry) => return self.pass_over(&entry),
-            None => return self.line_push(None),
+            entry => {
+                // With no history at all, every message is one that resuming would lack.
+                self.forgotten_to = entry.map_or(self.forgotten_to, |entry| entry.position);
+                self.line_push(None);
+                return None;
+            }
         };
+        let mut last_gone = None;
         self.bytes += entry.bytes();
         self.total.fetch_add(entry.bytes(), Relaxed);
-        entry.held_by.store(entry.audiences.len() as u32, Relaxed);
+        entry.held_by.store(entry.reach.audiences.len() as u32, Relaxed);
         self.line_push(Some(entry.clone()));
-        for audience in &entry.audiences {
+        for audience in &entry.reach.audiences {
             let ring = self.rings.entry(audience.clone()).or_insert_with(|| {
                 self.empty += 1;
                 Ring { trimmed_to: self.forgotten_to, ..Ring::default() }
@@ -132,12 +139,14 @@ impl History {
             while ring.entries.len() > self.bounds.messages || ring.bytes > self.bounds.bytes {
                 let Some(gone) = ring.pop() else { break };
                 release(&mut self.line, self.first, &gone, &mut self.bytes, &self.total);
+                last_gone = Some(gone);
             }
             if ring.entries.is_empty() {
                 self.empty += 1;
             }
         }
         self.pop_holes();
+        last_gone
     }
 
     /// What someone who heard everything up to `position` has missed of these audiences, in order, once; filters are still
@@ -163,7 +172,7 @@ impl History {
         }
         found.sort_unstable_by_key(|entry| entry.position);
         found.dedup_by_key(|entry| entry.position);
-        found.into_iter().filter(|entry| !entry.without.users.contains(who.user)).cloned().collect()
+        found.into_iter().filter(|entry| !entry.reach.exclude.users.contains(who.user)).cloned().collect()
     }
 
     /// Lets go of what is older than the window.
@@ -221,12 +230,6 @@ impl History {
         self.pop_holes();
     }
 
-    /// With no history at all, every message is one that resuming would lack.
-    fn pass_over(&mut self, entry: &Entry) {
-        self.forgotten_to = entry.position;
-        self.line_push(None);
-    }
-
     fn line_push(&mut self, place: Option<Arc<Entry>>) {
         self.line.push_back(place);
         self.pop_holes();
@@ -250,7 +253,7 @@ impl History {
     /// The line's first message is the first of every ring that holds it.
     fn drop_first(&mut self) {
         let Some(Some(entry)) = self.line.front().cloned() else { return };
-        for audience in &entry.audiences {
+        for audience in &entry.reach.audiences {
             let Some(ring) = self.rings.get_mut(audience) else { continue };
             if ring.entries.front().is_some_and(|first| first.position == entry.position) {
                 ring.pop();
@@ -314,7 +317,7 @@ pub fn replay(
 /// Those entries whose filter `passes`; each filter is asked about once.
 pub fn let_through(entries: &[Arc<Entry>], passes: impl Fn(&Expression) -> bool) -> impl Iterator<Item = &Arc<Entry>> {
     let mut answers: HashMap<&str, bool> = HashMap::new();
-    entries.iter().filter(move |entry| match &entry.without.filter {
+    entries.iter().filter(move |entry| match &entry.reach.filter {
         Some(filter) => *answers.entry(filter.as_str()).or_insert_with(|| passes(filter)),
         None => true,
     })

@@ -1,9 +1,10 @@
 //! The window against a naive one that forgets nothing and computes from all messages what must still be there.
 
-use super::entry::{Entry, Times, Without};
+use super::entry::{Entry, Times};
 use super::frame::{Frame, Notice};
 use super::history::{Exported, History, HistoryBounds, Listener, Loss, replay};
 use crate::domain::audience::Audience;
+use crate::domain::message::{Exclusion, Reach};
 use crate::domain::principal::{GroupId, UserId};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -70,8 +71,9 @@ fn group(index: usize) -> Audience {
     Audience::Group(GroupId::new(GROUPS[index]).unwrap())
 }
 
-fn without_users(users: Vec<UserId>) -> Without {
-    Without { users: users.into(), ..Without::default() }
+fn reach(audiences: Vec<Audience>, users: Vec<UserId>) -> Arc<Reach> {
+    let exclude = Exclusion { users, ..Exclusion::default() };
+    Arc::new(Reach { audiences, exclude, filter: None })
 }
 
 fn user(index: usize) -> UserId {
@@ -109,7 +111,7 @@ impl World {
         let times = Times { kept_until: self.at(self.now + 20), expires: self.at(self.now + ttl) };
         let groups: Vec<Audience> = audiences.iter().copied().map(group).collect();
         let users: Vec<UserId> = without.iter().copied().map(user).collect();
-        let entry = (ttl > 0).then(|| Entry::new(position, frame.clone(), &groups, without_users(users), times));
+        let entry = (ttl > 0).then(|| Entry::new(position, frame.clone(), reach(groups, users), times));
         self.history.push(position, entry, self.at(self.now));
         self.sent.push(Sent { position, frame, audiences, without, at: self.now, ttl });
     }
@@ -119,7 +121,7 @@ impl World {
         let Exported { forgotten_to, entries, trimmed } = self.history.export();
         let entries = entries.iter().map(|entry| {
             let times = Times { kept_until: entry.kept_until, expires: entry.expires };
-            Entry::new(entry.position, entry.frame.clone(), &entry.audiences, entry.without.clone(), times)
+            Entry::new(entry.position, entry.frame.clone(), entry.reach.clone(), times)
         });
         let exported = Exported { forgotten_to, entries: entries.collect(), trimmed };
         self.history = History::new(BOUNDS, 0, self.total.clone());

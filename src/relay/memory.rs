@@ -1,6 +1,6 @@
 //! What the relay remembers of messages, within the bounds of the whole process.
 
-use super::entry::{Entry, Times, Without};
+use super::entry::{Entry, Times};
 use super::frame::Frame;
 use super::history::{History, HistoryBounds};
 use super::realm::{Memory, Order, Realm};
@@ -14,6 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+/// What gave way to a newer message. Letting go of it takes as long as giving a message its place: it is to outlive the
+/// order's lock.
+#[derive(Default)]
+pub(super) struct Forgotten {
+    _trace: Option<Arc<Trace>>,
+    _entry: Option<Arc<Entry>>,
+}
+
 impl Relay {
     /// A message that can still be traced, by its id.
     pub fn trace_of(&self, instance: &InstanceId, id: &str) -> Option<Arc<Trace>> {
@@ -21,15 +29,14 @@ impl Relay {
     }
 
     /// Gives a message the next place, and remembers it: for traces, and for those who resume unless it is live only.
-    pub(super) fn remember(&self, order: &mut Order<'_>, message: &Message, frame: &Frame) {
+    pub(super) fn remember(&self, order: &mut Order<'_>, message: &Message, frame: &Frame) -> Forgotten {
         let (cursor, now) = (order.next(), Instant::now());
         let HistoryBounds { window, messages, .. } = self.0.settings.history;
         let entry = self.entry(message, cursor, frame, now);
         let replayed = entry.as_ref().filter(|_| messages > 0).map(|entry| entry.expires);
         let progress = frame.progress().cloned().unwrap_or_default();
         let trace = Trace::new(message, cursor, progress, Until { kept: now + window, replayed });
-        order.realm().traces.insert(trace, now);
-        order.advance(entry, now);
+        Forgotten { _trace: order.realm().traces.insert(trace, now), _entry: order.advance(entry, now) }
     }
 
     fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame, now: Instant) -> Option<Entry> {
@@ -39,12 +46,7 @@ impl Relay {
             return None;
         }
         let times = Times { kept_until: now + window, expires: now + ttl.min(window) };
-        let without = Without {
-            users: message.exclude.users.as_slice().into(),
-            connections: message.exclude.connections.as_slice().into(),
-            filter: message.filter.clone(),
-        };
-        Some(Entry::new(cursor.position, frame.clone(), &message.audiences, without, times))
+        Some(Entry::new(cursor.position, frame.clone(), message.reach.clone(), times))
     }
 
     /// Where windows or traces take more than the process may, those that were used least recently give way first.

@@ -49,10 +49,12 @@ use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
+use ahash::RandomState;
 use arc_swap::ArcSwap;
 use frame::{Frame, Unplaced};
 use history::HistoryBounds;
 use lanes::Lane;
+use memory::Forgotten;
 use prometheus_client::metrics::histogram::Histogram;
 use queue::{Parcel, QueueBounds, Sender, Tally};
 use realm::Realm;
@@ -115,7 +117,7 @@ struct Inner {
     /// Bytes that waited in the outboxes of each worker at its last tick.
     waiting: RwLock<Vec<usize>>,
     /// By instance; only instances of the catalog.
-    realms: RwLock<HashMap<InstanceId, Arc<Realm>>>,
+    realms: RwLock<Realms>,
     /// Bytes of all windows.
     history_bytes: Arc<AtomicUsize>,
     /// Bytes of all traces.
@@ -129,6 +131,8 @@ struct Inner {
     /// True once the node is going away.
     draining: watch::Sender<bool>,
 }
+
+type Realms = HashMap<InstanceId, Arc<Realm>, RandomState>;
 
 /// A message found its place in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,16 +305,18 @@ impl Relay {
             Intent::Count => Err(Frame::message_bytes(message)),
         };
         let bytes = unplaced.as_ref().map_or_else(|bytes| *bytes, Unplaced::wire_bytes);
+        // Declared before the order, and so let go of once that is unlocked.
+        let mut _forgotten = Forgotten::default();
         let mut order = realm.order();
         // Waking a worker costs more than all the rest, and many messages are for users who are away.
-        let is_without = order.is_without(&message.audiences);
+        let is_without = order.is_without(&message.reach.audiences);
         let present = queues.iter().enumerate().filter(|(shard, _)| !is_without && order.has_someone_on(*shard));
         let places = present.map(|(shard, queue)| Some((shard, queue.reserve(bytes, order.backlog(shard))?)));
         let places = places.collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
         let cursor = order.next();
         let frame = unplaced.map(|unplaced| unplaced.at(cursor));
         if let Ok(frame) = &frame {
-            self.remember(&mut order, message, frame);
+            _forgotten = self.remember(&mut order, message, frame);
         }
         if places.is_empty() {
             return Ok((cursor, None));
@@ -344,7 +350,7 @@ impl Relay {
         realms.entry(instance.clone()).or_insert_with(fresh).clone()
     }
 
-    fn realms(&self) -> RwLockReadGuard<'_, HashMap<InstanceId, Arc<Realm>>> {
+    fn realms(&self) -> RwLockReadGuard<'_, Realms> {
         self.0.realms.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -377,9 +383,7 @@ async fn count(parcel: Option<Arc<Parcel>>) -> (Counts, bool) {
 fn delivery(realm: &Realm, message: &Message, cursor: Cursor, frame: Result<Frame, usize>) -> Delivery {
     Delivery {
         instance: realm.instance.clone(),
-        audiences: message.audiences.clone(),
-        exclude: message.exclude.clone(),
-        filter: message.filter.clone(),
+        reach: message.reach.clone(),
         position: cursor.position,
         lane: lane(message, cursor),
         frame,
@@ -388,7 +392,7 @@ fn delivery(realm: &Realm, message: &Message, cursor: Cursor, frame: Result<Fram
 
 /// Only a message for one channel can have a lane: the policy is the channel's.
 fn lane(message: &Message, cursor: Cursor) -> Option<Lane> {
-    match (message.slow, message.audiences.as_slice()) {
+    match (message.slow, message.reach.audiences.as_slice()) {
         (Slow::Latest, [Audience::Channel(channel)]) => Some(Lane { channel: channel.clone(), cursor }),
         _ => None,
     }

@@ -200,32 +200,32 @@ impl Witness {
 
     /// Why a message is not for this connection.
     fn barred(&self, trace: &Trace, tenant: &Tenant, sent: Sent) -> Option<Outcome> {
-        if trace.exclude.users.contains(&self.principal.user) {
+        if trace.reach.exclude.users.contains(&self.principal.user) {
             return Some(Outcome::UserExcluded);
         }
-        if sent == Sent::Live && trace.exclude.connections.contains(&self.id) {
+        if sent == Sent::Live && trace.reach.exclude.connections.contains(&self.id) {
             return Some(Outcome::ConnectionExcluded);
         }
         let facts = self.origin.facts(&self.principal);
         let lets_in = |channel: &Channel| {
             let is_meant = |audience: &Audience| matches!(audience, Audience::Channel(name) if *name == channel.name);
-            trace.audiences.iter().any(is_meant) && channel.enabled && channel.rules.decide(&facts).allowed
+            trace.reach.audiences.iter().any(is_meant) && channel.enabled && channel.rules.decide(&facts).allowed
         };
         let channels = tenant.channels.values().map(|channel| &**channel);
         let hears = |only: Option<&Narrowing>| {
             let heard = audiences_of(&self.principal, channels.clone(), only, lets_in);
-            trace.audiences.iter().any(|audience| heard.contains(audience))
+            trace.reach.audiences.iter().any(|audience| heard.contains(audience))
         };
         if !hears(self.narrowing.as_ref()) {
             return Some(if hears(None) { Outcome::Narrowed } else { self.denied(trace, tenant) });
         }
-        let explanation = trace.filter.as_ref().map(|filter| filter.explain(&facts));
+        let explanation = trace.reach.filter.as_ref().map(|filter| filter.explain(&facts));
         let explanation = explanation.filter(|explanation| explanation.outcome != expression::Outcome::True);
         explanation.map(|explanation| Outcome::Filtered(explanation.reason))
     }
 
     fn denied(&self, trace: &Trace, tenant: &Tenant) -> Outcome {
-        let named = trace.audiences.iter().find_map(|audience| match audience {
+        let named = trace.reach.audiences.iter().find_map(|audience| match audience {
             Audience::Channel(name) => Some(name),
             _ => None,
         });

@@ -10,6 +10,7 @@ use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::{InstanceId, Limits};
 use crate::domain::principal::UserId;
+use ahash::RandomState;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,7 +48,7 @@ struct State {
     /// Seats taken: connections that are registered or about to be.
     seats: u32,
     /// Seats taken by user; a user without one is not in the map.
-    seats_of: HashMap<UserId, u32>,
+    seats_of: HashMap<UserId, u32, RandomState>,
 }
 
 /// What an instance remembers.
@@ -128,7 +129,7 @@ impl Realm {
             present: Vec::new(),
             backlogs: Vec::new(),
             seats: 0,
-            seats_of: HashMap::new(),
+            seats_of: HashMap::default(),
         };
         Self { instance, epoch, state: Mutex::new(state), repeats, traces, counters: Counters::default() }
     }
@@ -297,12 +298,12 @@ impl Order<'_> {
         Cursor { epoch: self.realm.epoch, position: self.state.position + 1 }
     }
 
-    /// Gives that place away, and keeps the message unless it is live only.
-    pub fn advance(&mut self, entry: Option<Entry>, now: Instant) {
+    /// Gives that place away, and keeps the message unless it is live only; see [`History::push`].
+    pub fn advance(&mut self, entry: Option<Entry>, now: Instant) -> Option<Arc<Entry>> {
         let position = self.state.position + 1;
         (self.state.position, self.state.used) = (position, now);
-        self.state.history.push(position, entry, now);
         self.realm.counters.messages.fetch_add(1, Relaxed);
+        self.state.history.push(position, entry, now)
     }
 }
 

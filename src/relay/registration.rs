@@ -221,7 +221,7 @@ impl Member {
                 && self.link.outbox.may_be_replaced(entry.position)
         };
         sent.retain(|entry| match entry.position > self.begun.position {
-            true => !entry.without.connections.contains(&self.link.id) && !is_replaced(entry),
+            true => !entry.reach.exclude.connections.contains(&self.link.id) && !is_replaced(entry),
             false => entry.expires > self.begun.at,
         });
         let facts = self.facts();

@@ -16,10 +16,11 @@ use super::realm::Realm;
 use super::roster::Origin;
 use crate::catalog::Tenant;
 use crate::domain::audience::{Audience, Narrowing};
-use crate::domain::expression::{Expression, Facts};
+use crate::domain::expression::Facts;
 use crate::domain::instance::InstanceId;
-use crate::domain::message::Exclusion;
+use crate::domain::message::{Exclusion, Reach};
 use crate::domain::principal::Principal;
+use ahash::RandomState;
 use room::Room;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
@@ -66,12 +67,8 @@ pub struct Member {
 pub struct Delivery {
     /// Where.
     pub instance: InstanceId,
-    /// Each connection of any of these gets it once.
-    pub audiences: Vec<Audience>,
-    /// Less these.
-    pub exclude: Exclusion,
-    /// Less those of whom it is not true.
-    pub filter: Option<Expression>,
+    /// Whom it is for.
+    pub reach: Arc<Reach>,
     /// Its place in the instance's order.
     pub position: u64,
     /// Under the `latest` policy.
@@ -104,7 +101,7 @@ const QUEUED: usize = 64;
 #[derive(Debug)]
 pub struct Shard {
     members: Slab<Member>,
-    rooms: HashMap<InstanceId, Room>,
+    rooms: HashMap<InstanceId, Room, RandomState>,
     /// The instances for which something is to be done, each once, in the order of their turns.
     turns: VecDeque<InstanceId>,
     /// How many sockets a turn lets write.
@@ -119,7 +116,7 @@ impl Shard {
     pub fn new(bounds: Bounds, evaluations: Arc<AtomicU64>) -> Self {
         Self {
             members: Slab::new(),
-            rooms: HashMap::new(),
+            rooms: HashMap::default(),
             turns: VecDeque::new(),
             pace: Pace::default(),
             bounds,
@@ -236,7 +233,7 @@ impl Member {
 
     /// Whether a message is news for this connection and does not leave it out.
     fn wants(&self, delivery: &Delivery) -> bool {
-        let Exclusion { users, connections } = &delivery.exclude;
+        let Exclusion { users, connections } = &delivery.reach.exclude;
         delivery.position > self.position
             && !users.contains(&self.principal.user)
             && !connections.iter().any(|id| *id == self.link.id)

@@ -4,9 +4,9 @@ use super::passage::Witness;
 use super::progress::Progress;
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
-use crate::domain::expression::Expression;
-use crate::domain::message::{Author, Exclusion, Message};
+use crate::domain::message::{Author, Exclusion, Message, Reach};
 use crate::domain::principal::UserId;
+use ahash::RandomState;
 use chrono::{DateTime, Utc};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -48,11 +48,7 @@ pub struct Trace {
     /// As published.
     pub address: Arc<str>,
     /// Whom it was for.
-    pub audiences: Box<[Audience]>,
-    /// Who was left out.
-    pub exclude: Exclusion,
-    /// Who else was left out.
-    pub filter: Option<Expression>,
+    pub reach: Arc<Reach>,
     /// When it was accepted.
     pub time: DateTime<Utc>,
     /// Until when it is sent to those who resume; none if it never is.
@@ -61,6 +57,8 @@ pub struct Trace {
     pub progress: Arc<Progress>,
     /// Until when it can be traced.
     kept_until: Instant,
+    /// What it is counted with.
+    bytes: usize,
 }
 
 /// One instance's traces and ended connections.
@@ -74,7 +72,7 @@ pub struct Traces {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<Arc<str>, Arc<Trace>>,
+    known: HashMap<Arc<str>, Arc<Trace>, RandomState>,
     /// The same, oldest first.
     order: VecDeque<Arc<Trace>>,
     /// With how long they are remembered, oldest first.
@@ -86,28 +84,27 @@ impl Trace {
     /// Of a message that got its place just now.
     pub fn new(message: &Message, cursor: Cursor, progress: Arc<Progress>, until: Until) -> Self {
         Self {
-            id: message.id.as_str().into(),
+            id: message.id.clone(),
             cursor,
             author: message.author.clone(),
             address: message.address.clone(),
-            audiences: message.audiences.as_slice().into(),
-            exclude: message.exclude.clone(),
-            filter: message.filter.clone(),
+            reach: message.reach.clone(),
             time: message.time,
             replayed_until: until.replayed,
             progress,
             kept_until: until.kept,
+            bytes: bytes(message),
         }
     }
+}
 
-    /// What it is counted with.
-    fn bytes(&self) -> usize {
-        let users = self.exclude.users.iter().map(|user| user.as_str().len());
-        let excluded = users.chain(self.exclude.connections.iter().map(String::len));
-        let texts = self.audiences.iter().map(Audience::name_bytes).chain(excluded);
-        let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
-        TRACE_BYTES + self.id.len() + self.address.len() + texts
-    }
+/// What a message's trace is counted with.
+fn bytes(message: &Message) -> usize {
+    let Exclusion { users, connections } = &message.reach.exclude;
+    let excluded = users.iter().map(|user| user.as_str().len()).chain(connections.iter().map(String::len));
+    let texts = message.reach.audiences.iter().map(Audience::name_bytes).chain(excluded);
+    let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
+    TRACE_BYTES + message.id.len() + message.address.len() + texts
 }
 
 /// How long a message can be traced and replayed.
@@ -125,17 +122,19 @@ impl Traces {
         Self { bounds, state: Mutex::default(), total }
     }
 
-    /// Remembers a message; the oldest gives way.
-    pub fn insert(&self, trace: Trace, now: Instant) {
+    /// Remembers a message; the oldest gives way, and is left to the caller to let go of where nobody waits for it.
+    pub fn insert(&self, trace: Trace, now: Instant) -> Option<Arc<Trace>> {
+        let trace = Arc::new(trace);
         let mut state = self.lock();
         self.forget(&mut state, now);
-        let trace = Arc::new(trace);
-        self.charge(&mut state, trace.bytes());
+        self.charge(&mut state, trace.bytes);
         state.known.insert(trace.id.clone(), trace.clone());
         state.order.push_back(trace);
+        let mut gone = None;
         while state.order.len() > self.bounds.traces {
-            self.drop_trace(&mut state);
+            gone = self.drop_trace(&mut state);
         }
+        gone
     }
 
     /// A message that is still remembered.
@@ -197,13 +196,15 @@ impl Traces {
         }
     }
 
-    fn drop_trace(&self, state: &mut State) {
-        let Some(trace) = state.order.pop_front() else { return };
-        // A publisher may have used the id again.
-        if state.known.get(&trace.id).is_some_and(|known| Arc::ptr_eq(known, &trace)) {
-            state.known.remove(&trace.id);
+    fn drop_trace(&self, state: &mut State) -> Option<Arc<Trace>> {
+        let trace = state.order.pop_front()?;
+        // A publisher may have used the id again: then it is the newer message's.
+        match state.known.remove(&trace.id) {
+            Some(known) if !Arc::ptr_eq(&known, &trace) => drop(state.known.insert(known.id.clone(), known)),
+            _ => {}
         }
-        self.discharge(state, trace.bytes());
+        self.discharge(state, trace.bytes);
+        Some(trace)
     }
 
     fn drop_ended(&self, state: &mut State) {

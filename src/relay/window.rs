@@ -1,6 +1,6 @@
 //! The windows of all instances as text, so that a graceful stop loses nothing: written at the end, taken up at the start.
 
-use super::entry::{Entry, Times, Without};
+use super::entry::{Entry, Times};
 use super::frame::Frame;
 use super::history::Exported;
 use super::realm::Realm;
@@ -11,6 +11,7 @@ use crate::domain::audience::{Address, Audience};
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Scope};
 use crate::domain::instance::InstanceId;
+use crate::domain::message::{Exclusion, Reach};
 use crate::domain::principal::UserId;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -130,9 +131,9 @@ fn entry_line(entry: &Entry, now: Instant) -> Line {
     let left = |until: Instant| until.saturating_duration_since(now).as_millis() as u64;
     Line::Entry {
         position: entry.position,
-        audiences: entry.audiences.iter().map(ToString::to_string).collect(),
-        without: entry.without.users.iter().map(ToString::to_string).collect(),
-        filter: entry.without.filter.as_ref().map(ToString::to_string),
+        audiences: entry.reach.audiences.iter().map(ToString::to_string).collect(),
+        without: entry.reach.exclude.users.iter().map(ToString::to_string).collect(),
+        filter: entry.reach.filter.as_ref().map(ToString::to_string),
         kept_ms: left(entry.kept_until),
         expires_ms: left(entry.expires),
         frame: String::from_utf8_lossy(entry.frame.json()).into_owned(),
@@ -173,10 +174,11 @@ impl Reading<'_> {
             Line::Entry { position, audiences, without, filter, kept_ms, expires_ms, frame } => {
                 let audiences = audiences.iter().map(|name| audience(name)).collect::<Result<Vec<_>, _>>()?;
                 let without = without.iter().map(UserId::new).collect::<Result<Vec<_>, _>>();
-                let users = without.map_err(|_| WindowError::Form)?.into();
+                let users = without.map_err(|_| WindowError::Form)?;
                 let filter = filter.map(|filter| Expression::parse(&filter, Scope::Filter)).transpose();
                 let filter = filter.map_err(|_| WindowError::Form)?;
-                let without = Without { users, filter, ..Without::default() };
+                let exclude = Exclusion { users, ..Exclusion::default() };
+                let reach = Arc::new(Reach { audiences, exclude, filter });
                 let left = |ms: u64| self.now + Duration::from_millis(ms).saturating_sub(self.away);
                 let times = Times { kept_until: left(kept_ms), expires: left(expires_ms) };
                 let Some((_, cursor, exported)) = &mut self.open else { return Err(WindowError::Form) };
@@ -185,7 +187,7 @@ impl Reading<'_> {
                     return Err(WindowError::Form);
                 }
                 let frame = Frame::of_json(frame.as_bytes());
-                exported.entries.push(Entry::new(position, frame, &audiences, without, times));
+                exported.entries.push(Entry::new(position, frame, reach, times));
             }
             Line::Id { id, same, left_ms, cursor, counts, complete, audiences } => {
                 let same = URL_SAFE_NO_PAD.decode(same).ok().and_then(|same| same.try_into().ok());

@@ -8,7 +8,7 @@ use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{self, Expression};
 use crate::domain::instance::InstanceId;
-use crate::domain::message::{Author, Exclusion, Message, Payload};
+use crate::domain::message::{Author, Exclusion, Message, Payload, Reach};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::{Next, OutboxBounds};
@@ -201,19 +201,16 @@ impl World {
         };
         assert_eq!(audiences.iter().map(ToString::to_string).collect::<Vec<_>>(), names);
         let slow = channel.map_or(Slow::Disconnect, |channel| channel.slow);
+        let users = draft.without.iter().map(|id| UserId::new(id).unwrap()).collect();
+        let exclude = Exclusion { users, connections: vec![] };
+        let expression = |which: usize| Expression::parse(EXPRESSIONS[which].0, expression::Scope::Filter).unwrap();
+        let filter = draft.filter.map(expression);
         let data = json!({"n": self.numbers, "padding": "x".repeat(draft.padding)}).to_string();
         let message = Message {
-            id: self.numbers.to_string(),
+            id: self.numbers.to_string().into(),
             author: Author { user: UserId::new("shop").unwrap(), component: None },
             address: draft.address.as_str().into(),
-            audiences,
-            exclude: Exclusion {
-                users: draft.without.iter().map(|id| UserId::new(id).unwrap()).collect(),
-                connections: vec![],
-            },
-            filter: draft
-                .filter
-                .map(|which| Expression::parse(EXPRESSIONS[which].0, expression::Scope::Filter).unwrap()),
+            reach: Arc::new(Reach { audiences, exclude, filter }),
             slow,
             time: chrono::DateTime::UNIX_EPOCH,
             ttl: draft.live_only.then_some(Duration::ZERO),

@@ -6,6 +6,7 @@ use crate::domain::audience::Audience;
 use crate::domain::expression::{Expression, Outcome};
 use crate::relay::filters::Filters;
 use crate::relay::queue::Parcel;
+use ahash::RandomState;
 use indexmap::IndexSet;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +19,7 @@ use std::time::Instant;
 pub struct Room {
     /// All of them.
     pub members: IndexSet<Key>,
-    index: HashMap<Audience, IndexSet<Key>>,
+    index: HashMap<Audience, IndexSet<Key>, RandomState>,
     /// Who passes the filters that were used lately.
     pub filters: Filters,
     /// The tenant under whose rules all were last asked again.
@@ -63,9 +64,9 @@ impl Room {
     /// Asks those whom a filtered delivery is for and who were not asked yet, for as long as there is time, one at least.
     /// True when nobody is left to be asked.
     pub fn ask(&mut self, delivery: &Delivery, asking: Asking<'_>, until: Instant) -> bool {
-        let Some(filter) = &delivery.filter else { return true };
+        let Some(filter) = &delivery.reach.filter else { return true };
         let sieve = self.filters.sieve(filter, &self.members, asking.most_filters);
-        let meant = delivery.audiences.iter().filter_map(|audience| self.index.get(audience)).flatten().copied();
+        let meant = delivery.reach.audiences.iter().filter_map(|audience| self.index.get(audience)).flatten().copied();
         sieve.ask(meant, |key| asking.passes(filter, key), || Instant::now() < until)
     }
 
@@ -75,8 +76,8 @@ impl Room {
         delivery: &'a Delivery,
         asking: Asking<'_>,
     ) -> Box<dyn Iterator<Item = Key> + 'a> {
-        let audiences = || delivery.audiences.iter().filter_map(|audience| self.index.get(audience));
-        let Some(filter) = &delivery.filter else { return Box::new(audiences().flatten().copied()) };
+        let audiences = || delivery.reach.audiences.iter().filter_map(|audience| self.index.get(audience));
+        let Some(filter) = &delivery.reach.filter else { return Box::new(audiences().flatten().copied()) };
         let sieve = self.filters.sieve(filter, &self.members, asking.most_filters);
         sieve.ask(audiences().flatten().copied(), |key| asking.passes(filter, key), || true);
         // The shorter list is walked, so that a filter that few pass costs no more than they do.
@@ -84,7 +85,11 @@ impl Room {
             true => {
                 let index = &self.index;
                 let is_meant = |key: &Key| {
-                    delivery.audiences.iter().any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
+                    delivery
+                        .reach
+                        .audiences
+                        .iter()
+                        .any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
                 };
                 Box::new(sieve.passing.iter().copied().filter(move |key| is_meant(key)))
             }
