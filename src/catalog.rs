@@ -4,7 +4,7 @@ mod follow;
 
 pub use follow::{follow, load};
 
-use crate::domain::audience::{Address, Audience, Narrowing, audiences_of};
+use crate::domain::audience::{Address, Audience, Audiences, Narrowing, audiences_of};
 use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::expression::Facts;
 use crate::domain::instance::{Instance, InstanceId};
@@ -12,6 +12,7 @@ use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
 use ahash::RandomState;
 use arc_swap::ArcSwap;
+use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,11 +52,11 @@ pub enum ResolveError {
 impl Tenant {
     /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.
     /// Errors: `ResolveError`; a bare word that names a disabled channel never falls back to the user of that id.
-    pub fn resolve(&self, address: &Address) -> Result<(Vec<Audience>, Option<&Channel>), ResolveError> {
+    pub fn resolve(&self, address: &Address) -> Result<(Audiences, Option<&Channel>), ResolveError> {
         let named = address.channel_name();
         match (address, named.as_ref().and_then(|name| self.channels.get(name))) {
             (_, Some(channel)) if !channel.enabled => Err(ResolveError::Disabled(channel.name.clone())),
-            (_, Some(channel)) => Ok((vec![Audience::Channel(channel.name.clone())], Some(channel))),
+            (_, Some(channel)) => Ok((smallvec![Audience::Channel(channel.name.clone())], Some(channel))),
             (Address::Channel(name), None) => Err(ResolveError::Unknown(name.clone())),
             (_, None) => Ok((address.audiences(), None)),
         }

@@ -210,7 +210,7 @@ async fn sign_in(request: &HttpRequest, api: &Api) -> Outcome<(Arc<Principal>, A
 
 /// The token, then the instance and whether it has revoked the token, then the origin.
 async fn sign_in_with(
-    credentials: &Credentials,
+    credentials: &Credentials<'_>,
     request: &HttpRequest,
     api: &Api,
 ) -> Outcome<(Arc<Principal>, Arc<Tenant>)> {
@@ -234,7 +234,7 @@ async fn sign_in_with(
     Ok((principal, tenant))
 }
 
-async fn verify(credentials: &Credentials, api: &Api) -> Outcome<Arc<Principal>> {
+async fn verify(credentials: &Credentials<'_>, api: &Api) -> Outcome<Arc<Principal>> {
     let Some(token) = &credentials.token else {
         let detail = "send a token in the header or the query parameter `authorization`";
         return Err(Problem::new(Code::TokenMissing, detail));

@@ -26,7 +26,7 @@ pub async fn finish<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let (started, id) = (Instant::now(), Uuid::now_v7());
+    let (started, id) = (Instant::now(), Uuid::new_v4());
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
         return Ok(next.call(request).await?.map_into_left_body());
     };

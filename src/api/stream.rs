@@ -50,6 +50,6 @@ pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpRespons
 
 /// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they differ.
 pub(super) fn resume_from(request: &HttpRequest, cursor: Option<String>) -> Outcome<Option<String>> {
-    let given: Vec<_> = headers(request, LAST_EVENT_ID).chain(cursor.map(Cow::Owned)).collect();
-    only("cursor or Last-Event-ID", given.iter().map(|given| &**given))
+    let given = headers(request, LAST_EVENT_ID).chain(cursor.map(Cow::Owned));
+    Ok(only("cursor or Last-Event-ID", given)?.map(Cow::into_owned))
 }

@@ -3,6 +3,7 @@
 use super::channel::{Channel, ChannelName, ChannelNameError};
 use super::principal::{GroupId, Principal, UserId};
 use super::{MAX_ID_BYTES, is_id};
+use smallvec::{SmallVec, smallvec};
 use std::fmt;
 
 /// A set of receivers within one instance; its `Display` is the canonical name.
@@ -44,6 +45,9 @@ impl fmt::Display for Audience {
         self.parts().iter().try_for_each(|part| f.write_str(part))
     }
 }
+
+/// Whom one message is for: hardly ever more than two, which need no memory of their own.
+pub type Audiences = SmallVec<[Audience; 2]>;
 
 /// What a `channel` field says, before the configured channels are looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,12 +110,12 @@ impl Address {
 
     /// What a bare word means where no channel has its name, and what a prefixed id means anyway.
     /// A `channel:` address means itself.
-    pub fn audiences(&self) -> Vec<Audience> {
+    pub fn audiences(&self) -> Audiences {
         match self {
-            Self::All => vec![Audience::All],
-            Self::User(user) => vec![Audience::User(user.clone())],
-            Self::Group(group) => vec![Audience::Group(group.clone())],
-            Self::Channel(name) => vec![Audience::Channel(name.clone())],
+            Self::All => smallvec![Audience::All],
+            Self::User(user) => smallvec![Audience::User(user.clone())],
+            Self::Group(group) => smallvec![Audience::Group(group.clone())],
+            Self::Channel(name) => smallvec![Audience::Channel(name.clone())],
             Self::Bare(word) => {
                 let group = GroupId::new(word.as_str()).map(Audience::Group);
                 group.into_iter().chain([Audience::User(word.clone())]).collect()

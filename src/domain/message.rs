@@ -1,6 +1,6 @@
 //! A message on its way: the publisher's own bytes, their size and depth checked once.
 
-use super::audience::{Address, Audience};
+use super::audience::{Address, Audiences};
 use super::channel::Slow;
 use super::expression::Expression;
 use super::principal::UserId;
@@ -134,7 +134,7 @@ pub struct Author {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// Each receiver gets the message once, however many of these it belongs to; never empty.
-    pub audiences: Vec<Audience>,
+    pub audiences: Audiences,
     /// Who is left out.
     pub exclude: Exclusion,
     /// Who else is left out: everyone of whom it is not true.
@@ -183,10 +183,13 @@ pub struct Draft {
 }
 
 #[cfg(test)]
+use super::audience::Audience;
+
+#[cfg(test)]
 impl Reach {
-    /// Everyone of these audiences.
-    pub fn all_of(audiences: Vec<Audience>) -> Self {
-        Self { audiences, exclude: Exclusion::default(), filter: None }
+    /// Everyone of this audience.
+    pub fn all_of(audience: Audience) -> Self {
+        Self { audiences: smallvec::smallvec![audience], exclude: Exclusion::default(), filter: None }
     }
 }
 
@@ -198,7 +201,7 @@ impl Message {
             id: id.into(),
             author: Author { user: UserId::new("shop").unwrap(), component: None },
             address: "ALL".into(),
-            reach: Arc::new(Reach::all_of(vec![Audience::All])),
+            reach: Arc::new(Reach::all_of(Audience::All)),
             slow: Slow::Disconnect,
             time: DateTime::UNIX_EPOCH,
             ttl: None,

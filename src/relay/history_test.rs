@@ -73,7 +73,7 @@ fn group(index: usize) -> Audience {
 
 fn reach(audiences: Vec<Audience>, users: Vec<UserId>) -> Arc<Reach> {
     let exclude = Exclusion { users, ..Exclusion::default() };
-    Arc::new(Reach { audiences, exclude, filter: None })
+    Arc::new(Reach { audiences: audiences.into(), exclude, filter: None })
 }
 
 fn user(index: usize) -> UserId {

@@ -172,7 +172,7 @@ impl Reading<'_> {
                 self.open = Some((id, cursor, Exported { forgotten_to, entries: vec![], trimmed }));
             }
             Line::Entry { position, audiences, without, filter, kept_ms, expires_ms, frame } => {
-                let audiences = audiences.iter().map(|name| audience(name)).collect::<Result<Vec<_>, _>>()?;
+                let audiences = audiences.iter().map(|name| audience(name)).collect::<Result<_, _>>()?;
                 let without = without.iter().map(UserId::new).collect::<Result<Vec<_>, _>>();
                 let users = without.map_err(|_| WindowError::Form)?;
                 let filter = filter.map(|filter| Expression::parse(&filter, Scope::Filter)).transpose();

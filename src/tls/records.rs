@@ -29,12 +29,13 @@ impl Session {
         self.connection.is_handshaking()
     }
 
-    /// Takes ciphertext; appends what it says to `plaintext`, and what the session answers by itself to `answer`.
+    /// Takes ciphertext; hands what it says to `plaintext`, in order, and appends what the session answers by itself to
+    /// `answer`.
     /// Errors: rustls' own, for which `answer` holds the alert.
     pub fn receive(
         &mut self,
         ciphertext: &mut [u8],
-        plaintext: &mut Vec<u8>,
+        mut plaintext: impl FnMut(&[u8]),
         answer: &mut Vec<u8>,
     ) -> Result<Drained, rustls::Error> {
         let (mut used, mut is_over) = (0, false);
@@ -45,7 +46,7 @@ impl Session {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        plaintext.extend_from_slice(record.payload);
+                        plaintext(record.payload);
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => append(answer, |room| data.encode(room))?,

@@ -89,10 +89,17 @@ impl TlsStream {
     /// Takes what has come of the handshake one step further, without waiting: this is where its arithmetic happens.
     /// What is to be sent is sent by `flush`. Errors: the socket's, its end, and rustls' as `InvalidData`.
     pub fn advance(&mut self) -> io::Result<()> {
-        match self.receive() {
-            Ok(()) if self.is_over => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            outcome => outcome,
+        let read = |socket: &mut TcpStream, incoming: &mut ReadBuf<'_>| {
+            match socket.try_read(incoming.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                outcome => incoming.advance(outcome?),
+            }
+            Poll::Ready(Ok(()))
+        };
+        match self.receive(&mut ReadBuf::new(&mut []), read) {
+            Poll::Ready(Ok(())) if self.is_over => Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => Ok(()),
         }
     }
 
@@ -101,27 +108,40 @@ impl TlsStream {
         poll_fn(|cx| self.poll_send(cx)).await
     }
 
-    /// Reads once from the socket and decrypts it. Errors: the socket's, `WouldBlock` among them, and rustls'.
-    fn receive(&mut self) -> io::Result<()> {
+    /// Reads once from the socket by `read` and decrypts it, into `buffer` as far as it has room. Errors: the socket's, and
+    /// rustls'.
+    fn receive(
+        &mut self,
+        buffer: &mut ReadBuf<'_>,
+        read: impl FnOnce(&mut TcpStream, &mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
         let scratch = self.scratch.clone();
         let incoming = &mut scratch.0.borrow_mut().incoming;
         incoming.resize(incoming.len().max(READ_BYTES + MAX_INCOMPLETE_BYTES), 0);
         let before = self.incomplete.len();
         if before > MAX_INCOMPLETE_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message without an end"));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message without an end")));
         }
-        let read = self.socket.try_read(&mut incoming[before..before + READ_BYTES])?;
+        let mut room = ReadBuf::new(&mut incoming[before..before + READ_BYTES]);
+        ready!(read(&mut self.socket, &mut room))?;
+        let read = room.filled().len();
         if read == 0 {
             self.is_over = true;
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
         incoming[..before].copy_from_slice(&self.incomplete);
         let whole = &mut incoming[..before + read];
-        let drained = self.session.receive(whole, &mut self.unread, &mut self.unsent);
+        let unread = &mut self.unread;
+        let take = |payload: &[u8]| {
+            let room = if unread.is_empty() { payload.len().min(buffer.remaining()) } else { 0 };
+            buffer.put_slice(&payload[..room]);
+            unread.extend_from_slice(&payload[room..]);
+        };
+        let drained = self.session.receive(whole, take, &mut self.unsent);
         let Drained { used, is_over } = drained.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.is_over |= is_over;
         keep(&mut self.incomplete, &whole[used..]);
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Sends what waits.
@@ -173,6 +193,7 @@ fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
 impl AsyncRead for TlsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let stream = &mut *self;
+        let before = buffer.filled().len();
         loop {
             if stream.read < stream.unread.len() {
                 let left = &stream.unread[stream.read..];
@@ -184,22 +205,18 @@ impl AsyncRead for TlsStream {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if stream.is_over {
+            if stream.is_over || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
-            match stream.receive() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(stream.socket.poll_read_ready(cx))?;
-                }
-                outcome => {
-                    // What rustls answers by itself, such as an alert. What the socket does not take of it now goes
-                    // before the next write.
-                    let sent = stream.poll_send(cx);
-                    outcome?;
-                    if let Poll::Ready(sent) = sent {
-                        sent?;
-                    }
-                }
+            // By tokio's own reading, which knows from a short one that nothing more is there and does not ask again.
+            let read = |socket: &mut TcpStream, incoming: &mut ReadBuf<'_>| Pin::new(socket).poll_read(cx, incoming);
+            let outcome = ready!(stream.receive(buffer, read));
+            // What rustls answers by itself, such as an alert. What the socket does not take of it now goes before the
+            // next write.
+            let sent = stream.poll_send(cx);
+            outcome?;
+            if let Poll::Ready(sent) = sent {
+                sent?;
             }
         }
     }
