@@ -193,7 +193,8 @@ fn audiences_that_fell_silent_are_forgotten_by_halves_and_said_to_be() {
     for (index, user) in users.iter().enumerate() {
         let times = Times { kept_until: start + Duration::from_secs(1), expires: start + Duration::from_secs(1) };
         let frame = Frame::of(&Notice::Pong {});
-        let entry = Entry::new(index as u64 + 1, frame, &[Audience::User(user.clone())], Without::default(), times);
+        let reach = reach(vec![Audience::User(user.clone())], vec![]);
+        let entry = Entry::new(index as u64 + 1, frame, reach, times);
         history.push(index as u64 + 1, Some(entry), start);
     }
     let later = start + Duration::from_secs(2);

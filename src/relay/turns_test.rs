@@ -7,11 +7,12 @@ use super::roster::Origin;
 use super::shard::Transport;
 use super::{Joining, Overloaded, Published, Registration, Relay, RelaySettings, Worker};
 use crate::catalog::{Catalog, Snapshot, Tenant};
+use crate::domain::audience::Audience;
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Scope as ExpressionScope};
 use crate::domain::instance::{Instance, InstanceId, Limits};
-use crate::domain::message::Message;
+use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
 use crate::relay::frame::{Close, Frame};
@@ -50,7 +51,7 @@ fn tenant(id: &str, version: i64) -> Arc<Tenant> {
 
 fn snapshot(version: i64) -> Snapshot {
     let tenants = [STORM, QUIET].map(|id| tenant(id, version));
-    Snapshot { tenants: tenants.map(|tenant| (tenant.instance.id.clone(), tenant)).into() }
+    Snapshot { tenants: tenants.map(|tenant| (tenant.instance.id.clone(), tenant)).into_iter().collect() }
 }
 
 impl Scene {
@@ -206,7 +207,8 @@ async fn a_filter_that_takes_long_keeps_only_its_own_instance_waiting() {
         let ranges = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30]";
         let text = format!("{ranges}.all(a, user.startsWith('some') && user.endsWith('one') && a > 0)");
         let filter = Some(Expression::parse(&text, ExpressionScope::Filter).unwrap());
-        let (filtered, plain) = (Message { filter, ..Message::of_a_test("m") }, Message::of_a_test("n"));
+        let reach = Arc::new(Reach { filter, ..Reach::all_of(Audience::All) });
+        let (filtered, plain) = (Message { reach, ..Message::of_a_test("m") }, Message::of_a_test("n"));
         let mut slow = scene.publish(STORM, &filtered);
         assert!(begin(&mut slow).is_pending());
         let mut last = scene.publish(QUIET, &plain);
