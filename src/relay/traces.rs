@@ -58,7 +58,7 @@ pub struct Trace {
     /// Until when it can be traced.
     kept_until: Instant,
     /// What it is counted with.
-    bytes: usize,
+    bytes: u32,
 }
 
 /// One instance's traces and ended connections.
@@ -96,15 +96,23 @@ impl Trace {
             bytes: bytes(message),
         }
     }
+
+    /// The same trace, with what is the same as in another's of one allocation with it: messages often come in rows for
+    /// the same receivers.
+    fn sharing_with(self, other: &Self) -> Self {
+        let shared = |own: Arc<Reach>, others: &Arc<Reach>| if own == *others { others.clone() } else { own };
+        let shared_text = |own: Arc<str>, others: &Arc<str>| if own == *others { others.clone() } else { own };
+        Self { reach: shared(self.reach, &other.reach), address: shared_text(self.address, &other.address), ..self }
+    }
 }
 
 /// What a message's trace is counted with.
-fn bytes(message: &Message) -> usize {
+fn bytes(message: &Message) -> u32 {
     let Exclusion { users, connections } = &message.reach.exclude;
     let excluded = users.iter().map(|user| user.as_str().len()).chain(connections.iter().map(String::len));
     let texts = message.reach.audiences.iter().map(Audience::name_bytes).chain(excluded);
     let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
-    TRACE_BYTES + message.id.len() + message.address.len() + texts
+    u32::try_from(TRACE_BYTES + message.id.len() + message.address.len() + texts).unwrap_or(u32::MAX)
 }
 
 /// How long a message can be traced and replayed.
@@ -124,10 +132,13 @@ impl Traces {
 
     /// Remembers a message; the oldest gives way, and is left to the caller to let go of where nobody waits for it.
     pub fn insert(&self, trace: Trace, now: Instant) -> Option<Arc<Trace>> {
-        let trace = Arc::new(trace);
         let mut state = self.lock();
         self.forget(&mut state, now);
-        self.charge(&mut state, trace.bytes);
+        let trace = Arc::new(match state.order.back() {
+            Some(last) => trace.sharing_with(last),
+            None => trace,
+        });
+        self.charge(&mut state, trace.bytes as usize);
         state.known.insert(trace.id.clone(), trace.clone());
         state.order.push_back(trace);
         let mut gone = None;
@@ -203,7 +214,7 @@ impl Traces {
             Some(known) if !Arc::ptr_eq(&known, &trace) => drop(state.known.insert(known.id.clone(), known)),
             _ => {}
         }
-        self.discharge(state, trace.bytes);
+        self.discharge(state, trace.bytes as usize);
         Some(trace)
     }
 

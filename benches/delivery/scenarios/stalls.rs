@@ -97,15 +97,12 @@ impl Bench {
         Ok((outboxes + queues + window + traces) as f64 / f64::from(1 << 20))
     }
 
-    /// Connections that are `CONNECTED` and then not read.
+    /// Connections that are `CONNECTED` and then not read. At once, because one that says nothing is not kept for long.
     async fn open_stalling(&self, server: &Server, stalled: u32) -> Outcome<Vec<Client>> {
         let Target { route, path, tokens, .. } = self.target(server, "stalled", stalled)?;
         let route = Route { receive_buffer: Some(RECEIVE_BUFFER), ..route };
-        let mut clients = Vec::new();
-        for token in tokens {
-            clients.push(Client::open(&route, &path, &token).await?.0);
-        }
-        Ok(clients)
+        let opened = try_join_all(tokens.iter().map(|token| Client::open(&route, &path, token))).await?;
+        Ok(opened.into_iter().map(|(client, _)| client).collect())
     }
 
     /// Reads what their kernels have, which must be whole and in order as far as it goes. Returns how many find 4420 at its end.
