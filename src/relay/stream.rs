@@ -21,6 +21,8 @@ const COMMENT: &[u8] = b": keep-alive\n\n";
 const LONG_SILENCE: Duration = Duration::from_secs(60);
 /// How often a second the socket may stir without anything to write, before the client is told to stop.
 const STIRS_A_SECOND: u32 = 100;
+/// What one turn is good for: as much as actix' dispatcher takes at once.
+const TURN_BYTES: usize = 32 << 10;
 /// Room for the lines around `data:`.
 const LINES_BYTES: usize = 96;
 
@@ -31,7 +33,7 @@ pub fn open(registration: Registration, held: Held) -> HttpResponse {
         .insert_header(("cache-control", "no-store"))
         .insert_header(("x-accel-buffering", "no"))
         .force_close()
-        .body(EventStream { registration, _held: held, stage: Stage::Opening, stirs: Stirs::default() })
+        .body(EventStream { registration, _held: held, stage: Stage::Opening, left: 0, stirs: Stirs::default() })
 }
 
 /// The response's body.
@@ -39,6 +41,8 @@ struct EventStream {
     registration: Registration,
     _held: Held,
     stage: Stage,
+    /// Bytes that its turn is still good for.
+    left: usize,
     stirs: Stirs,
 }
 
@@ -69,24 +73,41 @@ impl MessageBody for EventStream {
             Stage::Flowing => {}
             Stage::Closed => return Poll::Ready(None),
         }
+        if !self.may_write() {
+            self.registration.link.outbox.wait_for_turn(cx);
+            return Poll::Pending;
+        }
         let Poll::Ready(next) = self.registration.link.outbox.poll_next(cx, Instant::now) else {
+            self.left = 0;
             return self.look_at_the_socket(cx);
         };
         self.stirs.is_waiting = false;
         let link = &self.registration.link;
         link.last_heard.set(Instant::now());
-        Poll::Ready(Some(Ok(match next {
+        let event = match next {
             Next::Frame(frame) => event(&frame),
             Next::Close(close) => {
                 tracing::debug!(connection.id = link.id, close.code = close.code, "closing a stream");
                 self.stage = Stage::Closed;
                 close_event(&close)
             }
-        })))
+        };
+        self.left = self.left.saturating_sub(event.len());
+        Poll::Ready(Some(Ok(event)))
     }
 }
 
 impl EventStream {
+    /// Whether it is its turn to write what waits, if something does. Who can be written to again waits for a turn as well:
+    /// there may be thousands, and other instances' connections among them.
+    fn may_write(&mut self) -> bool {
+        if self.left > 0 || !self.registration.link.outbox.has_something() {
+            return true;
+        }
+        self.left = if self.registration.take_turn() { TURN_BYTES } else { 0 };
+        self.left > 0
+    }
+
     /// Called where nothing is to be written. If that was so before, the socket has woken the dispatcher: bytes came that
     /// nobody reads, or the client's end. Only writing tells whether it still listens, and only the second time: the first
     /// is answered with a reset. So a comment goes out now and another at the next tick.

@@ -8,9 +8,10 @@ use crate::domain::message::{Author, Exclusion, Message, Reach};
 use crate::domain::principal::UserId;
 use ahash::RandomState;
 use chrono::{DateTime, Utc};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a trace is counted with beyond its texts; its counters and its places in the index included.
@@ -235,7 +236,7 @@ impl Traces {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -274,6 +275,22 @@ mod tests {
         assert!(traces.find("3", now).is_none() && traces.find("4", now).is_some(), "the older half gives way");
         traces.trim(now + BOUNDS.window);
         assert_eq!((traces.bytes(), total.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn traces_in_a_row_share_what_is_the_same() {
+        let (traces, now) = (Traces::new(BOUNDS, Arc::default()), Instant::now());
+        let elsewhere = Trace {
+            address: "user:alice".into(),
+            reach: Arc::new(Reach::all_of(Audience::User(UserId::new("alice").unwrap()))),
+            ..trace(3, now)
+        };
+        for trace in [trace(1, now), trace(2, now), elsewhere] {
+            traces.insert(trace, now);
+        }
+        let [first, second, third] = ["1", "2", "3"].map(|id| traces.find(id, now).unwrap());
+        assert!(Arc::ptr_eq(&first.reach, &second.reach) && Arc::ptr_eq(&first.address, &second.address));
+        assert_eq!((&*third.address, third.reach.audiences[0].name().as_str()), ("user:alice", "user:alice"));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use super::lanes::Lane;
 use super::model_test::SETTINGS;
 use super::queue::QueueBounds;
 use super::roster::Origin;
-use super::shard::Transport;
+use super::shard::{Bounds, Transport};
+use super::stream;
 use super::{Joining, Overloaded, Published, Registration, Relay, RelaySettings, Worker};
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
@@ -12,11 +13,12 @@ use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Scope as ExpressionScope};
 use crate::domain::instance::{Instance, InstanceId, Limits};
-use crate::domain::message::{Message, Reach};
+use crate::domain::message::{Message, Payload, Reach};
 use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
 use crate::relay::frame::{Close, Frame};
-use crate::relay::outbox::{Batch, Outbox, Pushed};
+use crate::relay::outbox::{Batch, Outbox, OutboxBounds, Pushed};
+use actix_web::body::MessageBody;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -191,6 +193,51 @@ async fn who_is_gone_when_a_message_is_delivered_is_not_counted_and_the_message_
         let registration = scene.connect(STORM);
         assert_eq!(scene.publish(STORM, &message).await.unwrap().counts.matched, 1);
         drop(registration);
+    };
+    LocalSet::new().run_until(scene).await;
+}
+
+#[tokio::test]
+async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
+    let scene = async {
+        let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.bounds.outbox };
+        let scene = Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
+        let mut body = stream::open(scene.connect(STORM), Box::new(())).into_body();
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        let mut take = || {
+            let mut events = Vec::new();
+            while let Poll::Ready(Some(event)) = Pin::new(&mut body).poll_next(&mut Context::from_waker(&waker)) {
+                events.push(event.unwrap().len());
+            }
+            events
+        };
+        // The opening, and CONNECTED.
+        while take().is_empty() || bell.rings() == 0 {
+            yield_now().await;
+        }
+        take();
+        let payload = Payload::new(&format!("\"{}\"", "x".repeat(1_000)), 1 << 20).unwrap();
+        let message = Message { payload, ..Message::of_a_test("m") };
+        let (mut sent, mut taken, mut turns) = (0, 0, 0);
+        while sent < 100 {
+            let mut publishing: Vec<_> = (0..4).map(|_| scene.publish(STORM, &message)).collect();
+            publishing.iter_mut().for_each(|publishing| assert!(begin(publishing).is_pending()));
+            for publishing in publishing {
+                assert_eq!(publishing.await.unwrap().counts.queued, 1);
+                sent += 1;
+            }
+        }
+        while taken < sent {
+            let events = take();
+            assert!(take().is_empty(), "without another turn");
+            let (last, others) = events.split_last().unwrap_or((&0, &[]));
+            assert!(others.iter().sum::<usize>() < 32 << 10 && *last < 2_000);
+            taken += events.len();
+            turns += usize::from(!events.is_empty());
+            yield_now().await;
+        }
+        assert_eq!((taken, turns), (100, 4));
     };
     LocalSet::new().run_until(scene).await;
 }
