@@ -33,7 +33,7 @@ pub fn open(registration: Registration, held: Held) -> HttpResponse {
         .insert_header(("cache-control", "no-store"))
         .insert_header(("x-accel-buffering", "no"))
         .force_close()
-        .body(EventStream { registration, _held: held, stage: Stage::Opening, left: 0, stirs: Stirs::default() })
+        .body(EventStream::new(registration, held))
 }
 
 /// The response's body.
@@ -98,6 +98,10 @@ impl MessageBody for EventStream {
 }
 
 impl EventStream {
+    fn new(registration: Registration, held: Held) -> Self {
+        Self { registration, _held: held, stage: Stage::Opening, left: 0, stirs: Stirs::default() }
+    }
+
     /// Whether it is its turn to write what waits, if something does. Who can be written to again waits for a turn as well:
     /// there may be thousands, and other instances' connections among them.
     fn may_write(&mut self) -> bool {
@@ -130,6 +134,19 @@ impl EventStream {
             }
             _ => Poll::Pending,
         }
+    }
+}
+
+/// A stream of a test: what a dispatcher with room without end would take of it now, as the lengths of the events.
+#[cfg(test)]
+pub fn taker(registration: Registration) -> impl FnMut(&std::task::Waker) -> Vec<usize> {
+    let mut stream = EventStream::new(registration, Box::new(()));
+    move |waker| {
+        let mut events = Vec::new();
+        while let Poll::Ready(Some(Ok(event))) = Pin::new(&mut stream).poll_next(&mut Context::from_waker(waker)) {
+            events.push(event.len());
+        }
+        events
     }
 }
 

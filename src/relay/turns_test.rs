@@ -18,7 +18,6 @@ use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
 use crate::relay::frame::{Close, Frame};
 use crate::relay::outbox::{Batch, Outbox, OutboxBounds, Pushed};
-use actix_web::body::MessageBody;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -202,21 +201,14 @@ async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
     let scene = async {
         let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.bounds.outbox };
         let scene = Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
-        let mut body = stream::open(scene.connect(STORM), Box::new(())).into_body();
+        let mut take = stream::taker(scene.connect(STORM));
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
-        let mut take = || {
-            let mut events = Vec::new();
-            while let Poll::Ready(Some(event)) = Pin::new(&mut body).poll_next(&mut Context::from_waker(&waker)) {
-                events.push(event.unwrap().len());
-            }
-            events
-        };
         // The opening, and CONNECTED.
-        while take().is_empty() || bell.rings() == 0 {
+        while take(&waker).is_empty() || bell.rings() == 0 {
             yield_now().await;
         }
-        take();
+        take(&waker);
         let payload = Payload::new(&format!("\"{}\"", "x".repeat(1_000)), 1 << 20).unwrap();
         let message = Message { payload, ..Message::of_a_test("m") };
         let (mut sent, mut taken, mut turns) = (0, 0, 0);
@@ -229,8 +221,8 @@ async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
             }
         }
         while taken < sent {
-            let events = take();
-            assert!(take().is_empty(), "without another turn");
+            let events = take(&waker);
+            assert!(take(&waker).is_empty(), "without another turn");
             let (last, others) = events.split_last().unwrap_or((&0, &[]));
             assert!(others.iter().sum::<usize>() < 32 << 10 && *last < 2_000);
             taken += events.len();
