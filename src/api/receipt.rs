@@ -7,7 +7,7 @@ use crate::domain::message::Message;
 use crate::relay::Published;
 use crate::relay::repeats::Remembered;
 use actix_web::HttpResponse;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -16,7 +16,6 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// The message's id.
-    #[serde(serialize_with = "as_text")]
     #[schema(value_type = String)]
     id: Arc<str>,
     /// Its place in the instance's order.
@@ -96,10 +95,6 @@ impl Receipt {
     pub fn into_response(self) -> HttpResponse {
         HttpResponse::Accepted().json(self)
     }
-}
-
-fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text)
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -183,12 +183,9 @@ pub struct Draft {
 }
 
 #[cfg(test)]
-use super::audience::Audience;
-
-#[cfg(test)]
 impl Reach {
     /// Everyone of this audience.
-    pub fn all_of(audience: Audience) -> Self {
+    pub fn all_of(audience: super::audience::Audience) -> Self {
         Self { audiences: smallvec::smallvec![audience], exclude: Exclusion::default(), filter: None }
     }
 }
@@ -201,7 +198,7 @@ impl Message {
             id: id.into(),
             author: Author { user: UserId::new("shop").unwrap(), component: None },
             address: "ALL".into(),
-            reach: Arc::new(Reach::all_of(Audience::All)),
+            reach: Arc::new(Reach::all_of(crate::domain::audience::Audience::All)),
             slow: Slow::Disconnect,
             time: DateTime::UNIX_EPOCH,
             ttl: None,

@@ -76,8 +76,9 @@ impl Room {
         delivery: &'a Delivery,
         asking: Asking<'_>,
     ) -> Box<dyn Iterator<Item = Key> + 'a> {
-        let audiences = || delivery.reach.audiences.iter().filter_map(|audience| self.index.get(audience));
-        let Some(filter) = &delivery.reach.filter else { return Box::new(audiences().flatten().copied()) };
+        let reach = &delivery.reach;
+        let audiences = || reach.audiences.iter().filter_map(|audience| self.index.get(audience));
+        let Some(filter) = &reach.filter else { return Box::new(audiences().flatten().copied()) };
         let sieve = self.filters.sieve(filter, &self.members, asking.most_filters);
         sieve.ask(audiences().flatten().copied(), |key| asking.passes(filter, key), || true);
         // The shorter list is walked, so that a filter that few pass costs no more than they do.
@@ -85,11 +86,7 @@ impl Room {
             true => {
                 let index = &self.index;
                 let is_meant = |key: &Key| {
-                    delivery
-                        .reach
-                        .audiences
-                        .iter()
-                        .any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
+                    reach.audiences.iter().any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
                 };
                 Box::new(sieve.passing.iter().copied().filter(move |key| is_meant(key)))
             }
