@@ -38,7 +38,7 @@ pub enum Pushed {
 }
 
 /// Frames are joined up to about so many bytes before they are written: fewer writes beat everything.
-const JOINED_BYTES: usize = 32 * 1_024;
+pub const JOINED_BYTES: usize = 32 * 1_024;
 
 /// What the socket is to do next, one frame at a time.
 #[derive(Debug, PartialEq, Eq)]

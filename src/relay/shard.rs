@@ -28,7 +28,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
-use turns::Pace;
 
 /// A connection's place in its shard.
 pub type Key = usize;
@@ -104,8 +103,6 @@ pub struct Shard {
     rooms: HashMap<InstanceId, Room, RandomState>,
     /// The instances for which something is to be done, each once, in the order of their turns.
     turns: VecDeque<InstanceId>,
-    /// How many sockets a turn lets write.
-    pace: Pace,
     bounds: Bounds,
     /// How often a rule or a filter was evaluated, on all workers.
     evaluations: Arc<AtomicU64>,
@@ -114,14 +111,7 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(bounds: Bounds, evaluations: Arc<AtomicU64>) -> Self {
-        Self {
-            members: Slab::new(),
-            rooms: HashMap::default(),
-            turns: VecDeque::new(),
-            pace: Pace::default(),
-            bounds,
-            evaluations,
-        }
+        Self { members: Slab::new(), rooms: HashMap::default(), turns: VecDeque::new(), bounds, evaluations }
     }
 
     /// Registers a connection under its audiences.

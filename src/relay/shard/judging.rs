@@ -47,6 +47,7 @@ impl Shard {
             (member.principal, member.warned) = (principal, false);
             if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
                 room.filters.forget(key);
+                room.changes += 1;
             }
             self.judge(key, snapshot, now, Tell::Always);
         }
@@ -71,6 +72,7 @@ impl Shard {
         }
         member.rights_since_ms = Utc::now().timestamp_millis();
         if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
+            room.changes += 1;
             for audience in member.audiences.iter().filter(|audience| !heard.contains(audience)) {
                 room.unlist(audience, key);
             }

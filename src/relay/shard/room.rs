@@ -1,5 +1,6 @@
 //! The connections of one instance on one worker, by what they hear; and what is to be done for them.
 
+use super::turns::UnderWay;
 use super::{Delivery, Key, Member, QUEUED};
 use crate::catalog::Tenant;
 use crate::domain::audience::Audience;
@@ -20,6 +21,8 @@ pub struct Room {
     /// All of them.
     pub members: IndexSet<Key>,
     index: HashMap<Audience, IndexSet<Key>, RandomState>,
+    /// How often what someone may hear, or whom filters are asked about, has changed.
+    pub changes: u64,
     /// Who passes the filters that were used lately.
     pub filters: Filters,
     /// The tenant under whose rules all were last asked again.
@@ -36,6 +39,8 @@ pub struct Work {
     pub unjudged: Vec<Key>,
     /// Messages, oldest first; the queue that they came by bounds them.
     pub parcels: VecDeque<Arc<Parcel>>,
+    /// The first of them, once it is being delivered.
+    pub under_way: Option<UnderWay>,
     /// Sockets that have something to write and are to be woken, each once.
     pub unwoken: VecDeque<Key>,
     /// Whether the room is among those that get turns.

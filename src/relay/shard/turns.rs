@@ -1,10 +1,11 @@
 //! Who is served when: the instances of one worker take turns, and a turn is short whatever an instance asks for.
 
-use super::room::Asking;
-use super::{Counts, Delivery, Key, Shard};
+use super::room::{Asking, Room};
+use super::{Counts, Delivery, Key, Member, Shard};
 use crate::catalog::Snapshot;
 use crate::domain::instance::InstanceId;
 use crate::relay::frame::Frame;
+use crate::relay::outbox::JOINED_BYTES;
 use crate::relay::queue::Parcel;
 use chrono::Utc;
 use std::sync::Arc;
@@ -12,29 +13,22 @@ use std::time::{Duration, Instant};
 
 /// How long one turn may judge, ask and deliver before it is another's.
 const SLICE: Duration = Duration::from_micros(500);
-/// Most sockets that one turn lets write, and least. Between them it is as many as write within about `WRITING`.
-const MOST_WRITERS: usize = 32;
-const LEAST_WRITERS: usize = 4;
-/// How long the sockets of one turn, and what else is ready, should take before the next turn.
-const WRITING: Duration = Duration::from_micros(500);
+/// How many receivers are served between two looks at the clock.
+const STRIDE: usize = 64;
+/// What the sockets of one turn may write together, at most `JOINED_BYTES` each. A write costs beyond its bytes about as
+/// much as so many of them: with both, a turn's writes take about as long whether they are many or large.
+const WRITTEN: usize = 256 * 1_024;
+const A_WRITE: usize = 8 * 1_024;
 
-/// How many sockets a turn lets write: what each costs depends on how much has been joined for it.
-#[derive(Debug)]
-pub struct Pace(usize);
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self(MOST_WRITERS)
-    }
-}
-
-impl Pace {
-    fn after(&mut self, taken: Duration) {
-        self.0 = match taken > WRITING {
-            true => (self.0 / 2).max(LEAST_WRITERS),
-            false => (self.0 * 2).min(MOST_WRITERS),
-        };
-    }
+/// The message that is being delivered, and how far.
+#[derive(Debug, Default)]
+pub struct UnderWay {
+    /// Whom it is still for.
+    left: Vec<Key>,
+    /// What became of it at the others.
+    counts: Counts,
+    /// The room's changes when it was last looked whom it is for.
+    changes: u64,
 }
 
 impl Shard {
@@ -75,11 +69,6 @@ impl Shard {
             room.work.unwoken.push_back(key);
             self.give_turn(&instance);
         }
-    }
-
-    /// The sockets of the last turn, and what else was ready, took so long.
-    pub fn pace(&mut self, taken: Duration) {
-        self.pace.after(taken);
     }
 
     /// Whether an instance waits for its turn.
@@ -123,7 +112,8 @@ impl Shard {
         }
     }
 
-    /// Delivers one message at least, unless its filter takes longer than the turn.
+    /// Delivers for as long as there is time, at least one message to some of those it is for, unless its filter takes longer
+    /// than the turn.
     fn deliver_some(&mut self, instance: &InstanceId, start: Instant, done: &mut Vec<Arc<Parcel>>) {
         let now_ms = Utc::now().timestamp_millis();
         loop {
@@ -131,11 +121,13 @@ impl Shard {
             let Some(parcel) = room.work.parcels.front().cloned() else { return };
             let asking =
                 Asking { members: &self.members, evaluations: &self.evaluations, most_filters: self.bounds.filters };
-            if !room.ask(&parcel.delivery, asking, start + SLICE) {
+            if !room.look_for(&parcel.delivery, asking, start + SLICE) {
                 return;
             }
-            room.work.parcels.pop_front();
-            let counts = self.deliver(&parcel.delivery, start);
+            let Some(counts) = self.deliver(&parcel, start) else { return };
+            if let Some(room) = self.rooms.get_mut(instance) {
+                room.work.parcels.pop_front();
+            }
             if let Some(progress) = parcel.delivery.frame.as_ref().ok().and_then(Frame::progress) {
                 progress.delivered(counts, now_ms);
             }
@@ -147,50 +139,77 @@ impl Shard {
         }
     }
 
-    /// Queues a message for everyone it is for; their sockets are woken in turns. Costs a reference a receiver.
-    fn deliver(&mut self, delivery: &Delivery, now: Instant) -> Counts {
-        let mut counts = Counts::default();
+    /// Queues a message for those it is still for, a reference each, until the turn is over; their sockets are woken in
+    /// turns. What became of it at everyone, when nobody is left.
+    fn deliver(&mut self, parcel: &Parcel, start: Instant) -> Option<Counts> {
+        let delivery = &parcel.delivery;
         let frame = match &delivery.frame {
             Ok(frame) => frame,
             Err(bytes) => {
-                self.rehearse(delivery, *bytes, now).values().for_each(|pushed| counts.add(*pushed));
-                return counts;
+                let mut counts = Counts::default();
+                self.rehearse(delivery, *bytes, start).values().for_each(|pushed| counts.add(*pushed));
+                return Some(counts);
             }
         };
-        let Some(room) = self.rooms.get_mut(&delivery.instance) else { return counts };
-        let mut unwoken = std::mem::take(&mut room.work.unwoken);
-        let asking =
-            Asking { members: &self.members, evaluations: &self.evaluations, most_filters: self.bounds.filters };
-        for key in room.receivers(delivery, asking) {
-            let Some(member) = self.members.get_mut(key) else { continue };
-            if !member.wants(delivery) {
-                continue;
+        let work = &mut self.rooms.get_mut(&delivery.instance)?.work;
+        let UnderWay { left, counts, .. } = work.under_way.as_mut()?;
+        while !left.is_empty() {
+            for key in left.drain(left.len().saturating_sub(STRIDE)..) {
+                let Some(member) = self.members.get_mut(key) else { continue };
+                // Another connection may have the key by now: the message is no news for it, or not its instance's.
+                if !Arc::ptr_eq(&member.realm, &parcel.realm) || !member.wants(delivery) {
+                    continue;
+                }
+                // Stamps the receiver, so that a second audience skips it.
+                member.position = delivery.position;
+                let outbox = &member.link.outbox;
+                let (pushed, is_to_be_woken) =
+                    outbox.push_message(frame, delivery.lane.as_ref(), self.bounds.outbox, start);
+                counts.add(pushed);
+                if is_to_be_woken && !member.link.waits_for_turn.replace(true) {
+                    work.unwoken.push_back(key);
+                }
             }
-            // Stamps the receiver, so that a second audience skips it.
-            member.position = delivery.position;
-            let outbox = &member.link.outbox;
-            let (pushed, is_to_be_woken) = outbox.push_message(frame, delivery.lane.as_ref(), self.bounds.outbox, now);
-            counts.add(pushed);
-            if is_to_be_woken && !member.link.waits_for_turn.replace(true) {
-                unwoken.push_back(key);
+            if !left.is_empty() && start.elapsed() >= SLICE {
+                return None;
             }
         }
-        if let Some(room) = self.rooms.get_mut(&delivery.instance) {
-            room.work.unwoken = unwoken;
-        }
-        counts
+        work.under_way.take().map(|under_way| under_way.counts)
     }
 
+    /// Lets as many sockets write as have room in a turn, one at least.
     fn wake_some(&mut self, instance: &InstanceId) {
         let Some(room) = self.rooms.get_mut(instance) else { return };
-        let count = room.work.unwoken.len().min(self.pace.0);
-        for key in room.work.unwoken.drain(..count) {
+        let mut written = 0;
+        while written < WRITTEN
+            && let Some(key) = room.work.unwoken.pop_front()
+        {
             // Another connection may have the key by now: it looks, and finds nothing.
-            if let Some(member) = self.members.get(key) {
-                member.link.waits_for_turn.set(false);
-                member.link.has_turn.set(true);
-                member.link.outbox.wake();
+            if let Some(Member { link, .. }) = self.members.get(key) {
+                written += A_WRITE + link.outbox.waiting_bytes().min(JOINED_BYTES);
+                link.waits_for_turn.set(false);
+                link.has_turn.set(true);
+                link.outbox.wake();
             }
         }
+    }
+}
+
+impl Room {
+    /// Looks whom a message is still for, unless that is known and nothing has changed since. Those who have it already are
+    /// among them: they are stamped. False when there was no time to ask everyone its filter.
+    fn look_for(&mut self, delivery: &Delivery, asking: Asking<'_>, until: Instant) -> bool {
+        if delivery.frame.is_err() || self.work.under_way.as_ref().is_some_and(|it| it.changes == self.changes) {
+            return true;
+        }
+        if !self.ask(delivery, asking, until) {
+            return false;
+        }
+        let mut under_way = self.work.under_way.take().unwrap_or_default();
+        under_way.left.clear();
+        under_way.left.extend(self.receivers(delivery, asking));
+        under_way.changes = self.changes;
+        self.work.under_way = Some(under_way);
+        true
     }
 }
