@@ -18,6 +18,7 @@ use crate::servers::certificate::Certificate;
 use crate::servers::floor::{FloorServer, Kind};
 use crate::servers::herald::{HeraldServer, INSTANCE};
 use crate::servers::process::{free_address, load_average};
+use crate::servers::processors::Processors;
 use crate::servers::setup::Setup;
 
 /// Connections beside the listeners: publishers, and what is being closed.
@@ -155,6 +156,16 @@ impl Bench {
         let server = self.start(scenario, Variant::Herald).await?;
         server.process().lower_priority(SERVER_PRIORITY)?;
         Ok(server)
+    }
+
+    /// Starts a Herald with half of the processors, as long as the other value lives; this process has the others. Where there
+    /// is only one, the server gives way.
+    pub async fn start_apart(&self, scenario: &Scenario) -> Outcome<(Server, Option<Processors>)> {
+        let Some(processors) = Processors::halved()? else { return Ok((self.start_giving_way(scenario).await?, None)) };
+        processors.become_the_servers()?;
+        let server = self.start(scenario, Variant::Herald).await?;
+        processors.become_the_clients()?;
+        Ok((server, Some(processors)))
     }
 
     /// Whom a message must be counted for.

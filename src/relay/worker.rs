@@ -94,7 +94,7 @@ impl Worker {
                 () = std::future::ready(()), if self.shard.borrow().has_turns() => {}
             }
             // What has changed meanwhile counts already: nobody is told of a picture that is past.
-            self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), &mut done);
+            self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), Instant::now(), &mut done);
             self.turnstile.note_deliveries(self.shard.borrow().has_turns());
             done.drain(..).for_each(|parcel| queue.settle(self.index, &parcel));
             // The budget of the runtime does not count here: yielding by hand lets the sockets write.

@@ -50,7 +50,7 @@ impl Bench {
     pub async fn fairness(&self, scenario: &Scenario, options: &FairnessOptions) -> Outcome<Report> {
         let variants = vec!["alone", "storm"];
         let report = Report::new(Layout { variants, ratios: vec![(1, 0)], figures: FIGURES.to_vec() });
-        let server = self.start_giving_way(scenario).await?;
+        let (server, _processors) = self.start_apart(scenario).await?;
         let result = self.fairness_rounds(&server, options, report).await;
         result.map_err(|failure| server.process().explain(failure))
     }

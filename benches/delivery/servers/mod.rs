@@ -5,6 +5,7 @@ pub mod floor;
 pub mod herald;
 mod manage;
 pub mod process;
+pub mod processors;
 pub mod setup;
 
 use std::net::SocketAddr;

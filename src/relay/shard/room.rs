@@ -31,6 +31,18 @@ pub struct Room {
     pub work: Work,
 }
 
+/// Which turn a room waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// None: there is nothing to do.
+    #[default]
+    None,
+    /// The first since there was nothing to do.
+    First,
+    /// Another one: the last was too short.
+    Another,
+}
+
 /// What is to be done for a room, a piece at each of its turns.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -43,8 +55,8 @@ pub struct Work {
     pub under_way: Option<UnderWay>,
     /// Sockets that have something to write and are to be woken, each once.
     pub unwoken: VecDeque<Key>,
-    /// Whether the room is among those that get turns.
-    pub has_turn: bool,
+    /// Which turn the room waits for.
+    pub turn: Turn,
 }
 
 impl Work {

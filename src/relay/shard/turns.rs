@@ -1,6 +1,6 @@
 //! Who is served when: the instances of one worker take turns, and a turn is short whatever an instance asks for.
 
-use super::room::{Asking, Room};
+use super::room::{Asking, Room, Turn};
 use super::{Counts, Delivery, Key, Member, Shard};
 use crate::catalog::Snapshot;
 use crate::domain::instance::InstanceId;
@@ -8,17 +8,21 @@ use crate::relay::frame::Frame;
 use crate::relay::outbox::JOINED_BYTES;
 use crate::relay::queue::Parcel;
 use chrono::Utc;
+use slab::Slab;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long one turn may judge, ask and deliver before it is another's.
-const SLICE: Duration = Duration::from_micros(500);
+const SLICE: Duration = Duration::from_micros(250);
 /// How many receivers are served between two looks at the clock.
 const STRIDE: usize = 64;
-/// What the sockets of one turn may write together, at most `JOINED_BYTES` each. A write costs beyond its bytes about as
-/// much as so many of them: with both, a turn's writes take about as long whether they are many or large.
-const WRITTEN: usize = 256 * 1_024;
+/// What the sockets of one turn may write together, at most `JOINED_BYTES` each, with what a write costs beyond its bytes
+/// counted as bytes: so a turn's writes take about as long whether they are many or large, some 250 microseconds.
+const WRITTEN: usize = 128 * 1_024;
 const A_WRITE: usize = 8 * 1_024;
+/// The same in the first turn of an instance that had nothing to do: a message to some dozens goes out in one, and does not
+/// wait for a turn of everyone else after every few.
+const WRITTEN_FIRST: usize = 512 * 1_024;
 
 /// The message that is being delivered, and how far.
 #[derive(Debug, Default)]
@@ -77,25 +81,29 @@ impl Shard {
     }
 
     /// Does a piece of work for the instance whose turn it is. Appends the messages that are dealt with to `done`.
-    pub fn take_turn(&mut self, snapshot: &Snapshot, done: &mut Vec<Arc<Parcel>>) {
+    /// The turn begins at `start`.
+    pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, done: &mut Vec<Arc<Parcel>>) {
         let Some(instance) = self.turns.pop_front() else { return };
-        let start = Instant::now();
         if self.judge_some(&instance, snapshot, start) {
             self.deliver_some(&instance, start, done);
         }
         self.wake_some(&instance);
         let Some(room) = self.rooms.get_mut(&instance) else { return };
-        room.work.has_turn = false;
         if !room.work.is_done() {
-            self.give_turn(&instance);
-        } else if room.is_empty() {
+            room.work.turn = Turn::Another;
+            self.turns.push_back(instance);
+            return;
+        }
+        room.work.turn = Turn::None;
+        if room.is_empty() {
             self.rooms.remove(&instance);
         }
     }
 
     fn give_turn(&mut self, instance: &InstanceId) {
         let Some(room) = self.rooms.get_mut(instance) else { return };
-        if !std::mem::replace(&mut room.work.has_turn, true) {
+        if room.work.turn == Turn::None {
+            room.work.turn = Turn::First;
             self.turns.push_back(instance.clone());
         }
     }
@@ -112,12 +120,15 @@ impl Shard {
         }
     }
 
-    /// Delivers for as long as there is time, at least one message to some of those it is for, unless its filter takes longer
-    /// than the turn.
+    /// Delivers for as long as there is time and the sockets keep up, at least one message to some of those it is for, unless
+    /// its filter takes longer than the turn.
     fn deliver_some(&mut self, instance: &InstanceId, start: Instant, done: &mut Vec<Arc<Parcel>>) {
         let now_ms = Utc::now().timestamp_millis();
         loop {
             let Some(room) = self.rooms.get_mut(instance) else { return };
+            if room.is_behind(&self.members) {
+                return;
+            }
             let Some(parcel) = room.work.parcels.front().cloned() else { return };
             let asking =
                 Asking { members: &self.members, evaluations: &self.evaluations, most_filters: self.bounds.filters };
@@ -180,8 +191,9 @@ impl Shard {
     /// Lets as many sockets write as have room in a turn, one at least.
     fn wake_some(&mut self, instance: &InstanceId) {
         let Some(room) = self.rooms.get_mut(instance) else { return };
+        let most = if room.work.turn == Turn::First { WRITTEN_FIRST } else { WRITTEN };
         let mut written = 0;
-        while written < WRITTEN
+        while written < most
             && let Some(key) = room.work.unwoken.pop_front()
         {
             // Another connection may have the key by now: it looks, and finds nothing.
@@ -196,6 +208,13 @@ impl Shard {
 }
 
 impl Room {
+    /// Whether the socket that has waited longest for its turn has a whole batch to write by now. What were delivered
+    /// meanwhile would pile up behind it, and clients that read fast enough would be closed as too slow.
+    fn is_behind(&self, members: &Slab<Member>) -> bool {
+        let first = self.work.unwoken.front().and_then(|key| members.get(*key));
+        first.is_some_and(|member| member.link.outbox.waiting_bytes() >= JOINED_BYTES)
+    }
+
     /// Looks whom a message is still for, unless that is known and nothing has changed since. Those who have it already are
     /// among them: they are stamped. False when there was no time to ask everyone its filter.
     fn look_for(&mut self, delivery: &Delivery, asking: Asking<'_>, until: Instant) -> bool {
