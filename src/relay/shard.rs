@@ -1,6 +1,7 @@
 //! One worker's registry: audience -> outboxes; plain data, no async.
 
 mod judging;
+mod line;
 mod rehearsal;
 mod room;
 mod turns;
@@ -21,9 +22,10 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::{Exclusion, Reach};
 use crate::domain::principal::Principal;
 use ahash::RandomState;
+use line::Line;
 use room::Room;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -101,8 +103,8 @@ const QUEUED: usize = 64;
 pub struct Shard {
     members: Slab<Member>,
     rooms: HashMap<InstanceId, Room, RandomState>,
-    /// The instances for which something is to be done, each once, in the order of their turns.
-    turns: VecDeque<InstanceId>,
+    /// The instances for which something is to be done.
+    line: Line,
     bounds: Bounds,
     /// How often a rule or a filter was evaluated, on all workers.
     evaluations: Arc<AtomicU64>,
@@ -111,7 +113,7 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(bounds: Bounds, evaluations: Arc<AtomicU64>) -> Self {
-        Self { members: Slab::new(), rooms: HashMap::default(), turns: VecDeque::new(), bounds, evaluations }
+        Self { members: Slab::new(), rooms: HashMap::default(), line: Line::default(), bounds, evaluations }
     }
 
     /// Registers a connection under its audiences.

@@ -31,18 +31,6 @@ pub struct Room {
     pub work: Work,
 }
 
-/// Which turn a room waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Turn {
-    /// None: there is nothing to do.
-    #[default]
-    None,
-    /// The first since there was nothing to do.
-    First,
-    /// Another one: the last was too short.
-    Another,
-}
-
 /// What is to be done for a room, a piece at each of its turns.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -52,11 +40,11 @@ pub struct Work {
     /// Messages, oldest first; the queue that they came by bounds them.
     pub parcels: VecDeque<Arc<Parcel>>,
     /// The first of them, once it is being delivered.
-    pub under_way: Option<UnderWay>,
+    pub under_way: UnderWay,
     /// Sockets that have something to write and are to be woken, each once.
     pub unwoken: VecDeque<Key>,
-    /// Which turn the room waits for.
-    pub turn: Turn,
+    /// Whether the room is in the line for a turn, or has it now.
+    pub has_turn: bool,
 }
 
 impl Work {

@@ -1,7 +1,8 @@
 //! Who is served when: the instances of one worker take turns, and a turn is short whatever an instance asks for.
 
-use super::room::{Asking, Room, Turn};
-use super::{Counts, Delivery, Key, Member, Shard};
+use super::line::Turn;
+use super::room::{Asking, Room};
+use super::{Counts, Delivery, Key, Member, QUEUED, Shard};
 use crate::catalog::Snapshot;
 use crate::domain::instance::InstanceId;
 use crate::relay::frame::Frame;
@@ -20,9 +21,9 @@ const STRIDE: usize = 64;
 /// counted as bytes: so a turn's writes take about as long whether they are many or large, some 250 microseconds.
 const WRITTEN: usize = 128 * 1_024;
 const A_WRITE: usize = 8 * 1_024;
-/// The same in the first turn of an instance that had nothing to do: a message to some dozens goes out in one, and does not
+/// The same in the first turn of an instance that had nothing to do: a message to a hundred goes out in one, and does not
 /// wait for a turn of everyone else after every few.
-const WRITTEN_FIRST: usize = 512 * 1_024;
+const WRITTEN_FIRST: usize = 1_024 * 1_024;
 
 /// The message that is being delivered, and how far.
 #[derive(Debug, Default)]
@@ -31,8 +32,19 @@ pub struct UnderWay {
     left: Vec<Key>,
     /// What became of it at the others.
     counts: Counts,
-    /// The room's changes when it was last looked whom it is for.
-    changes: u64,
+    /// The room's changes when it was last looked whom it is for; none until then.
+    looked_at: Option<u64>,
+}
+
+impl UnderWay {
+    /// Nobody is left. Gives the memory back that was needed for many.
+    fn end(&mut self) -> Counts {
+        if self.left.capacity() > QUEUED {
+            self.left = Vec::new();
+        }
+        self.looked_at = None;
+        std::mem::take(&mut self.counts)
+    }
 }
 
 impl Shard {
@@ -77,24 +89,22 @@ impl Shard {
 
     /// Whether an instance waits for its turn.
     pub fn has_turns(&self) -> bool {
-        !self.turns.is_empty()
+        !self.line.is_empty()
     }
 
     /// Does a piece of work for the instance whose turn it is. Appends the messages that are dealt with to `done`.
     /// The turn begins at `start`.
     pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, done: &mut Vec<Arc<Parcel>>) {
-        let Some(instance) = self.turns.pop_front() else { return };
+        let Some((instance, turn)) = self.line.next() else { return };
         if self.judge_some(&instance, snapshot, start) {
             self.deliver_some(&instance, start, done);
         }
-        self.wake_some(&instance);
+        self.wake_some(&instance, turn);
         let Some(room) = self.rooms.get_mut(&instance) else { return };
         if !room.work.is_done() {
-            room.work.turn = Turn::Another;
-            self.turns.push_back(instance);
-            return;
+            return self.line.join(instance, Turn::Another);
         }
-        room.work.turn = Turn::None;
+        room.work.has_turn = false;
         if room.is_empty() {
             self.rooms.remove(&instance);
         }
@@ -102,9 +112,8 @@ impl Shard {
 
     fn give_turn(&mut self, instance: &InstanceId) {
         let Some(room) = self.rooms.get_mut(instance) else { return };
-        if room.work.turn == Turn::None {
-            room.work.turn = Turn::First;
-            self.turns.push_back(instance.clone());
+        if !std::mem::replace(&mut room.work.has_turn, true) {
+            self.line.join(instance.clone(), Turn::First);
         }
     }
 
@@ -163,7 +172,7 @@ impl Shard {
             }
         };
         let work = &mut self.rooms.get_mut(&delivery.instance)?.work;
-        let UnderWay { left, counts, .. } = work.under_way.as_mut()?;
+        let UnderWay { left, counts, .. } = &mut work.under_way;
         while !left.is_empty() {
             for key in left.drain(left.len().saturating_sub(STRIDE)..) {
                 let Some(member) = self.members.get_mut(key) else { continue };
@@ -185,13 +194,16 @@ impl Shard {
                 return None;
             }
         }
-        work.under_way.take().map(|under_way| under_way.counts)
+        Some(work.under_way.end())
     }
 
     /// Lets as many sockets write as have room in a turn, one at least.
-    fn wake_some(&mut self, instance: &InstanceId) {
+    fn wake_some(&mut self, instance: &InstanceId, turn: Turn) {
         let Some(room) = self.rooms.get_mut(instance) else { return };
-        let most = if room.work.turn == Turn::First { WRITTEN_FIRST } else { WRITTEN };
+        let most = match turn {
+            Turn::First => WRITTEN_FIRST,
+            Turn::Another => WRITTEN,
+        };
         let mut written = 0;
         while written < most
             && let Some(key) = room.work.unwoken.pop_front()
@@ -218,17 +230,16 @@ impl Room {
     /// Looks whom a message is still for, unless that is known and nothing has changed since. Those who have it already are
     /// among them: they are stamped. False when there was no time to ask everyone its filter.
     fn look_for(&mut self, delivery: &Delivery, asking: Asking<'_>, until: Instant) -> bool {
-        if delivery.frame.is_err() || self.work.under_way.as_ref().is_some_and(|it| it.changes == self.changes) {
+        if delivery.frame.is_err() || self.work.under_way.looked_at == Some(self.changes) {
             return true;
         }
         if !self.ask(delivery, asking, until) {
             return false;
         }
-        let mut under_way = self.work.under_way.take().unwrap_or_default();
-        under_way.left.clear();
-        under_way.left.extend(self.receivers(delivery, asking));
-        under_way.changes = self.changes;
-        self.work.under_way = Some(under_way);
+        let mut left = std::mem::take(&mut self.work.under_way.left);
+        left.clear();
+        left.extend(self.receivers(delivery, asking));
+        (self.work.under_way.left, self.work.under_way.looked_at) = (left, Some(self.changes));
         true
     }
 }
