@@ -186,12 +186,13 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
         scene.worker.shard.borrow_mut().take_in([parcel.clone()].into_iter());
         assert_eq!((turn(&snapshot(1)), count(&storm)), (0, STRIDE));
 
-        // One who has not had it yet goes; its place is taken by one of another instance, and one more of the same comes.
-        let gone = storm.iter().position(|registration| !received(registration)).unwrap();
+        // The next to have it goes; its place is taken by one of another instance, and one more of the same comes.
+        let gone = storm.iter().rposition(|registration| !received(registration)).unwrap();
         drop(storm.swap_remove(gone));
         let (quiet, late) = (scene.connect(QUIET), scene.connect(STORM));
         wait(&quiet.link.outbox, &bell);
         wait(&late.link.outbox, &bell);
+        assert_eq!((turn(&snapshot(1)), count(&storm)), (0, 2 * STRIDE - 1));
         // One who has had it and one who has not get new tokens: it is looked again whom the message is for.
         let [early, other] = [true, false].map(|has| storm.iter().position(|it| received(it) == has).unwrap());
         for renewed in [early, other] {
