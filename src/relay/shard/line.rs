@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn id(number: usize) -> InstanceId {
-        InstanceId::new(&format!("instance-{number}")).unwrap()
+        InstanceId::new(format!("instance-{number}")).unwrap()
     }
 
     #[test]
