@@ -60,6 +60,25 @@ pub struct Exceeded {
 #[derive(Clone, Debug, Default)]
 pub struct RateLimits(Arc<RwLock<HashMap<InstanceId, Arc<Buckets>, RandomState>>>);
 
+/// What one request may spend. The counters are everyone's, and taking them from another processor costs more than counting:
+/// what the request needs is taken at once where it can be.
+#[derive(Debug)]
+pub struct Allowance<'a> {
+    buckets: Arc<Buckets>,
+    user: &'a UserId,
+    of_user: Prepaid,
+    of_instance: Prepaid,
+}
+
+/// What is spent of a rate before it is needed.
+#[derive(Debug, Default)]
+struct Prepaid {
+    /// So many messages.
+    messages: u32,
+    /// What was left of the rate then.
+    left: u32,
+}
+
 /// The state of one instance's rates.
 #[derive(Debug)]
 struct Buckets {
@@ -96,17 +115,18 @@ impl Remaining {
 }
 
 impl RateLimits {
-    /// Spends one message of the user's rate, then of the instance's. Errors: `Exceeded`.
-    pub fn check_publish(&self, instance: &Instance, user: &UserId) -> Result<Remaining, Exceeded> {
-        let buckets = self.buckets(instance);
-        let [whole, own] = [instance_rate(&instance.limits), user_rate(&instance.limits)];
-        let exceeded = |rate| move |wait| Exceeded { rate, wait };
-        let spent = buckets.user_messages.check_key(user).map_err(|until| wait(&until)).map_err(exceeded(own))?;
-        let of_user = spent.remaining_burst_capacity();
-        let spent = buckets.messages.check().map_err(|until| wait(&until)).map_err(exceeded(whole))?;
-        let of_instance = spent.remaining_burst_capacity();
-        let (tighter, left) = if of_user <= of_instance { (own, of_user) } else { (whole, of_instance) };
-        Ok(Remaining { rates: [whole, own], tighter, left })
+    /// What a request for so many messages may spend of the user's and the instance's rate.
+    pub fn allowance<'a>(&self, instance: &Instance, user: &'a UserId, messages: u32) -> Allowance<'a> {
+        let mut allowance = Allowance {
+            buckets: self.buckets(instance),
+            user,
+            of_user: Prepaid::default(),
+            of_instance: Prepaid::default(),
+        };
+        if let Some(all) = NonZeroU32::new(messages).filter(|all| all.get() > 1) {
+            allowance.prepay(all);
+        }
+        allowance
     }
 
     /// Spends one of the instance's connects. Errors: `Exceeded`.
@@ -137,6 +157,41 @@ impl RateLimits {
             *entry = fresh;
         }
         entry.clone()
+    }
+}
+
+impl Allowance<'_> {
+    /// Spends one message of the user's rate, then of the instance's. Errors: `Exceeded`.
+    pub fn spend(&mut self) -> Result<Remaining, Exceeded> {
+        let Self { buckets, user, of_user, of_instance } = self;
+        let [whole, own] = [instance_rate(&buckets.limits), user_rate(&buckets.limits)];
+        let exceeded = |rate| move |until| Exceeded { rate, wait: wait(&until) };
+        let of_user = match of_user.take() {
+            Some(left) => left,
+            None => buckets.user_messages.check_key(user).map_err(exceeded(own))?.remaining_burst_capacity(),
+        };
+        let of_instance = match of_instance.take() {
+            Some(left) => left,
+            None => buckets.messages.check().map_err(exceeded(whole))?.remaining_burst_capacity(),
+        };
+        let (tighter, left) = if of_user <= of_instance { (own, of_user) } else { (whole, of_instance) };
+        Ok(Remaining { rates: [whole, own], tighter, left })
+    }
+
+    /// Spends all at once where there is as much, in the same order: as far as there is not, nothing is spent.
+    fn prepay(&mut self, all: NonZeroU32) {
+        let Ok(Ok(spent)) = self.buckets.user_messages.check_key_n(self.user, all) else { return };
+        self.of_user = Prepaid { messages: all.get(), left: spent.remaining_burst_capacity() };
+        let Ok(Ok(spent)) = self.buckets.messages.check_n(all) else { return };
+        self.of_instance = Prepaid { messages: all.get(), left: spent.remaining_burst_capacity() };
+    }
+}
+
+impl Prepaid {
+    /// Takes one message; what is left of the rate.
+    fn take(&mut self) -> Option<u32> {
+        self.messages = self.messages.checked_sub(1)?;
+        Some(self.left)
     }
 }
 
@@ -184,28 +239,57 @@ mod tests {
         Instance { id, name: String::new(), enabled: true, publish_roles: vec![], origins: vec![], limits, version: 1 }
     }
 
+    /// One message by itself.
+    fn check(limits: &RateLimits, instance: &Instance, user: &UserId) -> Result<Remaining, Exceeded> {
+        limits.allowance(instance, user, 1).spend()
+    }
+
+    #[test]
+    fn a_request_for_many_spends_what_as_many_requests_for_one_would() {
+        let [alice, bob] = ["alice", "bob"].map(|user| UserId::new(user).unwrap());
+        let spend = |limits: &RateLimits, instance: &Instance, messages: u32| {
+            let mut allowance = limits.allowance(instance, &alice, messages);
+            let outcomes = (0..messages).map(|_| allowance.spend());
+            outcomes.map(|outcome| outcome.map(|left| left.left).map_err(|error| error.rate.holder)).collect::<Vec<_>>()
+        };
+        // Enough of both: the header tells what is left when all are spent.
+        let (limits, enough) = (RateLimits::default(), instance(9, 5));
+        assert_eq!(spend(&limits, &enough, 3).last(), Some(&Ok(2)));
+        assert_eq!(check(&limits, &enough, &bob).unwrap().left, 4);
+        assert_eq!(limits.buckets(&enough).messages.check().unwrap().remaining_burst_capacity(), 4);
+        // More than the user has: what there is, and what is refused costs the instance nothing.
+        let (limits, user_short) = (RateLimits::default(), instance(9, 3));
+        assert_eq!(spend(&limits, &user_short, 4), [Ok(2), Ok(1), Ok(0), Err(Holder::User)]);
+        assert_eq!(limits.buckets(&user_short).messages.check().unwrap().remaining_burst_capacity(), 5);
+        // More than the instance has: what it refuses has cost the user one each, and not two.
+        let (limits, instance_short) = (RateLimits::default(), instance(2, 5));
+        assert_eq!(spend(&limits, &instance_short, 3), [Ok(1), Ok(0), Err(Holder::Instance)]);
+        let left = |limits: &RateLimits| limits.buckets(&instance_short).user_messages.check_key(&alice).unwrap();
+        assert_eq!(left(&limits).remaining_burst_capacity(), 1);
+    }
+
     #[test]
     fn the_tighter_rate_is_told_and_holds() {
         let (limits, instance) = (RateLimits::default(), instance(4, 3));
         let [alice, bob] = ["alice", "bob"].map(|user| UserId::new(user).unwrap());
-        let first = limits.check_publish(&instance, &alice).unwrap();
+        let first = check(&limits, &instance, &alice).unwrap();
         assert_eq!((first.tighter.holder, first.left, first.reset_seconds()), (Holder::User, 2, 1));
-        limits.check_publish(&instance, &alice).unwrap();
-        limits.check_publish(&instance, &alice).unwrap();
-        let exceeded = limits.check_publish(&instance, &alice).unwrap_err();
+        check(&limits, &instance, &alice).unwrap();
+        check(&limits, &instance, &alice).unwrap();
+        let exceeded = check(&limits, &instance, &alice).unwrap_err();
         assert_eq!((exceeded.rate.holder, exceeded.wait > Duration::ZERO), (Holder::User, true));
-        let last = limits.check_publish(&instance, &bob).unwrap();
+        let last = check(&limits, &instance, &bob).unwrap();
         assert_eq!((last.tighter.holder, last.left), (Holder::Instance, 0));
-        assert_eq!(limits.check_publish(&instance, &bob).unwrap_err().rate.holder, Holder::Instance);
+        assert_eq!(check(&limits, &instance, &bob).unwrap_err().rate.holder, Holder::Instance);
     }
 
     #[test]
     fn a_changed_limit_holds_at_once_and_strangers_are_forgotten() {
         let limits = RateLimits::default();
         let alice = UserId::new("alice").unwrap();
-        limits.check_publish(&instance(1, 1), &alice).unwrap();
-        assert!(limits.check_publish(&instance(1, 1), &alice).is_err());
-        assert!(limits.check_publish(&instance(9, 9), &alice).is_ok());
+        check(&limits, &instance(1, 1), &alice).unwrap();
+        assert!(check(&limits, &instance(1, 1), &alice).is_err());
+        assert!(check(&limits, &instance(9, 9), &alice).is_ok());
         limits.prune(|_| false);
         assert!(limits.0.read().unwrap().is_empty());
     }

@@ -8,6 +8,7 @@ use super::middleware::RequestedInstance;
 use crate::auth::AuthError;
 use crate::catalog::Tenant;
 use crate::domain::instance::InstanceId;
+use crate::domain::message::Author;
 use crate::domain::principal::{Principal, Role};
 use crate::relay::frame::Close;
 use crate::relay::renewal::{Renewal, Renewer};
@@ -75,6 +76,8 @@ impl Overseer {
 pub struct Publisher {
     /// Who calls.
     pub principal: Arc<Principal>,
+    /// The same as what is remembered of all messages of the request.
+    pub author: Arc<Author>,
     /// The instance.
     pub tenant: Arc<Tenant>,
 }
@@ -141,7 +144,9 @@ impl Admission for Publisher {
         if !principal.may_publish(&tenant.instance.publish_roles) {
             return Err(Problem::new(Code::PublishDenied, NO_PUBLISHER));
         }
-        Ok(Self { principal, tenant })
+        let component = principal.component.as_deref().map(Into::into);
+        let author = Arc::new(Author { user: principal.user.clone(), component });
+        Ok(Self { principal, author, tenant })
     }
 }
 

@@ -1,42 +1,37 @@
-//! Publishing: `POST /v1/messages` and `POST /v1/messages/batch`.
+//! Publishing a message: `POST /v1/messages`.
 
+use super::Api;
 use super::admission::{Publisher, WithBody};
-use super::body::{RequestBody, StrictQuery, parse_json};
-use super::dry_run::{self, BatchParameters, PublishParameters};
+use super::body::{RequestBody, StrictQuery};
+use super::dry_run::{self, PublishParameters};
 use super::error::{Code, FieldError, Outcome, Problem};
-use super::rates::{self, Spent};
+use super::rates::{self, Rates, Spent};
 use super::receipt::Receipt;
 use super::repeats::{self, IdempotencyKey};
-use super::{Api, ApiSettings};
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
 use crate::domain::expression::Facts;
-use crate::domain::message::{
-    Author, Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach,
-};
+use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach};
 use crate::domain::principal::{Principal, UserId};
+use crate::relay::Overloaded;
 use crate::relay::rehearsal::Inquiry;
 use crate::relay::repeats::{Claim, Ticket};
-use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpResponse, post, rt};
 use chrono::Utc;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
-use uuid::Uuid;
-
-/// Most entries of a batch (contract, "Sending").
-const MAX_BATCH: usize = 100;
+use uuid::{NoContext, Timestamp, Uuid};
 
 /// The routes of this file.
 pub fn routes(config: &mut ServiceConfig<'_>) {
-    config.service(publish_message).service(publish_batch);
+    config.service(publish_message);
 }
 
 /// A message to publish.
@@ -88,83 +83,7 @@ pub struct ExcludeRequest {
     connections: Vec<String>,
 }
 
-/// A list of messages; each stands alone.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"messages": [{"channel": "ALL", "message": 1}, {"channel": "user:alice", "message": {"a": [2]}}]}))]
-pub struct BatchRequest {
-    /// 1 to 100 messages, published in this order.
-    #[schema(value_type = Vec<PublishRequest>, min_items = 1, max_items = 100)]
-    messages: Vec<Entry>,
-}
-
-/// One message of a batch.
-#[derive(Debug)]
-enum Entry {
-    /// As it should be.
-    Read(PublishRequest),
-    /// Of a batch in which not all are: to be read by itself, so that a bad one fails alone.
-    Raw(Box<RawValue>),
-}
-
-/// A batch in which all are as they should be.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GoodBatch {
-    messages: Vec<PublishRequest>,
-}
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::deserialize(deserializer).map(Self::Raw)
-    }
-}
-
-impl Entry {
-    fn read(self) -> Outcome<PublishRequest> {
-        match self {
-            Self::Read(request) => Ok(request),
-            Self::Raw(raw) => parse_json(raw.get()),
-        }
-    }
-}
-
 impl RequestBody for PublishRequest {}
-
-impl RequestBody for BatchRequest {
-    fn limit(settings: &ApiSettings) -> usize {
-        settings.batch_body_bytes
-    }
-
-    fn parse(text: &str) -> Outcome<Self> {
-        // Nearly always all entries are good, and then one reading does.
-        match serde_json::from_str::<GoodBatch>(text) {
-            Ok(good) => Ok(Self { messages: good.messages.into_iter().map(Entry::Read).collect() }),
-            Err(_) => parse_json(text),
-        }
-    }
-}
-
-/// One answer for each message, in order.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct BatchResponse {
-    /// Each is a receipt with `status` 202, or a problem with its `status`, `code` and `detail`.
-    #[schema(value_type = Vec<Object>)]
-    results: Vec<BatchResult>,
-}
-
-/// What became of one message of a batch.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are taken: a box for each would cost more than the room")]
-enum BatchResult {
-    Taken {
-        status: u16,
-        #[serde(flatten)]
-        receipt: Receipt,
-    },
-    Refused(serde_json::Value),
-}
 
 /// Publish a message.
 ///
@@ -192,70 +111,25 @@ pub async fn publish_message(
     let inquiry = parameters.into_inner().inquiry(&admission.principal)?;
     let mode = inquiry.as_ref().map_or(Mode::Send, |inquiry| Mode::DryRun(Some(inquiry)));
     let body = key.put_into(body)?;
-    let Spent { remaining, outcome } = rates::spend(&api, &admission);
-    let receipt = match outcome {
-        Ok(()) => publish(&api, &admission, body, mode).await,
+    let Spent { remaining, outcome } = Rates::of(&api, &admission, 1).spend();
+    let receipt = match outcome.and_then(|()| body.into_draft(&api, &admission.principal)) {
+        Ok(draft) => publish(&api, &admission, draft, mode).await,
         Err(problem) => Err(problem),
     };
     Ok(rates::with_headers(receipt.map_or_else(Problem::into_response, Receipt::into_response), &remaining))
 }
 
-/// Publish up to 100 messages.
-///
-/// The entries are published in order, and each spends one of the rate limit; a bad entry fails alone.
-#[utoipa::path(
-    tag = "Messages",
-    params(BatchParameters),
-    request_body = BatchRequest,
-    responses((status = 200, description = "One result for each entry.", body = BatchResponse), super::responses::Publishing)
-)]
-#[post("/v1/messages/batch")]
-pub async fn publish_batch(
-    admitted: WithBody<Publisher, BatchRequest>,
-    parameters: StrictQuery<BatchParameters>,
-    key: IdempotencyKey,
-    api: Data<Api>,
-) -> Outcome<HttpResponse> {
-    let WithBody { admission, body } = admitted;
-    let mode = if parameters.is_dry_run(&admission.principal)? { Mode::DryRun(None) } else { Mode::Send };
-    key.refuse_for_a_batch()?;
-    if !(1..=MAX_BATCH).contains(&body.messages.len()) {
-        let problem = Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
-        return Err(problem.with_limit(MAX_BATCH as u64, body.messages.len() as u64));
-    }
-    let mut results = Vec::with_capacity(body.messages.len());
-    let mut left = None;
-    for entry in body.messages {
-        let Spent { remaining, outcome } = rates::spend(&api, &admission);
-        let result = match outcome {
-            Ok(()) => publish_entry(&api, &admission, entry, mode).await,
-            Err(problem) => Err(problem),
-        };
-        results.push(result.unwrap_or_else(|problem| BatchResult::Refused(problem.body())));
-        left = Some(remaining);
-    }
-    let response = HttpResponse::Ok().json(BatchResponse { results });
-    Ok(match left {
-        Some(left) => rates::with_headers(response, &left),
-        None => response,
-    })
-}
-
-async fn publish_entry(api: &Data<Api>, admission: &Publisher, entry: Entry, mode: Mode<'_>) -> Outcome<BatchResult> {
-    let receipt = publish(api, admission, entry.read()?, mode).await?;
-    Ok(BatchResult::Taken { status: StatusCode::ACCEPTED.as_u16(), receipt })
-}
-
 /// What is done with a message.
 #[derive(Clone, Copy)]
-enum Mode<'a> {
+pub enum Mode<'a> {
+    /// It is sent.
     Send,
     /// Everything but the sending; with what else is asked.
     DryRun(Option<&'a Inquiry>),
 }
 
-async fn publish(api: &Data<Api>, admission: &Publisher, request: PublishRequest, mode: Mode<'_>) -> Outcome<Receipt> {
-    let draft = request.into_draft(api, &admission.principal)?;
+/// Publishes one message by itself. Errors: those of [`address`], of its id, and 503 `OVERLOADED`.
+pub async fn publish(api: &Data<Api>, admission: &Publisher, draft: Draft, mode: Mode<'_>) -> Outcome<Receipt> {
     let Some(id) = draft.id.clone().filter(|_| matches!(mode, Mode::Send)) else {
         return send(api, admission, draft, mode).await;
     };
@@ -288,15 +162,13 @@ async fn send_and_keep(api: Data<Api>, admission: Publisher, draft: Draft, ticke
 
 async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) -> Outcome<Receipt> {
     let started = Instant::now();
-    let message = address(&admission.tenant, &admission.principal, draft)?;
+    let message = address(admission, draft)?;
     let instance = &admission.tenant.instance.id;
     let published = match mode {
         Mode::Send => api.relay.publish(instance, &message).await,
         Mode::DryRun(_) => api.relay.rehearse(instance, &message).await,
     };
-    let published = published.map_err(|error| {
-        Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(Duration::ZERO)
-    })?;
+    let published = published.map_err(overloaded)?;
     api.metrics.published(started.elapsed());
     let told = match mode {
         Mode::DryRun(Some(inquiry)) => Some(Box::pin(dry_run::tell(api, instance, &message, inquiry)).await?),
@@ -305,8 +177,27 @@ async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) ->
     Ok(Receipt::new(&message, published).telling(told))
 }
 
+/// Sends messages that need nothing else, in their order; see `Relay::publish_run`. Each took as long as all of them.
+pub async fn send_run(api: &Api, admission: &Publisher, messages: &[Message]) -> Vec<Outcome<Receipt>> {
+    let started = Instant::now();
+    let published = api.relay.publish_run(&admission.tenant.instance.id, messages).await;
+    let took = started.elapsed();
+    let receipt = |(message, published): (&Message, Result<_, _>)| {
+        let published = published.map_err(overloaded)?;
+        api.metrics.published(took);
+        Ok(Receipt::new(message, published))
+    };
+    messages.iter().zip(published).map(receipt).collect()
+}
+
+fn overloaded(error: Overloaded) -> Problem {
+    Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(Duration::ZERO)
+}
+
 impl PublishRequest {
-    fn into_draft(self, api: &Api, principal: &Principal) -> Outcome<Draft> {
+    /// What it asks for, where it is well formed. Errors: 403 `ROLE_REQUIRED` for a filter, 422 `INVALID_REQUEST` and
+    /// `EXPRESSION_INVALID` with a pointer.
+    pub fn into_draft(self, api: &Api, principal: &Principal) -> Outcome<Draft> {
         let address = Address::parse(&self.channel).map_err(|error| Problem::invalid("/channel", error.to_string()))?;
         let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
         for (list, length) in [("users", users.len()), ("connections", connections.len())] {
@@ -332,8 +223,10 @@ impl PublishRequest {
     }
 }
 
-/// Resolves whom a draft is for and holds it to their limits.
-fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Message> {
+/// Resolves whom a draft is for and holds it to their limits. Errors: 404 `CHANNEL_NOT_FOUND`, 409 `CHANNEL_DISABLED`, 403
+/// `PUBLISH_DENIED`, 413 `PAYLOAD_TOO_LARGE`, and 422 for a message that is nested too deep.
+pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
+    let Publisher { principal, author, tenant } = admission;
     let (audiences, channel) = tenant.resolve(&draft.address).map_err(|error| {
         let code = match error {
             ResolveError::Unknown(_) => Code::ChannelNotFound,
@@ -350,7 +243,7 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
     let reach = Reach { audiences, exclude: draft.exclude, filter: draft.filter };
     Ok(Message {
         id: draft.id.map_or_else(fresh_id, MessageId::into_text),
-        author: Author { user: principal.user.clone(), component: principal.component.as_deref().map(Into::into) },
+        author: author.clone(),
         address: draft.written,
         reach: Arc::new(reach),
         slow: channel.map_or_else(Slow::default, |channel| channel.slow),
@@ -363,7 +256,8 @@ fn address(tenant: &Tenant, principal: &Principal, draft: Draft) -> Outcome<Mess
 /// An id for a message whose publisher chose none.
 fn fresh_id() -> Arc<str> {
     let mut text = Uuid::encode_buffer();
-    Arc::from(&*Uuid::now_v7().hyphenated().encode_lower(&mut text))
+    // Without a counter that all processors share: the order of messages is their cursors'.
+    Arc::from(&*Uuid::new_v7(Timestamp::now(NoContext)).hyphenated().encode_lower(&mut text))
 }
 
 /// Bytes that a message may have: by the kind of token, and lowered by the channel.

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod batch;
 pub mod body;
 pub mod channels;
 pub mod connect;
@@ -93,6 +94,7 @@ pub struct ApiSettings {
 /// The route table: every operation of the OpenAPI document.
 pub fn operations(config: &mut ServiceConfig<'_>) {
     messages::routes(config);
+    batch::routes(config);
     traces::routes(config);
     connect::routes(config);
     connections::routes(config);

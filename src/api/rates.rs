@@ -4,7 +4,8 @@ use super::Api;
 use super::admission::Publisher;
 use super::error::{Code, Outcome, Problem};
 use crate::catalog::Tenant;
-use crate::limits::{Exceeded, Holder, Rate, Remaining};
+use crate::domain::instance::Limits;
+use crate::limits::{Allowance, Exceeded, Holder, Rate, Remaining};
 use actix_web::HttpResponse;
 use actix_web::http::header::{HeaderName, HeaderValue};
 
@@ -21,14 +22,28 @@ pub struct Spent {
     pub outcome: Outcome<()>,
 }
 
-/// Spends one message of the user's and the instance's rate.
-pub fn spend(api: &Api, admission: &Publisher) -> Spent {
-    let instance = &admission.tenant.instance;
-    match api.limits.check_publish(instance, &admission.principal.user) {
-        Ok(remaining) => Spent { remaining, outcome: Ok(()) },
-        Err(exceeded) => {
-            let remaining = Remaining::nothing(&instance.limits, exceeded.rate);
-            Spent { remaining, outcome: Err(limited(exceeded, "messages")) }
+/// The rates that a request's messages are spent of.
+pub struct Rates<'a> {
+    limits: &'a Limits,
+    allowance: Allowance<'a>,
+}
+
+impl<'a> Rates<'a> {
+    /// For so many messages.
+    pub fn of(api: &Api, admission: &'a Publisher, messages: u32) -> Self {
+        let instance = &admission.tenant.instance;
+        let allowance = api.limits.allowance(instance, &admission.principal.user, messages);
+        Self { limits: &instance.limits, allowance }
+    }
+
+    /// Spends one message of the user's and the instance's rate.
+    pub fn spend(&mut self) -> Spent {
+        match self.allowance.spend() {
+            Ok(remaining) => Spent { remaining, outcome: Ok(()) },
+            Err(exceeded) => {
+                let remaining = Remaining::nothing(self.limits, exceeded.rate);
+                Spent { remaining, outcome: Err(limited(exceeded, "messages")) }
+            }
         }
     }
 }

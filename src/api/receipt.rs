@@ -3,11 +3,12 @@
 use super::dry_run::{ConsideredUser, MatchedUser, Told};
 use super::resource::Page;
 use crate::domain::audience::Audience;
-use crate::domain::message::Message;
+use crate::domain::cursor::Cursor;
+use crate::domain::message::{Message, Reach};
 use crate::relay::Published;
 use crate::relay::repeats::Remembered;
 use actix_web::HttpResponse;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -19,10 +20,12 @@ pub struct Receipt {
     #[schema(value_type = String)]
     id: Arc<str>,
     /// Its place in the instance's order.
-    cursor: String,
+    #[serde(serialize_with = "write_cursor")]
+    #[schema(value_type = String)]
+    cursor: Cursor,
     /// Canonical names of whom it was for.
-    #[schema(example = json!(["group:eng", "user:eng"]))]
-    audience: Vec<String>,
+    #[schema(value_type = Vec<String>, example = json!(["group:eng", "user:eng"]))]
+    audience: Named,
     /// Connections it was for.
     matched: u64,
     /// Connections it is on its way to.
@@ -54,19 +57,18 @@ pub struct Receipt {
 impl Receipt {
     /// Of a message that was just sent or counted.
     pub fn new(message: &Message, published: Published) -> Self {
-        let audience = message.reach.audiences.iter().map(Audience::name).collect();
-        Self::of(message.id.clone(), audience, &published, Duplicate::No)
+        Self::of(message.id.clone(), Named::Reach(message.reach.clone()), &published, Duplicate::No)
     }
 
     /// The first answer again.
     pub fn repeated(id: &str, remembered: &Remembered) -> Self {
-        Self::of(id.into(), remembered.audiences.clone(), &remembered.published, Duplicate::Yes)
+        Self::of(id.into(), Named::Names(remembered.audiences.clone()), &remembered.published, Duplicate::Yes)
     }
 
-    fn of(id: Arc<str>, audience: Vec<String>, published: &Published, duplicate: Duplicate) -> Self {
+    fn of(id: Arc<str>, audience: Named, published: &Published, duplicate: Duplicate) -> Self {
         Self {
             id,
-            cursor: published.cursor.to_text(),
+            cursor: published.cursor,
             audience,
             matched: published.counts.matched,
             queued: published.counts.queued,
@@ -88,13 +90,53 @@ impl Receipt {
 
     /// What a repetition is answered from.
     pub fn remembered(&self) -> Remembered {
-        Remembered { published: self.published, audiences: self.audience.clone() }
+        Remembered { published: self.published, audiences: self.audience.names() }
     }
 
     /// 202.
     pub fn into_response(self) -> HttpResponse {
         HttpResponse::Accepted().json(self)
     }
+}
+
+/// Whom a message was for, as its names: written from what the message shares anyway, without a text of its own for each.
+#[derive(Debug)]
+enum Named {
+    Reach(Arc<Reach>),
+    Names(Vec<String>),
+}
+
+impl Named {
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Reach(reach) => reach.audiences.iter().map(Audience::name).collect(),
+            Self::Names(names) => names.clone(),
+        }
+    }
+}
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Reach(reach) => serializer.collect_seq(reach.audiences.iter().map(Name)),
+            Self::Names(names) => names.serialize(serializer),
+        }
+    }
+}
+
+/// One of them.
+struct Name<'a>(&'a Audience);
+
+impl Serialize for Name<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
+    }
+}
+
+fn write_cursor<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut text = [0; Cursor::TEXT_BYTES];
+    cursor.write(&mut text);
+    serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
 }
 
 fn is_zero(count: &u64) -> bool {

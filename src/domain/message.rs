@@ -148,7 +148,7 @@ pub struct Message {
     /// Unique in the instance.
     pub id: Arc<str>,
     /// Who publishes it.
-    pub author: Author,
+    pub author: Arc<Author>,
     /// As published; what the receivers see in `channel`.
     pub address: Arc<str>,
     /// Whom it is for.
@@ -196,7 +196,7 @@ impl Message {
     pub fn of_a_test(id: &str) -> Self {
         Self {
             id: id.into(),
-            author: Author { user: UserId::new("shop").unwrap(), component: None },
+            author: Arc::new(Author { user: UserId::new("shop").unwrap(), component: None }),
             address: "ALL".into(),
             reach: Arc::new(Reach::all_of(crate::domain::audience::Audience::All)),
             slow: Slow::Disconnect,

@@ -6,6 +6,7 @@ use crate::domain::audience::Audience;
 use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
 use ahash::RandomState;
+use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -106,46 +107,10 @@ impl History {
     /// way to it is left to the caller to let go of where nobody waits for it.
     pub fn push(&mut self, position: u64, entry: Option<Entry>, now: Instant) -> Option<Arc<Entry>> {
         debug_assert_eq!(position, self.first + self.line.len() as u64);
-        self.trim(now);
-        let entry = match entry {
-            Some(entry) if self.bounds.messages > 0 => Arc::new(entry),
-            entry => {
-                // With no history at all, every message is one that resuming would lack.
-                self.forgotten_to = entry.map_or(self.forgotten_to, |entry| entry.position);
-                self.line_push(None);
-                return None;
-            }
-        };
-        let mut last_gone = None;
-        self.bytes += entry.bytes();
-        self.total.fetch_add(entry.bytes(), Relaxed);
-        entry.held_by.store(entry.reach.audiences.len() as u32, Relaxed);
-        self.line_push(Some(entry.clone()));
-        for audience in &entry.reach.audiences {
-            let ring = self.rings.entry(audience.clone()).or_insert_with(|| {
-                self.empty += 1;
-                Ring { trimmed_to: self.forgotten_to, ..Ring::default() }
-            });
-            // Of a window that is taken up again, this audience had already let go of the message.
-            if ring.trimmed_to >= position {
-                release(&mut self.line, self.first, &entry, &mut self.bytes, &self.total);
-                continue;
-            }
-            if ring.entries.is_empty() {
-                self.empty -= 1;
-            }
-            ring.bytes += entry.frame.wire_bytes();
-            ring.entries.push_back(entry.clone());
-            while ring.entries.len() > self.bounds.messages || ring.bytes > self.bounds.bytes {
-                let Some(gone) = ring.pop() else { break };
-                release(&mut self.line, self.first, &gone, &mut self.bytes, &self.total);
-                last_gone = Some(gone);
-            }
-            if ring.entries.is_empty() {
-                self.empty += 1;
-            }
-        }
-        self.pop_holes();
+        let before = self.bytes;
+        self.let_go(now);
+        let last_gone = self.take_in(position, entry);
+        self.settle(before);
         last_gone
     }
 
@@ -177,20 +142,14 @@ impl History {
 
     /// Lets go of what is older than the window.
     pub fn trim(&mut self, now: Instant) {
-        while let Some(place) = self.line.front() {
-            match place {
-                Some(entry) if entry.kept_until > now => break,
-                Some(_) => self.drop_first(),
-                None => self.pop_first(),
-            }
-        }
-        if self.empty > MAX_EMPTY_RINGS {
-            self.forget_empty_rings();
-        }
+        let before = self.bytes;
+        self.let_go(now);
+        self.settle(before);
     }
 
     /// Lets go of the older half, or of everything where little is left. For the process's bound.
     pub fn evict(&mut self) {
+        let before = self.bytes;
         let goal = if self.line.len() < 16 { 0 } else { self.bytes / 2 };
         while self.bytes > goal && !self.line.is_empty() {
             match self.line.front() {
@@ -198,6 +157,7 @@ impl History {
                 _ => self.pop_first(),
             }
         }
+        self.settle(before);
     }
 
     /// Everything kept, oldest first, and how far each audience was trimmed; for the next start.
@@ -228,6 +188,71 @@ impl History {
             self.line_push(None);
         }
         self.pop_holes();
+    }
+
+    fn take_in(&mut self, position: u64, entry: Option<Entry>) -> Option<Arc<Entry>> {
+        let entry = match entry {
+            Some(entry) if self.bounds.messages > 0 => Arc::new(entry),
+            entry => {
+                // With no history at all, every message is one that resuming would lack.
+                self.forgotten_to = entry.map_or(self.forgotten_to, |entry| entry.position);
+                self.line_push(None);
+                return None;
+            }
+        };
+        let mut last_gone = None;
+        self.bytes += entry.bytes();
+        entry.held_by.store(entry.reach.audiences.len() as u32, Relaxed);
+        self.line_push(Some(entry.clone()));
+        for audience in &entry.reach.audiences {
+            let ring = self.rings.entry(audience.clone()).or_insert_with(|| {
+                self.empty += 1;
+                Ring { trimmed_to: self.forgotten_to, ..Ring::default() }
+            });
+            // Of a window that is taken up again, this audience had already let go of the message.
+            if ring.trimmed_to >= position {
+                release(&mut self.line, self.first, &entry, &mut self.bytes);
+                continue;
+            }
+            if ring.entries.is_empty() {
+                self.empty -= 1;
+            }
+            ring.bytes += entry.frame.wire_bytes();
+            ring.entries.push_back(entry.clone());
+            while ring.entries.len() > self.bounds.messages || ring.bytes > self.bounds.bytes {
+                let Some(gone) = ring.pop() else { break };
+                release(&mut self.line, self.first, &gone, &mut self.bytes);
+                last_gone = Some(gone);
+            }
+            if ring.entries.is_empty() {
+                self.empty += 1;
+            }
+        }
+        self.pop_holes();
+        last_gone
+    }
+
+    fn let_go(&mut self, now: Instant) {
+        while let Some(place) = self.line.front() {
+            match place {
+                Some(entry) if entry.kept_until > now => break,
+                Some(_) => self.drop_first(),
+                None => self.pop_first(),
+            }
+        }
+        if self.empty > MAX_EMPTY_RINGS {
+            self.forget_empty_rings();
+        }
+    }
+
+    /// Tells the process's total what has changed: mostly nothing, when as much leaves as comes, and then the total is not
+    /// taken from the other processors.
+    fn settle(&self, before: usize) {
+        match self.bytes.cmp(&before) {
+            Ordering::Greater => self.total.fetch_add(self.bytes - before, Relaxed),
+            Ordering::Less => self.total.fetch_sub(before - self.bytes, Relaxed),
+            Ordering::Equal => 0,
+        };
     }
 
     fn line_push(&mut self, place: Option<Arc<Entry>>) {
@@ -261,7 +286,6 @@ impl History {
             }
         }
         self.bytes -= entry.bytes();
-        self.total.fetch_sub(entry.bytes(), Relaxed);
         self.pop_first();
     }
 
@@ -356,18 +380,11 @@ impl Ring {
 }
 
 /// One ring less holds `entry`; the last one leaves a hole in the line.
-fn release(
-    line: &mut VecDeque<Option<Arc<Entry>>>,
-    first: u64,
-    entry: &Arc<Entry>,
-    bytes: &mut usize,
-    total: &AtomicUsize,
-) {
+fn release(line: &mut VecDeque<Option<Arc<Entry>>>, first: u64, entry: &Arc<Entry>, bytes: &mut usize) {
     if entry.held_by.fetch_sub(1, Relaxed) == 1
         && let Some(place) = line.get_mut((entry.position - first) as usize)
         && place.take().is_some()
     {
         *bytes -= entry.bytes();
-        total.fetch_sub(entry.bytes(), Relaxed);
     }
 }

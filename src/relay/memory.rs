@@ -18,13 +18,13 @@ use std::time::Instant;
 /// order's lock.
 #[derive(Default)]
 pub(super) struct Forgotten {
-    _trace: Option<Arc<Trace>>,
+    _trace: Option<Trace>,
     _entry: Option<Arc<Entry>>,
 }
 
 impl Relay {
     /// A message that can still be traced, by its id.
-    pub fn trace_of(&self, instance: &InstanceId, id: &str) -> Option<Arc<Trace>> {
+    pub fn trace_of(&self, instance: &InstanceId, id: &str) -> Option<Trace> {
         self.realms().get(instance).and_then(|realm| realm.traces.find(id, Instant::now()))
     }
 

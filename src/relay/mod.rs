@@ -15,6 +15,7 @@ mod memory;
 pub mod outbox;
 pub mod passage;
 pub mod progress;
+pub mod publishing;
 pub mod queue;
 mod reader;
 pub mod realm;
@@ -40,27 +41,21 @@ mod outbox_test;
 #[cfg(test)]
 mod turns_test;
 
+pub use publishing::{LONGEST_RUN, Overloaded, Published};
 pub use registration::{ConnectError, Joining, Registration};
 pub use worker::Worker;
 
 use crate::catalog::{Catalog, Snapshot};
-use crate::domain::audience::Audience;
-use crate::domain::channel::Slow;
-use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
-use crate::domain::message::Message;
 use ahash::RandomState;
 use arc_swap::ArcSwap;
-use frame::{Frame, Unplaced};
 use history::HistoryBounds;
-use lanes::Lane;
-use memory::Forgotten;
 use prometheus_client::metrics::histogram::Histogram;
-use queue::{Parcel, QueueBounds, Sender, Tally};
+use queue::{QueueBounds, Sender};
 use realm::Realm;
 use repeats::{Claim, ClaimError, Fingerprint};
 use roster::Question;
-use shard::{Bounds, Counts, Delivery, Shard};
+use shard::{Bounds, Shard};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -72,8 +67,6 @@ use traces::TraceBounds;
 use turnstile::Turnstile;
 use uuid::Uuid;
 
-/// How long a publish waits for the workers' counts (contract, "Sending").
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Reconnects a second that a drained node asks its clients to spread over.
 const RECONNECTS_A_SECOND: u64 = 500;
 /// Upper bounds of the histogram of lags, in places of the order.
@@ -134,29 +127,6 @@ struct Inner {
 
 type Realms = HashMap<InstanceId, Arc<Realm>, RandomState>;
 
-/// A message found its place in the order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Its place.
-    pub cursor: Cursor,
-    /// What happened to it, in connections.
-    pub counts: Counts,
-    /// Whether every worker has counted; false when one took more than a second.
-    pub complete: bool,
-}
-
-/// A worker's queue is full: the message has no place in the order and went to none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a worker's queue is full")]
-pub struct Overloaded;
-
-/// Whether a message is sent, or only counted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Intent {
-    Send,
-    Count,
-}
-
 /// How a drain goes about it.
 #[derive(Clone, Copy, Debug)]
 struct DrainPlan {
@@ -207,26 +177,6 @@ impl Relay {
         };
         tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
         worker
-    }
-
-    /// Gives `message` its place in the instance's order and hands it to every worker that has someone of the
-    /// instance. Waits for their counts, one second at most, and for no socket. Errors: `Overloaded`, before the
-    /// message has a place.
-    pub async fn publish(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
-        let realm = self.realm(instance);
-        let (cursor, parcel) = self.hand_over(&realm, message, Intent::Send)?;
-        self.bound_memory();
-        let (counts, complete) = count(parcel).await;
-        realm.count(counts);
-        Ok(Published { cursor, counts, complete })
-    }
-
-    /// Everything but the sending: the counts that `publish` would come back with now, and the newest cursor.
-    pub async fn rehearse(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
-        let realm = self.realm(instance);
-        let (_, parcel) = self.hand_over(&realm, message, Intent::Count)?;
-        let (counts, complete) = count(parcel).await;
-        Ok(Published { cursor: realm.cursor(), counts, complete })
     }
 
     /// Claims an id that a publisher chose; waits while another request with it is being answered.
@@ -292,44 +242,6 @@ impl Relay {
         self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
     }
 
-    /// Gives `message` its place, and every worker that may have someone for it a parcel; none where no worker has.
-    fn hand_over(
-        &self,
-        realm: &Arc<Realm>,
-        message: &Message,
-        intent: Intent,
-    ) -> Result<(Cursor, Option<Arc<Parcel>>), Overloaded> {
-        let queues = self.0.queues.load();
-        let unplaced = match intent {
-            Intent::Send => Ok(Unplaced::new(message)),
-            Intent::Count => Err(Frame::message_bytes(message)),
-        };
-        let bytes = unplaced.as_ref().map_or_else(|bytes| *bytes, Unplaced::wire_bytes);
-        // Declared before the order, and so let go of once that is unlocked.
-        let mut _forgotten = Forgotten::default();
-        let mut order = realm.order();
-        // Waking a worker costs more than all the rest, and many messages are for users who are away.
-        let is_without = order.is_without(&message.reach.audiences);
-        let present = queues.iter().enumerate().filter(|(shard, _)| !is_without && order.has_someone_on(*shard));
-        let places = present.map(|(shard, queue)| Some((shard, queue.reserve(bytes, order.backlog(shard))?)));
-        let places = places.collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
-        let cursor = order.next();
-        let frame = unplaced.map(|unplaced| unplaced.at(cursor));
-        if let Ok(frame) = &frame {
-            _forgotten = self.remember(&mut order, message, frame);
-        }
-        if places.is_empty() {
-            return Ok((cursor, None));
-        }
-        let delivery = delivery(realm, message, cursor, frame);
-        let parcel = Arc::new(Parcel { delivery, realm: realm.clone(), bytes, tally: Tally::of(places.len()) });
-        for (shard, place) in places {
-            order.add_backlog(shard, bytes);
-            place.send(parcel.clone());
-        }
-        Ok((cursor, Some(parcel)))
-    }
-
     fn catalog(&self) -> &Catalog {
         &self.0.catalog
     }
@@ -368,32 +280,5 @@ impl Relay {
     fn drain_plan(&self) -> DrainPlan {
         let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
         DrainPlan { spread_ms, waves: DRAIN_WAVES }
-    }
-}
-
-/// What the workers did with a parcel, and whether all have said so in time.
-async fn count(parcel: Option<Arc<Parcel>>) -> (Counts, bool) {
-    match parcel {
-        Some(parcel) => parcel.tally.wait(PATIENCE).await,
-        None => (Counts::default(), true),
-    }
-}
-
-/// A message as the workers get it; without a frame it is only counted.
-fn delivery(realm: &Realm, message: &Message, cursor: Cursor, frame: Result<Frame, usize>) -> Delivery {
-    Delivery {
-        instance: realm.instance.clone(),
-        reach: message.reach.clone(),
-        position: cursor.position,
-        lane: lane(message, cursor),
-        frame,
-    }
-}
-
-/// Only a message for one channel can have a lane: the policy is the channel's.
-fn lane(message: &Message, cursor: Cursor) -> Option<Lane> {
-    match (message.slow, message.reach.audiences.as_slice()) {
-        (Slow::Latest, [Audience::Channel(channel)]) => Some(Lane { channel: channel.clone(), cursor }),
-        _ => None,
     }
 }

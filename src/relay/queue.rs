@@ -4,8 +4,8 @@ use super::realm::Realm;
 use super::shard::{Counts, Delivery};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
-use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 /// What one queue may hold.
 #[derive(Clone, Copy, Debug)]
@@ -164,10 +164,9 @@ impl Tally {
         }
     }
 
-    /// The sum of the reports, and whether every worker has reported within `patience`.
-    pub async fn wait(&self, patience: Duration) -> (Counts, bool) {
-        let complete =
-            self.missing.load(Acquire) == 0 || tokio::time::timeout(patience, self.complete.notified()).await.is_ok();
+    /// The sum of the reports, and whether every worker has reported before the deadline.
+    pub async fn wait(&self, deadline: Instant) -> (Counts, bool) {
+        let complete = self.missing.load(Acquire) == 0 || timeout_at(deadline, self.complete.notified()).await.is_ok();
         let sum = |counter: &AtomicU64| counter.load(Relaxed);
         let counts = Counts {
             matched: sum(&self.matched),

@@ -1,10 +1,11 @@
 //! What a dry run tells beyond its counts: the users whom a message is for, and what becomes of one user's connections.
 
+use super::Relay;
 use super::frame::Frame;
 use super::outbox::Pushed;
+use super::publishing::delivery;
 use super::roster::{Filter, Present, Silent, What};
 use super::shard::{Delivery, Key, Member, Shard};
-use super::{Relay, delivery};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;

@@ -8,8 +8,12 @@ use crate::domain::message::{Author, Exclusion, Message, Reach};
 use crate::domain::principal::UserId;
 use ahash::RandomState;
 use chrono::{DateTime, Utc};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -38,14 +42,14 @@ impl TraceBounds {
 }
 
 /// One message as its publisher meant it, and how far it has got.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trace {
     /// Unique in the instance.
     pub id: Arc<str>,
     /// Its place in the order.
     pub cursor: Cursor,
     /// Who published it.
-    pub author: Author,
+    pub author: Arc<Author>,
     /// As published.
     pub address: Arc<str>,
     /// Whom it was for.
@@ -73,12 +77,32 @@ pub struct Traces {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<Arc<str>, Arc<Trace>, RandomState>,
-    /// The same, oldest first.
-    order: VecDeque<Arc<Trace>>,
+    /// Numbers of the traces, by their ids; of those with the same id, the newest's.
+    known: HashTable<u64>,
+    hashes: RandomState,
+    /// Oldest first, in places that are used again and again: what was remembered a while ago is far from any processor,
+    /// and memory of its own for each would be fetched once to be freed and once more to be used.
+    order: VecDeque<Remembered>,
+    /// Number of the oldest.
+    first: u64,
     /// With how long they are remembered, oldest first.
     ended: VecDeque<(Instant, Arc<Witness>)>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    trace: Trace,
+    /// Its id's.
+    hash: u64,
+}
+
+/// The state, locked. Its end tells the process's total what has changed: mostly nothing, when as much is forgotten as is
+/// remembered, and then the total is not taken from the other processors.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    before: usize,
+    total: &'a AtomicUsize,
 }
 
 impl Trace {
@@ -132,35 +156,29 @@ impl Traces {
     }
 
     /// Remembers a message; the oldest gives way, and is left to the caller to let go of where nobody waits for it.
-    pub fn insert(&self, trace: Trace, now: Instant) -> Option<Arc<Trace>> {
+    pub fn insert(&self, trace: Trace, now: Instant) -> Option<Trace> {
         let mut state = self.lock();
-        self.forget(&mut state, now);
-        let trace = Arc::new(match state.order.back() {
-            Some(last) => trace.sharing_with(last),
-            None => trace,
-        });
-        self.charge(&mut state, trace.bytes as usize);
-        state.known.insert(trace.id.clone(), trace.clone());
-        state.order.push_back(trace);
+        state.forget(now);
+        state.push(trace);
         let mut gone = None;
         while state.order.len() > self.bounds.traces {
-            gone = self.drop_trace(&mut state);
+            gone = state.drop_trace();
         }
         gone
     }
 
     /// A message that is still remembered.
-    pub fn find(&self, id: &str, now: Instant) -> Option<Arc<Trace>> {
-        self.lock().known.get(id).filter(|trace| trace.kept_until > now).cloned()
+    pub fn find(&self, id: &str, now: Instant) -> Option<Trace> {
+        self.lock().find(id).filter(|trace| trace.kept_until > now).cloned()
     }
 
     /// Remembers a connection that has ended; the oldest gives way.
     pub fn leave(&self, witness: Witness, now: Instant) {
         let mut state = self.lock();
-        self.charge(&mut state, witness.bytes());
+        state.bytes += witness.bytes();
         state.ended.push_back((now + self.bounds.window, Arc::new(witness)));
         while state.ended.len() > self.bounds.ended {
-            self.drop_ended(&mut state);
+            state.drop_ended();
         }
     }
 
@@ -173,17 +191,17 @@ impl Traces {
 
     /// Forgets what is older than the window.
     pub fn trim(&self, now: Instant) {
-        self.forget(&mut self.lock(), now);
+        self.lock().forget(now);
     }
 
     /// Forgets the older half, for the process's bound.
     pub fn evict(&self) {
         let mut state = self.lock();
         for _ in 0..state.order.len().div_ceil(2) {
-            self.drop_trace(&mut state);
+            state.drop_trace();
         }
         for _ in 0..state.ended.len().div_ceil(2) {
-            self.drop_ended(&mut state);
+            state.drop_ended();
         }
     }
 
@@ -192,51 +210,94 @@ impl Traces {
         self.lock().bytes
     }
 
-    fn forget(&self, state: &mut State, now: Instant) {
-        while state.order.front().is_some_and(|trace| trace.kept_until <= now) {
-            self.drop_trace(state);
-        }
-        while state.ended.front().is_some_and(|(until, _)| *until <= now) {
-            self.drop_ended(state);
-        }
-        if state.known.capacity() > 1_024 && state.known.len() * 4 < state.known.capacity() {
-            state.known.shrink_to_fit();
-            state.order.shrink_to_fit();
-        }
-        if state.ended.is_empty() {
-            state.ended = VecDeque::new();
+    fn lock(&self) -> Locked<'_> {
+        let state = self.state.lock();
+        Locked { before: state.bytes, state, total: &self.total }
+    }
+}
+
+impl State {
+    fn push(&mut self, trace: Trace) {
+        let trace = match self.order.back() {
+            Some(last) => trace.sharing_with(&last.trace),
+            None => trace,
+        };
+        self.bytes += trace.bytes as usize;
+        let (number, hash) = (self.first + self.order.len() as u64, self.hashes.hash_one(&*trace.id));
+        self.order.push_back(Remembered { trace, hash });
+        let Self { known, order, first, .. } = self;
+        let at = |number: &u64| order.get((number - *first) as usize);
+        let is_same = |other: &u64| at(other).map(|other| &other.trace.id) == at(&number).map(|own| &own.trace.id);
+        // A publisher may use an id again: then it is the newer message's.
+        match known.entry(hash, is_same, |other| at(other).map_or(0, |other| other.hash)) {
+            Entry::Occupied(mut known) => *known.get_mut() = number,
+            Entry::Vacant(known) => drop(known.insert(number)),
         }
     }
 
-    fn drop_trace(&self, state: &mut State) -> Option<Arc<Trace>> {
-        let trace = state.order.pop_front()?;
-        // A publisher may have used the id again: then it is the newer message's.
-        match state.known.remove(&trace.id) {
-            Some(known) if !Arc::ptr_eq(&known, &trace) => drop(state.known.insert(known.id.clone(), known)),
-            _ => {}
+    fn find(&self, id: &str) -> Option<&Trace> {
+        let at = |number: &u64| self.order.get((number - self.first) as usize);
+        let is_it = |number: &u64| at(number).is_some_and(|known| *known.trace.id == *id);
+        self.known.find(self.hashes.hash_one(id), is_it).and_then(at).map(|known| &known.trace)
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.order.front().is_some_and(|oldest| oldest.trace.kept_until <= now) {
+            self.drop_trace();
         }
-        self.discharge(state, trace.bytes as usize);
+        while self.ended.front().is_some_and(|(until, _)| *until <= now) {
+            self.drop_ended();
+        }
+        if self.order.capacity() > 1_024 && self.order.len() * 4 < self.order.capacity() {
+            let (order, first) = (&self.order, self.first);
+            let hash_of = |number: &u64| order.get((number - first) as usize).map_or(0, |known| known.hash);
+            self.known.shrink_to_fit(hash_of);
+            self.order.shrink_to_fit();
+        }
+        if self.ended.is_empty() {
+            self.ended = VecDeque::new();
+        }
+    }
+
+    fn drop_trace(&mut self) -> Option<Trace> {
+        let Remembered { trace, hash } = self.order.pop_front()?;
+        let number = self.first;
+        self.first += 1;
+        if let Ok(known) = self.known.find_entry(hash, |known| *known == number) {
+            known.remove();
+        }
+        self.bytes -= trace.bytes as usize;
         Some(trace)
     }
 
-    fn drop_ended(&self, state: &mut State) {
-        if let Some((_, witness)) = state.ended.pop_front() {
-            self.discharge(state, witness.bytes());
+    fn drop_ended(&mut self) {
+        if let Some((_, witness)) = self.ended.pop_front() {
+            self.bytes -= witness.bytes();
         }
     }
+}
 
-    fn charge(&self, state: &mut State, bytes: usize) {
-        state.bytes += bytes;
-        self.total.fetch_add(bytes, Relaxed);
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
     }
+}
 
-    fn discharge(&self, state: &mut State, bytes: usize) {
-        state.bytes -= bytes;
-        self.total.fetch_sub(bytes, Relaxed);
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        match self.state.bytes.cmp(&self.before) {
+            Ordering::Greater => self.total.fetch_add(self.state.bytes - self.before, Relaxed),
+            Ordering::Less => self.total.fetch_sub(self.before - self.state.bytes, Relaxed),
+            Ordering::Equal => 0,
+        };
     }
 }
 

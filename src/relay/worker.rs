@@ -3,7 +3,7 @@
 use super::Relay;
 use super::connection::Buffers;
 use super::frame::{Close, Frame, Notice};
-use super::queue::Receiver;
+use super::queue::{Parcel, Receiver};
 use super::roster::Question;
 use super::shard::{Counts, Key, Shard};
 use super::turnstile::Turnstile;
@@ -60,7 +60,7 @@ impl Worker {
     ) {
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut batch, mut done) = (Vec::with_capacity(BATCH), Vec::new());
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 // What is due by the clock first, then changes: one that was answered holds for what is published after it.
@@ -86,17 +86,19 @@ impl Worker {
                     if !open {
                         return;
                     }
-                    done.extend(self.shard.borrow_mut().take_in(batch.drain(..)));
-                    done.iter().for_each(|parcel| parcel.tally.report(Counts::default()));
+                    for unwanted in self.shard.borrow_mut().take_in(batch.drain(..)) {
+                        queue.settle(self.index, &unwanted);
+                        unwanted.tally.report(Counts::default());
+                    }
                 }
                 () = self.bell.notified() => {}
                 // Work is left: there is nothing to wait for.
                 () = std::future::ready(()), if self.shard.borrow().has_turns() => {}
             }
             // What has changed meanwhile counts already: nobody is told of a picture that is past.
-            self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), Instant::now(), &mut done);
+            let mut settle = |parcel: &Parcel| queue.settle(self.index, parcel);
+            self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), Instant::now(), &mut settle);
             self.turnstile.note_deliveries(self.shard.borrow().has_turns());
-            done.drain(..).for_each(|parcel| queue.settle(self.index, &parcel));
             // The budget of the runtime does not count here: yielding by hand lets the sockets write.
             tokio::task::yield_now().await;
         }

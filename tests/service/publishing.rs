@@ -1,6 +1,6 @@
 //! Publishing: audiences, counts, exclusions, dry runs, batches, sizes, rates.
 
-use crate::support::{App, Token, token};
+use crate::support::{App, Options, Token, token};
 use serde_json::{Value, json};
 
 fn publisher() -> Token {
@@ -261,6 +261,42 @@ async fn a_batch_answers_for_each_entry_and_one_bad_message_fails_alone() {
     app.call("POST", path, Some(&token("another").component()), Some(many(100)), 200).await;
     for count in [0, 101] {
         app.call("POST", path, Some(&publisher()), Some(many(count)), 422).await;
+    }
+}
+
+#[actix_web::test]
+async fn a_batch_keeps_its_order_whatever_its_entries_need_and_waits_where_the_queue_is_short() {
+    // A queue of which an instance may take two places: of far fewer than are handed over at once.
+    for options in [Options::default(), Options::default().with("HERALD_SHARD_QUEUE_MESSAGES", 4)] {
+        let app = App::start_with(options).await;
+        let mut sockets = [app.connect(&token("alice")).await, app.connect(&token("bob")).await];
+        // Every seventh has an id of its own, every eleventh is refused, every thirteenth is for nobody who is here.
+        let entry = |number: usize| match number {
+            _ if number % 7 == 6 => json!({"channel": "ALL", "message": number, "id": format!("n-{number}")}),
+            _ if number % 11 == 10 => json!({"channel": "all", "message": number}),
+            _ if number % 13 == 12 => json!({"channel": "user:nobody", "message": number}),
+            _ => json!({"channel": "ALL", "message": number}),
+        };
+        let entries: Vec<Value> = (0..100).map(entry).collect();
+        let body = json!({ "messages": entries });
+        let answer = app.call("POST", "/v1/messages/batch", Some(&publisher()), Some(body), 200).await;
+        let results = answer.body["results"].as_array().unwrap();
+        assert_eq!(results.len(), 100);
+        let is_heard = |number: &usize| entries[*number]["channel"] == "ALL";
+        for (number, (entry, result)) in entries.iter().zip(results).enumerate() {
+            let expected = match entry["channel"].as_str().unwrap() {
+                "ALL" => json!([202, 2]),
+                "all" => json!([422, null]),
+                _ => json!([202, 0]),
+            };
+            assert_eq!(json!([result["status"], result["matched"]]), expected, "entry {number}");
+        }
+        for socket in &mut sockets {
+            for number in (0..100).filter(is_heard) {
+                let frame = socket.frame().await;
+                assert_eq!((&frame["data"], &frame["cursor"]), (&json!(number), &results[number]["cursor"]));
+            }
+        }
     }
 }
 

@@ -208,7 +208,7 @@ impl World {
         let data = json!({"n": self.numbers, "padding": "x".repeat(draft.padding)}).to_string();
         let message = Message {
             id: self.numbers.to_string().into(),
-            author: Author { user: UserId::new("shop").unwrap(), component: None },
+            author: Arc::new(Author { user: UserId::new("shop").unwrap(), component: None }),
             address: draft.address.as_str().into(),
             reach: Arc::new(Reach { audiences, exclude, filter }),
             slow,

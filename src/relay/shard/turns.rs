@@ -92,12 +92,12 @@ impl Shard {
         !self.line.is_empty()
     }
 
-    /// Does a piece of work for the instance whose turn it is. Appends the messages that are dealt with to `done`.
-    /// The turn begins at `start`.
-    pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, done: &mut Vec<Arc<Parcel>>) {
+    /// Does a piece of work for the instance whose turn it is. What is dealt with is settled, and then reported: whoever is
+    /// told of a message finds its place in the queue free. The turn begins at `start`.
+    pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, settle: &mut dyn FnMut(&Parcel)) {
         let Some((instance, turn)) = self.line.next() else { return };
         if self.judge_some(&instance, snapshot, start) {
-            self.deliver_some(&instance, start, done);
+            self.deliver_some(&instance, start, settle);
         }
         self.wake_some(&instance, turn);
         let Some(room) = self.rooms.get_mut(&instance) else { return };
@@ -131,7 +131,7 @@ impl Shard {
 
     /// Delivers for as long as there is time and the sockets keep up, at least one message to some of those it is for, unless
     /// its filter takes longer than the turn.
-    fn deliver_some(&mut self, instance: &InstanceId, start: Instant, done: &mut Vec<Arc<Parcel>>) {
+    fn deliver_some(&mut self, instance: &InstanceId, start: Instant, settle: &mut dyn FnMut(&Parcel)) {
         let now_ms = Utc::now().timestamp_millis();
         loop {
             let Some(room) = self.rooms.get_mut(instance) else { return };
@@ -151,8 +151,8 @@ impl Shard {
             if let Some(progress) = parcel.delivery.frame.as_ref().ok().and_then(Frame::progress) {
                 progress.delivered(counts, now_ms);
             }
+            settle(&parcel);
             parcel.tally.report(counts);
-            done.push(parcel);
             if start.elapsed() >= SLICE {
                 return;
             }
