@@ -76,7 +76,7 @@ impl Overseer {
 pub struct Publisher {
     /// Who calls.
     pub principal: Arc<Principal>,
-    /// The same as what is remembered of all messages of the request.
+    /// The same, as it is remembered of every message of the request.
     pub author: Arc<Author>,
     /// The instance.
     pub tenant: Arc<Tenant>,

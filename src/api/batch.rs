@@ -126,8 +126,8 @@ pub async fn publish_batch(
         let problem = Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
         return Err(problem.with_limit(MAX_BATCH as u64, body.messages.len() as u64));
     }
-    let mut batch = Batch { api: &api, admission: &admission, mode, results: Vec::new(), run: Vec::new() };
-    batch.results.reserve_exact(body.messages.len());
+    let results = Vec::with_capacity(body.messages.len());
+    let mut batch = Batch { api: &api, admission: &admission, mode, results, run: Vec::new() };
     let mut rates = Rates::of(&api, &admission, body.messages.len() as u32);
     let mut left = None;
     for entry in body.messages {
@@ -164,23 +164,23 @@ enum Step {
 
 impl Batch<'_> {
     async fn publish(&mut self, entry: Outcome<Entry>) {
-        let alone = match entry.and_then(|entry| self.read(entry)) {
+        match entry.and_then(|entry| self.read(entry)) {
             Ok(Step::Join(message)) => {
                 self.run.push(message);
                 if self.run.len() == LONGEST_RUN {
                     self.send_run().await;
                 }
-                return;
             }
-            Ok(Step::Alone(draft)) => Ok(draft),
-            Err(problem) => Err(problem),
-        };
-        self.send_run().await;
-        let outcome = match alone {
-            Ok(draft) => messages::publish(self.api, self.admission, draft, self.mode).await,
-            Err(problem) => Err(problem),
-        };
-        self.results.push(outcome.into());
+            Ok(Step::Alone(draft)) => {
+                self.send_run().await;
+                let outcome = messages::publish(self.api, self.admission, draft, self.mode).await;
+                self.results.push(outcome.into());
+            }
+            Err(problem) => {
+                self.send_run().await;
+                self.results.push(Err(problem).into());
+            }
+        }
     }
 
     async fn finish(mut self) -> Vec<BatchResult> {

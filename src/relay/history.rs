@@ -2,11 +2,11 @@
 
 use super::entry::Entry;
 use super::frame::Frame;
+use super::memory::settle;
 use crate::domain::audience::Audience;
 use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
 use ahash::RandomState;
-use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -110,7 +110,7 @@ impl History {
         let before = self.bytes;
         self.let_go(now);
         let last_gone = self.take_in(position, entry);
-        self.settle(before);
+        settle(&self.total, before, self.bytes);
         last_gone
     }
 
@@ -144,7 +144,7 @@ impl History {
     pub fn trim(&mut self, now: Instant) {
         let before = self.bytes;
         self.let_go(now);
-        self.settle(before);
+        settle(&self.total, before, self.bytes);
     }
 
     /// Lets go of the older half, or of everything where little is left. For the process's bound.
@@ -157,7 +157,7 @@ impl History {
                 _ => self.pop_first(),
             }
         }
-        self.settle(before);
+        settle(&self.total, before, self.bytes);
     }
 
     /// Everything kept, oldest first, and how far each audience was trimmed; for the next start.
@@ -243,16 +243,6 @@ impl History {
         if self.empty > MAX_EMPTY_RINGS {
             self.forget_empty_rings();
         }
-    }
-
-    /// Tells the process's total what has changed: mostly nothing, when as much leaves as comes, and then the total is not
-    /// taken from the other processors.
-    fn settle(&self, before: usize) {
-        match self.bytes.cmp(&before) {
-            Ordering::Greater => self.total.fetch_add(self.bytes - before, Relaxed),
-            Ordering::Less => self.total.fetch_sub(before - self.bytes, Relaxed),
-            Ordering::Equal => 0,
-        };
     }
 
     fn line_push(&mut self, place: Option<Arc<Entry>>) {

@@ -10,9 +10,20 @@ use super::{Relay, RelaySettings};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
+
+/// Tells a total of the whole process what has changed in a part of it: mostly nothing, when as much is let go of as is
+/// taken in, and then the total is not taken from the other processors.
+pub(super) fn settle(total: &AtomicUsize, before: usize, after: usize) {
+    match after.cmp(&before) {
+        Ordering::Greater => total.fetch_add(after - before, Relaxed),
+        Ordering::Less => total.fetch_sub(before - after, Relaxed),
+        Ordering::Equal => 0,
+    };
+}
 
 /// What gave way to a newer message. Letting go of it takes as long as giving a message its place: it is to outlive the
 /// order's lock.

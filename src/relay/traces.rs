@@ -1,5 +1,6 @@
 //! What is remembered of an instance's messages and ended connections, so that it can be said what became of a message.
 
+use super::memory::settle;
 use super::passage::Witness;
 use super::progress::Progress;
 use crate::domain::audience::Audience;
@@ -10,10 +11,8 @@ use ahash::RandomState;
 use chrono::{DateTime, Utc};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use parking_lot::{Mutex, MutexGuard};
-use std::cmp::Ordering;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -97,14 +96,6 @@ struct Remembered {
     hash: u64,
 }
 
-/// The state, locked. Its end tells the process's total what has changed: mostly nothing, when as much is forgotten as is
-/// remembered, and then the total is not taken from the other processors.
-struct Locked<'a> {
-    state: MutexGuard<'a, State>,
-    before: usize,
-    total: &'a AtomicUsize,
-}
-
 impl Trace {
     /// Of a message that got its place just now.
     pub fn new(message: &Message, cursor: Cursor, progress: Arc<Progress>, until: Until) -> Self {
@@ -157,62 +148,69 @@ impl Traces {
 
     /// Remembers a message; the oldest gives way, and is left to the caller to let go of where nobody waits for it.
     pub fn insert(&self, trace: Trace, now: Instant) -> Option<Trace> {
-        let mut state = self.lock();
-        state.forget(now);
-        state.push(trace);
-        let mut gone = None;
-        while state.order.len() > self.bounds.traces {
-            gone = state.drop_trace();
-        }
-        gone
+        self.change(|state| {
+            state.forget(now);
+            state.push(trace);
+            let mut gone = None;
+            while state.order.len() > self.bounds.traces {
+                gone = state.drop_trace();
+            }
+            gone
+        })
     }
 
     /// A message that is still remembered.
     pub fn find(&self, id: &str, now: Instant) -> Option<Trace> {
-        self.lock().find(id).filter(|trace| trace.kept_until > now).cloned()
+        self.state.lock().find(id).filter(|trace| trace.kept_until > now).cloned()
     }
 
     /// Remembers a connection that has ended; the oldest gives way.
     pub fn leave(&self, witness: Witness, now: Instant) {
-        let mut state = self.lock();
-        state.bytes += witness.bytes();
-        state.ended.push_back((now + self.bounds.window, Arc::new(witness)));
-        while state.ended.len() > self.bounds.ended {
-            state.drop_ended();
-        }
+        self.change(|state| {
+            state.bytes += witness.bytes();
+            state.ended.push_back((now + self.bounds.window, Arc::new(witness)));
+            while state.ended.len() > self.bounds.ended {
+                state.drop_ended();
+            }
+        });
     }
 
     /// The ended connections of a user that are still remembered, oldest first.
     pub fn ended(&self, user: &UserId, now: Instant) -> Vec<Arc<Witness>> {
-        let state = self.lock();
+        let state = self.state.lock();
         let kept = state.ended.iter().filter(|(until, witness)| *until > now && witness.principal.user == *user);
         kept.map(|(_, witness)| witness.clone()).collect()
     }
 
     /// Forgets what is older than the window.
     pub fn trim(&self, now: Instant) {
-        self.lock().forget(now);
+        self.change(|state| state.forget(now));
     }
 
     /// Forgets the older half, for the process's bound.
     pub fn evict(&self) {
-        let mut state = self.lock();
-        for _ in 0..state.order.len().div_ceil(2) {
-            state.drop_trace();
-        }
-        for _ in 0..state.ended.len().div_ceil(2) {
-            state.drop_ended();
-        }
+        self.change(|state| {
+            for _ in 0..state.order.len().div_ceil(2) {
+                state.drop_trace();
+            }
+            for _ in 0..state.ended.len().div_ceil(2) {
+                state.drop_ended();
+            }
+        });
     }
 
     /// What all of it is counted with.
     pub fn bytes(&self) -> usize {
-        self.lock().bytes
+        self.state.lock().bytes
     }
 
-    fn lock(&self) -> Locked<'_> {
-        let state = self.state.lock();
-        Locked { before: state.bytes, state, total: &self.total }
+    /// Does something to the state, and tells the process's total what has changed.
+    fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let before = state.bytes;
+        let outcome = act(&mut state);
+        settle(&self.total, before, state.bytes);
+        outcome
     }
 }
 
@@ -274,30 +272,6 @@ impl State {
         if let Some((_, witness)) = self.ended.pop_front() {
             self.bytes -= witness.bytes();
         }
-    }
-}
-
-impl Deref for Locked<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        match self.state.bytes.cmp(&self.before) {
-            Ordering::Greater => self.total.fetch_add(self.state.bytes - self.before, Relaxed),
-            Ordering::Less => self.total.fetch_sub(self.before - self.state.bytes, Relaxed),
-            Ordering::Equal => 0,
-        };
     }
 }
 
@@ -366,6 +340,35 @@ mod tests {
         assert_eq!(traces.find("7", now).map(|trace| trace.cursor.position), Some(2));
         drop(traces);
         assert_eq!(total.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn the_index_finds_what_is_kept_as_it_grows_and_shrinks() {
+        let (total, now) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let traces = Traces::new(TraceBounds { traces: 5_000, ..BOUNDS }, total.clone());
+        let later = now + Duration::from_secs(1);
+        for number in 0..6_000 {
+            let mut trace = trace(number, now);
+            trace.kept_until += if number < 5_500 { Duration::ZERO } else { Duration::from_secs(1) };
+            traces.insert(trace, now);
+        }
+        let found = |range: std::ops::Range<u64>, at| {
+            range
+                .filter(|id| traces.find(&id.to_string(), at).is_some_and(|trace| trace.cursor.position == *id))
+                .count()
+        };
+        assert_eq!((found(0..1_000, now), found(1_000..6_000, now)), (0, 5_000));
+        let places = |traces: &Traces| {
+            let state = traces.state.lock();
+            (state.order.capacity(), state.known.capacity())
+        };
+        let before = places(&traces);
+        traces.trim(now + BOUNDS.window);
+        let after = places(&traces);
+        assert!(after.0 < before.0 / 4 && after.1 < before.1 / 4, "{before:?} and {after:?}");
+        assert_eq!((found(0..5_500, later), found(5_500..6_000, later)), (0, 500));
+        traces.trim(later + BOUNDS.window);
+        assert_eq!((traces.bytes(), total.load(Relaxed)), (0, 0));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
 use crate::relay::frame::{Close, Frame};
 use crate::relay::outbox::{Batch, Outbox, OutboxBounds, Pushed};
+use futures_util::FutureExt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -178,7 +179,12 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
         // A turn that began long ago has time for one piece.
         let mut turn = |snapshot: &Snapshot| {
             let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-            scene.worker.shard.borrow_mut().take_turn(snapshot, long_ago, &mut |_| done += 1);
+            let mut settle = |settled: &Parcel| {
+                let told = settled.tally.wait(tokio::time::Instant::now() + Duration::from_secs(1)).now_or_never();
+                assert_eq!(told, None, "its place is given back first");
+                done += 1;
+            };
+            scene.worker.shard.borrow_mut().take_turn(snapshot, long_ago, &mut settle);
             done
         };
         let received = |registration: &Registration| registration.link.outbox.waiting_bytes() > 0;

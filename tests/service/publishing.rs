@@ -266,9 +266,9 @@ async fn a_batch_answers_for_each_entry_and_one_bad_message_fails_alone() {
 
 #[actix_web::test]
 async fn a_batch_keeps_its_order_whatever_its_entries_need_and_waits_where_the_queue_is_short() {
-    // A queue of which an instance may take two places: of far fewer than are handed over at once.
-    for options in [Options::default(), Options::default().with("HERALD_SHARD_QUEUE_MESSAGES", 4)] {
-        let app = App::start_with(options).await;
+    // Queues of far fewer places than messages are handed over at once: with one, each waits for the one before it.
+    for places in [1_024, 4, 1] {
+        let app = App::start_with(Options::default().with("HERALD_SHARD_QUEUE_MESSAGES", places)).await;
         let mut sockets = [app.connect(&token("alice")).await, app.connect(&token("bob")).await];
         // Every seventh has an id of its own, every eleventh is refused, every thirteenth is for nobody who is here.
         let entry = |number: usize| match number {
