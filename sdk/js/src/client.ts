@@ -43,6 +43,9 @@ interface Sending {
   body: string;
 }
 
+/** What is said beside the cause of an earlier attempt. */
+const LATER = "a later attempt had no answer in time";
+
 /** How an attempt ended. */
 type Ended = { receipt: Receipt } | { error: HeraldError; retry: boolean; afterMs: number };
 
@@ -62,18 +65,38 @@ export function createClient(options: ClientOptions = {}): SendRealtimeMessage {
 async function send(sending: Sending, signal: AbortSignal | undefined): Promise<Receipt> {
   const { timeoutMs, deadlineMs, retries } = sending.settings;
   const deadline = performance.now() + deadlineMs;
+  let before: HeraldError | undefined;
   for (let attempts = 1; ; attempts++) {
     const ms = Math.min(timeoutMs, deadline - performance.now());
     const ended = await attempt(sending, ms, signal);
     if ("receipt" in ended) {
       return ended.receipt;
     }
+    const error = withCauseBefore(ended.error, before);
     const wait = pause(attempts, ended.afterMs);
     if (!ended.retry || attempts > retries || performance.now() + wait >= deadline) {
-      throw ended.error;
+      throw error;
     }
+    before = error;
     await sleep(wait, signal);
   }
+}
+
+/**
+ * An attempt that had no answer in time knows less than the one before it, whose cause is named beside it. Where that one
+ * did not reach the server either, the whole is `UNREACHABLE`; where it was refused, the whole stays `TIMEOUT`, since the
+ * last attempt may have sent the message.
+ */
+function withCauseBefore(error: HeraldError, before: HeraldError | undefined): HeraldError {
+  if (error.code !== "TIMEOUT" || before === undefined || before.code === "TIMEOUT") {
+    return error;
+  }
+  if (before.code === "UNREACHABLE") {
+    const detail = before.detail.includes(LATER) ? before.detail : `${before.detail}; ${LATER}`;
+    return new HeraldError({ code: before.code, detail, id: before.id });
+  }
+  const detail = `${error.detail}; the attempt before was refused: ${before.code}: ${before.detail}`;
+  return new HeraldError({ code: error.code, detail, id: error.id });
 }
 
 /** Asks once. Rejects only with the signal's reason, and with what the token's function throws. */

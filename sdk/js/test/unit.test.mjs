@@ -151,6 +151,16 @@ test("an attempt that takes too long is made again, until the deadline", async (
   await refused(client([receipt], { token: silent, deadlineMs: 20 }).send("ALL", 1), "TIMEOUT");
 });
 
+test("a deadline that strikes during a later attempt names the cause that was known", async () => {
+  const gone = () => Promise.reject(Object.assign(new Error("fetch failed"), { cause: { code: "ECONNREFUSED" } }));
+  const unreachable = client([gone, silent], { deadlineMs: 400, timeoutMs: 10, retries: 2 });
+  const error = await refused(unreachable.send("ALL", 1), "UNREACHABLE");
+  assert.match(error.detail, /ECONNREFUSED.*a later attempt had no answer in time$/);
+  const limited = client([problem(429, "RATE_LIMITED", {}), silent], { deadlineMs: 400, timeoutMs: 10, retries: 1 });
+  const unknown = await refused(limited.send("ALL", 1), "TIMEOUT");
+  assert.match(unknown.detail, /in time; the attempt before was refused: RATE_LIMITED/);
+});
+
 test("a signal ends the sending in every state", async () => {
   const reason = new Error("enough");
   const early = client([receipt]);
