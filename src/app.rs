@@ -51,8 +51,9 @@ impl StartError {
     }
 }
 
-/// Runs the service until `shutdown` resolves and everything is drained. Calls `ready` once it takes traffic. Must run
-/// inside an actix system. Errors: `StartError`, when a part cannot be built.
+/// Runs the service until `shutdown` resolves and everything is drained. Calls `ready` once it
+/// takes traffic. Must run inside an actix system. Errors: `StartError`, when a part cannot be
+/// built.
 pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
@@ -73,13 +74,15 @@ pub async fn run(
 /// Applies the migrations and ends. Errors: `StartError`.
 pub async fn migrate(config: &Config) -> Result<(), StartError> {
     let (store, postgres) = build::open_store(config).await?;
-    let outcome = store.migrate().await.map_err(StartError::because("the migrations cannot be applied"));
+    let outcome =
+        store.migrate().await.map_err(StartError::because("the migrations cannot be applied"));
     store.close().await;
     stop_postgres(postgres).await;
     outcome
 }
 
-/// Checks what can be checked without starting anything: keys, certificates, the log filter. Errors: `StartError`.
+/// Checks what can be checked without starting anything: keys, certificates, the log filter.
+/// Errors: `StartError`.
 pub fn check(config: &Config) -> Result<(), StartError> {
     build::check(config)
 }
@@ -102,7 +105,8 @@ async fn serve(
         api = build::build(config, store, &mut tasks, &stopped) => api?,
         () = &mut shutdown => return Ok(()),
     };
-    let Servers { client, metrics, addresses } = listen::listen(config, &api, &mut tasks, &stopped)?;
+    let Servers { client, metrics, addresses } =
+        listen::listen(config, &api, &mut tasks, &stopped)?;
     let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
     ready(&addresses);
@@ -126,7 +130,8 @@ fn run_server(server: Server, tasks: &mut JoinSet<()>) -> ServerHandle {
     handle
 }
 
-/// Not ready, nobody new (1012), everyone told when to come back and closed in waves; then the listeners end.
+/// Not ready, nobody new (1012), everyone told when to come back and closed in waves; then the
+/// listeners end.
 async fn drain(config: &Config, api: &Api, server: ServerHandle) {
     tracing::info!(connections = api.relay.open(), "going away");
     let left = api.relay.drain(config.shutdown.saturating_sub(AFTER_THE_SOCKETS)).await;

@@ -1,4 +1,5 @@
-//! The in-memory picture of instances, channels and revocations that the hot path reads, and the task that keeps it fresh.
+//! The in-memory picture of instances, channels and revocations that the hot path reads, and the
+//! task that keeps it fresh.
 
 mod follow;
 
@@ -30,8 +31,8 @@ pub struct Tenant {
     pub revocations: Revocations,
 }
 
-/// Every instance at one moment. An unchanged tenant keeps its `Arc` from one snapshot to the next, so that
-/// `Arc::ptr_eq` tells whom a change concerns.
+/// Every instance at one moment. An unchanged tenant keeps its `Arc` from one snapshot to the next,
+/// so that `Arc::ptr_eq` tells whom a change concerns.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By id; disabled instances included.
@@ -51,12 +52,20 @@ pub enum ResolveError {
 
 impl Tenant {
     /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.
-    /// Errors: `ResolveError`; a bare word that names a disabled channel never falls back to the user of that id.
-    pub fn resolve(&self, address: &Address) -> Result<(Audiences, Option<&Channel>), ResolveError> {
+    /// Errors: `ResolveError`; a bare word that names a disabled channel never falls back to the
+    /// user of that id.
+    pub fn resolve(
+        &self,
+        address: &Address,
+    ) -> Result<(Audiences, Option<&Channel>), ResolveError> {
         let named = address.channel_name();
         match (address, named.as_ref().and_then(|name| self.channels.get(name))) {
-            (_, Some(channel)) if !channel.enabled => Err(ResolveError::Disabled(channel.name.clone())),
-            (_, Some(channel)) => Ok((smallvec![Audience::Channel(channel.name.clone())], Some(channel))),
+            (_, Some(channel)) if !channel.enabled => {
+                Err(ResolveError::Disabled(channel.name.clone()))
+            }
+            (_, Some(channel)) => {
+                Ok((smallvec![Audience::Channel(channel.name.clone())], Some(channel)))
+            }
             (Address::Channel(name), None) => Err(ResolveError::Unknown(name.clone())),
             (_, None) => Ok((address.audiences(), None)),
         }
@@ -67,9 +76,15 @@ impl Tenant {
         self.revocations.revokes(principal)
     }
 
-    /// What someone hears here, narrowed to `only` where given; see [`audiences_of`]. Of channels that have not changed
-    /// since an earlier answer, that answer holds: their rules are not asked again.
-    pub fn audiences_of(&self, facts: &Facts<'_>, only: Option<&Narrowing>, known: Option<Known<'_>>) -> Vec<Audience> {
+    /// What someone hears here, narrowed to `only` where given; see [`audiences_of`]. Of channels
+    /// that have not changed since an earlier answer, that answer holds: their rules are not asked
+    /// again.
+    pub fn audiences_of(
+        &self,
+        facts: &Facts<'_>,
+        only: Option<&Narrowing>,
+        known: Option<Known<'_>>,
+    ) -> Vec<Audience> {
         let channels = self.channels.values().map(|channel| &**channel);
         audiences_of(facts.principal(), channels, only, |channel| {
             match known.and_then(|known| known.says_of(channel)) {
@@ -122,7 +137,8 @@ impl Catalog {
     /// A catalog that begins with `snapshot`.
     pub fn new(snapshot: Snapshot) -> Self {
         let snapshot = Arc::new(snapshot);
-        let freshness = Freshness { confirmed: Mutex::new(Instant::now()), store_is_up: AtomicBool::new(true) };
+        let freshness =
+            Freshness { confirmed: Mutex::new(Instant::now()), store_is_up: AtomicBool::new(true) };
         Self {
             current: Arc::new(ArcSwap::new(snapshot.clone())),
             changed: Arc::new(watch::Sender::new(snapshot)),
@@ -161,7 +177,8 @@ impl Catalog {
         self.freshness.store_is_up.load(Relaxed)
     }
 
-    /// Waits until a version of the store has arrived here, `patience` at most: whoever made a change then sees it.
+    /// Waits until a version of the store has arrived here, `patience` at most: whoever made a
+    /// change then sees it.
     pub async fn wait_for(&self, version: i64, patience: Duration) {
         let mut arrived = self.version.subscribe();
         let wait = arrived.wait_for(|current| current.is_some_and(|current| current >= version));
@@ -182,7 +199,8 @@ impl Catalog {
         self.freshness.store_is_up.store(is_up, Relaxed);
     }
 
-    /// Puts `next` in place and wakes whoever waits for changes. Unchanged tenants keep their old `Arc`.
+    /// Puts `next` in place and wakes whoever waits for changes. Unchanged tenants keep their old
+    /// `Arc`.
     pub fn replace(&self, mut next: Snapshot) {
         let current = self.current.load();
         for (id, tenant) in &mut next.tenants {
@@ -198,7 +216,10 @@ impl Catalog {
     }
 }
 
-fn keep_unchanged(channels: &mut BTreeMap<ChannelName, Arc<Channel>>, old: &BTreeMap<ChannelName, Arc<Channel>>) {
+fn keep_unchanged(
+    channels: &mut BTreeMap<ChannelName, Arc<Channel>>,
+    old: &BTreeMap<ChannelName, Arc<Channel>>,
+) {
     for (name, channel) in channels {
         if let Some(old) = old.get(name).filter(|old| *old == channel) {
             *channel = old.clone();

@@ -30,7 +30,8 @@ pub fn main() -> ExitCode {
 }
 
 fn command() -> Command {
-    let about = "Realtime as a service: publish JSON over REST, receive it over wss in the same instant";
+    let about =
+        "Realtime as a service: publish JSON over REST, receive it over wss in the same instant";
     Command::new("herald")
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
@@ -51,7 +52,8 @@ fn command() -> Command {
 /// A flag for every setting that is no secret.
 fn settings() -> impl Iterator<Item = Arg> {
     SETTINGS.iter().filter(|setting| setting.visibility == Visibility::Open).map(|setting| {
-        let default = if setting.default.is_empty() { "" } else { &format!("; default {}", setting.default) };
+        let default =
+            if setting.default.is_empty() { "" } else { &format!("; default {}", setting.default) };
         Arg::new(setting.name)
             .long(setting.flag())
             .value_name("VALUE")
@@ -60,7 +62,10 @@ fn settings() -> impl Iterator<Item = Arg> {
     })
 }
 
-fn with_config(arguments: &ArgMatches, then: impl FnOnce(Config, &ArgMatches) -> Result<(), String>) -> ExitCode {
+fn with_config(
+    arguments: &ArgMatches,
+    then: impl FnOnce(Config, &ArgMatches) -> Result<(), String>,
+) -> ExitCode {
     let given = |setting: &Setting| {
         let value = arguments.try_get_one::<String>(setting.name).ok().flatten()?;
         Some((setting.name.to_owned(), value.clone()))
@@ -113,7 +118,9 @@ fn check(config: &Config) -> Result<(), String> {
 
 fn migrate(config: &Config) -> Result<(), String> {
     start_logging(config)?;
-    actix_web::rt::System::new().block_on(app::migrate(config)).map_err(|error| error.to_string())?;
+    actix_web::rt::System::new()
+        .block_on(app::migrate(config))
+        .map_err(|error| error.to_string())?;
     say("The migrations are applied.\n");
     Ok(())
 }
@@ -122,7 +129,8 @@ fn serve(config: Config) -> Result<(), String> {
     start_logging(&config)?;
     let shown = config.clone();
     let run = async {
-        let shutdown = shutdown().map_err(|error| format!("signals cannot be received: {error}"))?;
+        let shutdown =
+            shutdown().map_err(|error| format!("signals cannot be received: {error}"))?;
         let run = app::run(config, shutdown, |addresses| greet(&shown, addresses));
         run.await.map_err(|error: StartError| error.to_string())
     };
@@ -140,7 +148,8 @@ fn start_logging(config: &Config) -> Result<(), String> {
 
 /// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
 fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -171,11 +180,16 @@ fn greet(config: &Config, addresses: &Addresses) {
     }
     if config.tls.is_none() {
         let ca = config.data_dir.join("tls/ca.pem");
-        text += &format!("  CA         {}  (trust it, or accept your browser's warning)\n", ca.display());
+        text += &format!(
+            "  CA         {}  (trust it, or accept your browser's warning)\n",
+            ca.display()
+        );
     }
     if config.is_development() {
         let line = pasteable(config, &url);
-        text += &format!("\nPublish a message to everyone who is connected to the instance demo:\n\n{line}\n\n");
+        text += &format!(
+            "\nPublish a message to everyone who is connected to the instance demo:\n\n{line}\n\n"
+        );
     }
     say(&text);
 }

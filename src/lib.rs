@@ -1,18 +1,20 @@
-//! Herald: realtime as a service. A backend publishes a JSON message through a REST API, and every connected client that
-//! should see it gets it over `wss` in the same instant.
+//! Herald: realtime as a service. A backend publishes a JSON message through a REST API, and every
+//! connected client that should see it gets it over `wss` in the same instant.
 //!
-//! **Publish**, one straight line: [`api::messages`] admits the caller ([`api::admission`]: token, principal, role), spends
-//! the rate ([`limits`]), reads the draft, resolves whom it is for ([`catalog`]), and hands the message to
-//! [`relay::Relay::publish`], which encodes it once and asks every worker's shard; the counts are the answer.
+//! **Publish**, one straight line: [`api::messages`] admits the caller ([`api::admission`]: token,
+//! principal, role), spends the rate ([`limits`]), reads the draft, resolves whom it is for
+//! ([`catalog`]), and hands the message to [`relay::Relay::publish`], which encodes it once and
+//! asks every worker's shard; the counts are the answer.
 //!
-//! **Connect**, the other: [`transport`] accepts and shakes hands, [`api::connect`] admits the subscriber, the relay registers
-//! it for its audiences and answers the handshake, and [`relay::connection`] is the socket's life until it closes.
+//! **Connect**, the other: [`transport`] accepts and shakes hands, [`api::connect`] admits the
+//! subscriber, the relay registers it for its audiences and answers the handshake, and
+//! [`relay::connection`] is the socket's life until it closes.
 //!
-//! Configuring takes a third: [`api::channels`] and its like change Postgres through [`store`], which notifies every
-//! node's [`catalog`], which every shard follows.
+//! Configuring takes a third: [`api::channels`] and its like change Postgres through [`store`],
+//! which notifies every node's [`catalog`], which every shard follows.
 //!
-//! The modules in reading order: values and decisions first, then what keeps them, who may come in, who is connected, and
-//! HTTP; last what builds and runs it all.
+//! The modules in reading order: values and decisions first, then what keeps them, who may come in,
+//! who is connected, and HTTP; last what builds and runs it all.
 
 pub mod domain;
 

@@ -14,7 +14,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 type Single = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
-type ByUser = RateLimiter<UserId, DashMapStateStore<UserId>, DefaultClock, StateInformationMiddleware>;
+type ByUser =
+    RateLimiter<UserId, DashMapStateStore<UserId>, DefaultClock, StateInformationMiddleware>;
 
 /// Whose rate it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,8 @@ pub struct Exceeded {
 #[derive(Clone, Debug, Default)]
 pub struct RateLimits(Arc<RwLock<HashMap<InstanceId, Arc<Buckets>, RandomState>>>);
 
-/// What one request may spend. The counters are everyone's, and taking them from another processor costs more than counting:
-/// what the request needs is taken at once where it can be.
+/// What one request may spend. The counters are everyone's, and taking them from another processor
+/// costs more than counting: what the request needs is taken at once where it can be.
 #[derive(Debug)]
 pub struct Allowance<'a> {
     buckets: Arc<Buckets>,
@@ -116,7 +117,12 @@ impl Remaining {
 
 impl RateLimits {
     /// What a request for so many messages may spend of the user's and the instance's rate.
-    pub fn allowance<'a>(&self, instance: &Instance, user: &'a UserId, messages: u32) -> Allowance<'a> {
+    pub fn allowance<'a>(
+        &self,
+        instance: &Instance,
+        user: &'a UserId,
+        messages: u32,
+    ) -> Allowance<'a> {
         let mut allowance = Allowance {
             buckets: self.buckets(instance),
             user,
@@ -135,7 +141,8 @@ impl RateLimits {
         spent.map_err(|until| Exceeded { rate: connect_rate(&instance.limits), wait: wait(&until) })
     }
 
-    /// Forgets users whose rates are whole again, and instances that are not to be kept; to be called from a timer.
+    /// Forgets users whose rates are whole again, and instances that are not to be kept; to be
+    /// called from a timer.
     pub fn prune(&self, keep: impl Fn(&InstanceId) -> bool) {
         let mut instances = self.0.write().unwrap_or_else(PoisonError::into_inner);
         instances.retain(|instance, _| keep(instance));
@@ -146,7 +153,8 @@ impl RateLimits {
     }
 
     fn buckets(&self, instance: &Instance) -> Arc<Buckets> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&instance.id).cloned();
+        let known =
+            self.0.read().unwrap_or_else(PoisonError::into_inner).get(&instance.id).cloned();
         if let Some(buckets) = known.filter(|buckets| buckets.limits == instance.limits) {
             return buckets;
         }
@@ -168,17 +176,23 @@ impl Allowance<'_> {
         let exceeded = |rate| move |until| Exceeded { rate, wait: wait(&until) };
         let of_user = match of_user.take() {
             Some(left) => left,
-            None => buckets.user_messages.check_key(user).map_err(exceeded(own))?.remaining_burst_capacity(),
+            None => buckets
+                .user_messages
+                .check_key(user)
+                .map_err(exceeded(own))?
+                .remaining_burst_capacity(),
         };
         let of_instance = match of_instance.take() {
             Some(left) => left,
             None => buckets.messages.check().map_err(exceeded(whole))?.remaining_burst_capacity(),
         };
-        let (tighter, left) = if of_user <= of_instance { (own, of_user) } else { (whole, of_instance) };
+        let (tighter, left) =
+            if of_user <= of_instance { (own, of_user) } else { (whole, of_instance) };
         Ok(Remaining { rates: [whole, own], tighter, left })
     }
 
-    /// Spends all at once where there is as much, in the same order: as far as there is not, nothing is spent.
+    /// Spends all at once where there is as much, in the same order: as far as there is not,
+    /// nothing is spent.
     fn prepay(&mut self, all: NonZeroU32) {
         let Ok(Ok(spent)) = self.buckets.user_messages.check_key_n(self.user, all) else { return };
         self.of_user = Prepaid { messages: all.get(), left: spent.remaining_burst_capacity() };
@@ -207,15 +221,27 @@ impl Buckets {
 }
 
 fn instance_rate(limits: &Limits) -> Rate {
-    Rate { holder: Holder::Instance, per_second: limits.messages_per_second, burst: limits.message_burst }
+    Rate {
+        holder: Holder::Instance,
+        per_second: limits.messages_per_second,
+        burst: limits.message_burst,
+    }
 }
 
 fn user_rate(limits: &Limits) -> Rate {
-    Rate { holder: Holder::User, per_second: limits.user_messages_per_second, burst: limits.user_message_burst }
+    Rate {
+        holder: Holder::User,
+        per_second: limits.user_messages_per_second,
+        burst: limits.user_message_burst,
+    }
 }
 
 fn connect_rate(limits: &Limits) -> Rate {
-    Rate { holder: Holder::Instance, per_second: limits.connects_per_second, burst: limits.connects_per_second }
+    Rate {
+        holder: Holder::Instance,
+        per_second: limits.connects_per_second,
+        burst: limits.connects_per_second,
+    }
 }
 
 fn wait(until: &governor::NotUntil<<DefaultClock as Clock>::Instant>) -> Duration {
@@ -236,11 +262,23 @@ mod tests {
             ..Limits::default()
         };
         let id = InstanceId::new("demo").unwrap();
-        Instance { id, name: String::new(), enabled: true, publish_roles: vec![], origins: vec![], limits, version: 1 }
+        Instance {
+            id,
+            name: String::new(),
+            enabled: true,
+            publish_roles: vec![],
+            origins: vec![],
+            limits,
+            version: 1,
+        }
     }
 
     /// One message by itself.
-    fn check(limits: &RateLimits, instance: &Instance, user: &UserId) -> Result<Remaining, Exceeded> {
+    fn check(
+        limits: &RateLimits,
+        instance: &Instance,
+        user: &UserId,
+    ) -> Result<Remaining, Exceeded> {
         limits.allowance(instance, user, 1).spend()
     }
 
@@ -250,7 +288,9 @@ mod tests {
         let spend = |limits: &RateLimits, instance: &Instance, messages: u32| {
             let mut allowance = limits.allowance(instance, &alice, messages);
             let outcomes = (0..messages).map(|_| allowance.spend());
-            outcomes.map(|outcome| outcome.map(|left| left.left).map_err(|error| error.rate.holder)).collect::<Vec<_>>()
+            outcomes
+                .map(|outcome| outcome.map(|left| left.left).map_err(|error| error.rate.holder))
+                .collect::<Vec<_>>()
         };
         // Enough of both: the header tells what is left when all are spent.
         let (limits, enough) = (RateLimits::default(), instance(9, 5));
@@ -260,11 +300,16 @@ mod tests {
         // More than the user has: what there is, and what is refused costs the instance nothing.
         let (limits, user_short) = (RateLimits::default(), instance(9, 3));
         assert_eq!(spend(&limits, &user_short, 4), [Ok(2), Ok(1), Ok(0), Err(Holder::User)]);
-        assert_eq!(limits.buckets(&user_short).messages.check().unwrap().remaining_burst_capacity(), 5);
+        assert_eq!(
+            limits.buckets(&user_short).messages.check().unwrap().remaining_burst_capacity(),
+            5
+        );
         // More than the instance has: what it refuses has cost the user one each, and not two.
         let (limits, instance_short) = (RateLimits::default(), instance(2, 5));
         assert_eq!(spend(&limits, &instance_short, 3), [Ok(1), Ok(0), Err(Holder::Instance)]);
-        let left = |limits: &RateLimits| limits.buckets(&instance_short).user_messages.check_key(&alice).unwrap();
+        let left = |limits: &RateLimits| {
+            limits.buckets(&instance_short).user_messages.check_key(&alice).unwrap()
+        };
         assert_eq!(left(&limits).remaining_burst_capacity(), 1);
     }
 

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;
 
-/// Gives memory back after a peak, and packs many small things of the same size; see ARCHITECTURE.md, "Dependencies".
+/// Gives memory back after a peak, and packs many small things of the same size; see
+/// ARCHITECTURE.md, "Dependencies".
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

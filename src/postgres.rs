@@ -77,8 +77,8 @@ pub struct PrivatePostgres {
 }
 
 impl PrivatePostgres {
-    /// Starts it, on a new cluster if there is none yet, and returns once the database takes connections.
-    /// Errors: see `PostgresError`; nothing is left running.
+    /// Starts it, on a new cluster if there is none yet, and returns once the database takes
+    /// connections. Errors: see `PostgresError`; nothing is left running.
     pub async fn start(settings: &PostgresSettings) -> Result<Self, PostgresError> {
         let data_dir = open_data_dir(&settings.data_dir)?;
         let lock = lock_file(&data_dir.join("lock"))?;
@@ -86,13 +86,15 @@ impl PrivatePostgres {
         let cluster = Cluster::locate(&data_dir)?;
         let made_by = cluster.made_by()?;
         let binaries = find_binaries(settings.bin_dir.as_deref(), made_by).await?;
-        let launcher = Launcher::new(find_setpriv().await, cluster.account(), data_dir.join("postgres.log"))?;
+        let launcher =
+            Launcher::new(find_setpriv().await, cluster.account(), data_dir.join("postgres.log"))?;
         if made_by.is_none() {
             tracing::info!(cluster.path = %cluster.directory().display(), "making a Postgres cluster");
             cluster.make(&binaries, &launcher).await?;
         }
         // A copied data directory may link to the same cluster.
-        let directory = File::open(cluster.directory()).map_err(PostgresError::io("open", cluster.directory()))?;
+        let directory = File::open(cluster.directory())
+            .map_err(PostgresError::io("open", cluster.directory()))?;
         let cluster_lock = hold(directory, &data_dir).await?;
         cluster.make_socket_dir()?;
         let server = start_server(&cluster, &binaries, &launcher).await?;
@@ -128,7 +130,8 @@ impl PrivatePostgres {
     }
 
     async fn make_database(&self) -> Result<(), sqlx::Error> {
-        let mut connection = self.options().database("postgres").disable_statement_logging().connect().await?;
+        let mut connection =
+            self.options().database("postgres").disable_statement_logging().connect().await?;
         let found = sqlx::query("SELECT FROM pg_database WHERE datname = $1").bind(NAME);
         if found.fetch_optional(&mut connection).await?.is_none() {
             sqlx::query("CREATE DATABASE herald").execute(&mut connection).await?;
@@ -170,7 +173,11 @@ async fn hold(file: File, data_dir: &Path) -> Result<File, PostgresError> {
 }
 
 /// Starts the server until it is ready, again if the remains of a killed one are in the way.
-async fn start_server(cluster: &Cluster, binaries: &Binaries, launcher: &Launcher) -> Result<Process, PostgresError> {
+async fn start_server(
+    cluster: &Cluster,
+    binaries: &Binaries,
+    launcher: &Launcher,
+) -> Result<Process, PostgresError> {
     let deadline = Instant::now() + REMAINS_PATIENCE;
     loop {
         end_remains(cluster).await?;
@@ -182,7 +189,8 @@ async fn start_server(cluster: &Cluster, binaries: &Binaries, launcher: &Launche
         let mut sockets = OsString::from("unix_socket_directories=");
         sockets.push(cluster.socket());
         command.arg("-c").arg(sockets);
-        let server = Process::spawn(command).await.map_err(PostgresError::io("run", &binaries.postgres))?;
+        let server =
+            Process::spawn(command).await.map_err(PostgresError::io("run", &binaries.postgres))?;
         match await_ready(server, cluster, launcher).await {
             // A server that took the lock file deletes it when it ends: this one found another's.
             Err(PostgresError::Ended(_))
@@ -196,7 +204,11 @@ async fn start_server(cluster: &Cluster, binaries: &Binaries, launcher: &Launche
 }
 
 /// Waits until the server takes connections. Errors: it ended, or is not ready in time.
-async fn await_ready(mut server: Process, cluster: &Cluster, launcher: &Launcher) -> Result<Process, PostgresError> {
+async fn await_ready(
+    mut server: Process,
+    cluster: &Cluster,
+    launcher: &Launcher,
+) -> Result<Process, PostgresError> {
     let deadline = Instant::now() + START_PATIENCE;
     while Instant::now() < deadline {
         let file = PidFile::read(cluster.directory());

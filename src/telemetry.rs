@@ -11,9 +11,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 /// The crate whose own lines follow the filter down to `trace`.
 const OURS: &str = "herald";
 
-/// Modules of dependencies that say nothing. Two print credentials even at `warn`: sqlx prints a malformed line of `.pgpass` and the value
-/// of an unknown parameter of the database URL. actix logs every broken request as an error, which strangers could use to
-/// flood the log; Herald counts and answers those itself.
+/// Modules of dependencies that say nothing. Two print credentials even at `warn`: sqlx prints a
+/// malformed line of `.pgpass` and the value of an unknown parameter of the database URL. actix
+/// logs every broken request as an error, which strangers could use to flood the log; Herald counts
+/// and answers those itself.
 const SILENT: [&str; 2] = ["sqlx_postgres::options", "actix_http::h1::dispatcher"];
 
 /// How a log line is written.
@@ -28,7 +29,8 @@ pub enum LogFormat {
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct TelemetrySettings {
-    /// Directives as in `info,herald::relay=debug`; empty is `info`. Lines of dependencies stop at `info` whatever it says.
+    /// Directives as in `info,herald::relay=debug`; empty is `info`. Lines of dependencies stop at
+    /// `info` whatever it says.
     pub filter: String,
     /// Text or JSON.
     pub format: LogFormat,
@@ -38,7 +40,9 @@ pub struct TelemetrySettings {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter is not a list of directives.
-    #[error("the log filter `{text}` is not a list of directives such as `info,herald::relay=debug`")]
+    #[error(
+        "the log filter `{text}` is not a list of directives such as `info,herald::relay=debug`"
+    )]
     Filter {
         /// The filter as given.
         text: String,
@@ -79,17 +83,21 @@ where
     let lines = fmt::layer().with_writer(writer);
     let lines = match settings.format {
         LogFormat::Text => lines.with_ansi(ansi).boxed(),
-        LogFormat::Json => lines.with_ansi(false).json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Json => {
+            lines.with_ansi(false).json().flatten_event(true).with_current_span(false).boxed()
+        }
     };
     Ok(tracing_subscriber::registry().with(Layer::<Registry>::with_filter(lines, filter)))
 }
 
-/// Whether a line may be written at all. Below `info`, HTTP libraries print URIs and headers, and tokens travel in both.
+/// Whether a line may be written at all. Below `info`, HTTP libraries print URIs and headers, and
+/// tokens travel in both.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
     if within(metadata.target(), OURS) {
         return true;
     }
-    *metadata.level() <= Level::INFO && !SILENT.iter().any(|module| within(metadata.target(), module))
+    *metadata.level() <= Level::INFO
+        && !SILENT.iter().any(|module| within(metadata.target(), module))
 }
 
 /// Whether the target is the module or lies in it; `heraldry` does not lie in `herald`.
@@ -128,9 +136,11 @@ mod tests {
 
     #[test]
     fn lines_of_dependencies_stop_at_info_whatever_the_filter_says() {
-        for filter in
-            ["trace", "info,herald=trace,actix_http::h1=trace", "herald=trace,actix_http=info,[request]=trace"]
-        {
+        for filter in [
+            "trace",
+            "info,herald=trace,actix_http::h1=trace",
+            "herald=trace,actix_http=info,[request]=trace",
+        ] {
             let lines = logged(filter, LogFormat::Text, || {
                 let span = tracing::trace_span!(target: "actix_http::h1", "request", uri = "/?authorization=secret");
                 let _entered = span.enter();
@@ -153,7 +163,10 @@ mod tests {
             tracing::warn!(target: "herald", "second");
             tracing::info!(target: "actix_server", "third");
         });
-        assert!(!lines.contains("first") && lines.contains("second") && !lines.contains("third"), "{lines}");
+        assert!(
+            !lines.contains("first") && lines.contains("second") && !lines.contains("third"),
+            "{lines}"
+        );
     }
 
     #[test]
@@ -168,7 +181,9 @@ mod tests {
     #[test]
     fn json_is_one_object_a_line_with_the_fields_of_the_event_and_its_spans() {
         let lines = logged("info", LogFormat::Json, || {
-            let _entered = tracing::info_span!(target: "herald::relay", "connection", connection.id = 7).entered();
+            let _entered =
+                tracing::info_span!(target: "herald::relay", "connection", connection.id = 7)
+                    .entered();
             tracing::info!(target: "herald::relay", { channel.name = "news" }, "two\nlines");
         });
         let line: serde_json::Value = serde_json::from_str(&lines).unwrap();

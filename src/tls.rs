@@ -1,4 +1,5 @@
-//! The service's certificate: read from files, followed when they change, or made locally for development.
+//! The service's certificate: read from files, followed when they change, or made locally for
+//! development.
 
 mod local;
 mod records;
@@ -45,7 +46,8 @@ pub enum TlsError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file holds something else. There is no source because the parser's error quotes the file, key and all.
+    /// A file holds something else. There is no source because the parser's error quotes the file,
+    /// key and all.
     #[error("{path} does not hold a {what} in well-formed PEM")]
     NotPem {
         /// Certificate or private key.
@@ -119,9 +121,9 @@ impl Certificates {
         Ok(Self { files, current: Arc::new(Current(ArcSwap::from_pointee(pair))) })
     }
 
-    /// TLS 1.2 and 1.3 with the current certificate of every moment. Sessions resume from tickets that the client
-    /// keeps, so the server holds nothing for them. ALPN offers `http/1.1` alone, which WebSocket needs.
-    /// Errors: `TlsError::Settings`.
+    /// TLS 1.2 and 1.3 with the current certificate of every moment. Sessions resume from tickets
+    /// that the client keeps, so the server holds nothing for them. ALPN offers `http/1.1` alone,
+    /// which WebSocket needs. Errors: `TlsError::Settings`.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13, &TLS12])
@@ -135,8 +137,8 @@ impl Certificates {
         Ok(config)
     }
 
-    /// Reads the files again; true if the chain changed. Files that are missing, half-written or not a pair leave the
-    /// old certificate in use. Errors: `TlsError`, as for `open`.
+    /// Reads the files again; true if the chain changed. Files that are missing, half-written or
+    /// not a pair leave the old certificate in use. Errors: `TlsError`, as for `open`.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let pair = read_pair(&self.files)?;
         let changed = pair.cert != self.current.0.load().cert;
@@ -146,8 +148,8 @@ impl Certificates {
         Ok(changed)
     }
 
-    /// Reloads at every interval until `stop` turns true or its sender is gone. Logs each change, and each new failure
-    /// once.
+    /// Reloads at every interval until `stop` turns true or its sender is gone. Logs each change,
+    /// and each new failure once.
     pub async fn watch(self, every: Duration, mut stop: watch::Receiver<bool>) {
         let mut failure = None;
         loop {
@@ -200,10 +202,15 @@ fn read_pair(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     };
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
-        .and_then(|chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+        .and_then(
+            |chain: Vec<_>| {
+                if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) }
+            },
+        )
         .map_err(read("certificate", certificate))?;
     let der = PrivateKeyDer::from_pem_file(key).map_err(read("private key", key))?;
-    let signing = provider().key_provider.load_private_key(der).map_err(unusable("private key", key))?;
+    let signing =
+        provider().key_provider.load_private_key(der).map_err(unusable("private key", key))?;
     let pair = CertifiedKey::new(chain, signing);
     match pair.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair),

@@ -42,12 +42,18 @@ fn main() -> ExitCode {
 /// Runs everything, with the listeners on threads of their own and the publisher on this one.
 fn measure(arguments: &Arguments) -> Outcome<()> {
     let scenarios = arguments.scenarios();
-    let most = scenarios.iter().map(|scenario| scenario.most_connections(arguments.settle(scenario).connections)).max();
+    let most = scenarios
+        .iter()
+        .map(|scenario| scenario.most_connections(arguments.settle(scenario).connections))
+        .max();
     raise_file_limit(u64::from(most.unwrap_or_default()) + 200)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(cpus().div_ceil(2)).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpus().div_ceil(2))
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
             result = run(arguments, scenarios) => result,
             _ = interrupt.recv() => Err("interrupted".into()),

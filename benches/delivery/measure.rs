@@ -1,4 +1,5 @@
-//! One run: servers are started in turn, each is measured by the scenario, and what they did is put side by side.
+//! One run: servers are started in turn, each is measured by the scenario, and what they did is put
+//! side by side.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,7 +13,9 @@ use crate::clients::message::Messages;
 use crate::options::{Options, cpus};
 use crate::report::figures::{Figure, Layout, Report, Sample};
 use crate::scenario::{FairnessOptions, Scenario, StallsOptions, Variant};
-use crate::scenarios::{churn, connects, delays, delivery, idle, matrix, publishes, restart, saturated, stalls};
+use crate::scenarios::{
+    churn, connects, delays, delivery, idle, matrix, publishes, restart, saturated, stalls,
+};
 use crate::servers::Server;
 use crate::servers::certificate::Certificate;
 use crate::servers::floor::{FloorServer, Kind};
@@ -52,7 +55,10 @@ impl Bench {
         let options = &self.options;
         let who = match scenario {
             Scenario::Storm(storm) => {
-                format!("{} connections, {} more that miss {} messages", storm.healthy, storm.crowd, storm.missed)
+                format!(
+                    "{} connections, {} more that miss {} messages",
+                    storm.healthy, storm.crowd, storm.missed
+                )
             }
             Scenario::Fairness(FairnessOptions { quiet, neighbours, .. }) => {
                 format!("{quiet} connections, {neighbours} neighbours")
@@ -62,7 +68,8 @@ impl Bench {
             }
             _ => format!("{} connections", options.connections),
         };
-        let (rate, payload, seconds) = (options.rate, options.payload, options.length.as_secs_f64());
+        let (rate, payload, seconds) =
+            (options.rate, options.payload, options.length.as_secs_f64());
         let name = scenario.name();
         let listener = if options.proxy { "the proxy listener" } else { "TLS" };
         let load = load_average().unwrap_or_default();
@@ -118,8 +125,12 @@ impl Bench {
 
     async fn sample(&self, scenario: &Scenario, server: &mut Server) -> Outcome<Sample> {
         match scenario {
-            Scenario::Saturated => self.saturated(server, &self.open(server, self.options.connections).await?).await,
-            Scenario::Latency => self.delays(server, &self.open(server, self.options.connections).await?).await,
+            Scenario::Saturated => {
+                self.saturated(server, &self.open(server, self.options.connections).await?).await
+            }
+            Scenario::Latency => {
+                self.delays(server, &self.open(server, self.options.connections).await?).await
+            }
             Scenario::Stalls(options) => self.stalls(server, options).await,
             Scenario::Churn(options) => self.churn(server, options).await,
             Scenario::Restart => self.restart(server).await,
@@ -134,10 +145,14 @@ impl Bench {
     pub async fn start(&self, scenario: &Scenario, variant: Variant) -> Outcome<Server> {
         if variant == Variant::Floor {
             let (directory, workers) = (&self.setup.directory, self.options.workers);
-            let kind = Kind { plain: self.options.proxy, rest: matches!(scenario, Scenario::Publishes) };
-            return Ok(Server::Floor(FloorServer::start(directory, &self.certificate, workers, kind).await?));
+            let kind =
+                Kind { plain: self.options.proxy, rest: matches!(scenario, Scenario::Publishes) };
+            return Ok(Server::Floor(
+                FloorServer::start(directory, &self.certificate, workers, kind).await?,
+            ));
         }
-        let most = (scenario.most_connections(self.options.connections) + MORE_CONNECTIONS).to_string();
+        let most =
+            (scenario.most_connections(self.options.connections) + MORE_CONNECTIONS).to_string();
         let mut settings = vec![
             ("HERALD_CONNECTIONS_PER_ADDRESS", most),
             ("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100000".to_owned()),
@@ -158,10 +173,12 @@ impl Bench {
         Ok(server)
     }
 
-    /// Starts a Herald with half of the processors, as long as the other value lives; this process has the others. Where there
-    /// is only one, the server gives way.
+    /// Starts a Herald with half of the processors, as long as the other value lives; this process
+    /// has the others. Where there is only one, the server gives way.
     pub async fn start_apart(&self, scenario: &Scenario) -> Outcome<(Server, Option<Processors>)> {
-        let Some(processors) = Processors::halved()? else { return Ok((self.start_giving_way(scenario).await?, None)) };
+        let Some(processors) = Processors::halved()? else {
+            return Ok((self.start_giving_way(scenario).await?, None));
+        };
         processors.become_the_servers()?;
         let server = self.start(scenario, Variant::Herald).await?;
         processors.become_the_clients()?;

@@ -8,7 +8,8 @@ use crate::Outcome;
 use crate::clients::message::{LARGEST, SMALLEST};
 use crate::scenario::{Scenario, Variant};
 
-/// Measures Herald against bare tokio and rustls (the floor), or against itself, in turn and in one run.
+/// Measures Herald against bare tokio and rustls (the floor), or against itself, in turn and in one
+/// run.
 #[derive(Clone, Parser)]
 #[command(name = "delivery")]
 pub struct Arguments {
@@ -21,8 +22,8 @@ pub struct Arguments {
     /// Seconds of each measurement; 3 for `matrix`, otherwise 10
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: Option<u32>,
-    /// How often each variant is measured; 9 for `history`, `filters`, `storm` and `fairness`, 3 for `stalls`, 1 for `churn`,
-    /// otherwise 5
+    /// How often each variant is measured; 9 for `history`, `filters`, `storm` and `fairness`, 3
+    /// for `stalls`, 1 for `churn`, otherwise 5
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub pairs: Option<u32>,
     /// Bytes of a message
@@ -94,9 +95,11 @@ impl Arguments {
 
     /// How much of everything `scenario` takes.
     pub fn settle(&self, scenario: &Scenario) -> Options {
-        let usual = if self.is_smoke() { scenario.usual_in_a_smoke_run() } else { scenario.usual() };
+        let usual =
+            if self.is_smoke() { scenario.usual_in_a_smoke_run() } else { scenario.usual() };
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-        let settings = usual.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings =
+            usual.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Options {
             connections: self.connections.unwrap_or(usual.connections),
             length: self.seconds.map_or(usual.length, seconds),
@@ -121,7 +124,9 @@ impl Options {
     /// The value of a number among Herald's settings, which is `usual` where none is given.
     pub fn setting(&self, name: &str, usual: u64) -> Outcome<u64> {
         match self.settings.iter().rev().find(|(known, _)| known == name) {
-            Some((_, value)) => Ok(value.parse().map_err(|_| format!("{name}={value} is not a number"))?),
+            Some((_, value)) => {
+                Ok(value.parse().map_err(|_| format!("{name}={value} is not a number"))?)
+            }
             None => Ok(usual),
         }
     }

@@ -1,4 +1,5 @@
-//! What can be measured: names, options of their own, what each compares, and how much of everything is usual for it.
+//! What can be measured: names, options of their own, what each compares, and how much of
+//! everything is usual for it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +16,8 @@ pub enum Scenario {
     Delivery,
     /// What keeping history costs: Herald without it, and with it
     History,
-    /// What rules and filters cost: a plain channel, one behind a rule, a repeated filter, a new one each time
+    /// What rules and filters cost: a plain channel, one behind a rule, a repeated filter, a new
+    /// one each time
     Filters,
     /// A delivery when as much is published as goes through: CPU and rate
     Saturated,
@@ -23,13 +25,15 @@ pub enum Scenario {
     Latency,
     /// A connect: CPU and rate
     Connects,
-    /// Publishing to nobody, one at a time and a hundred at a time: CPU and rate, against bare actix
+    /// Publishing to nobody, one at a time and a hundred at a time: CPU and rate, against bare
+    /// actix
     Publishes,
     /// What clients that resume all at once do to the latency of the others
     Storm(StormOptions),
     /// What a neighbour that publishes all it may does to the latency of a quiet instance
     Fairness(FairnessOptions),
-    /// What connections that read nothing do to the memory of the server, under full load and after it
+    /// What connections that read nothing do to the memory of the server, under full load and after
+    /// it
     Stalls(StallsOptions),
     /// What connections leave behind that come and go: memory and descriptors of the server
     Churn(ChurnOptions),
@@ -172,7 +176,8 @@ pub struct Usual {
 }
 
 /// So that a smoke run need not wait long for those who take nothing to be cut.
-const STALLED_SOON: &[(&str, &str)] = &[("HERALD_OUTBOX_SECONDS", "1"), ("HERALD_SOCKET_USER_TIMEOUT_SECONDS", "1")];
+const STALLED_SOON: &[(&str, &str)] =
+    &[("HERALD_OUTBOX_SECONDS", "1"), ("HERALD_SOCKET_USER_TIMEOUT_SECONDS", "1")];
 
 impl Usual {
     const MOSTLY: Self = Self {
@@ -187,14 +192,20 @@ impl Usual {
 }
 
 impl Scenario {
-    /// All of them, small and short, only to see that they work: the first five are phases of a matrix.
+    /// All of them, small and short, only to see that they work: the first five are phases of a
+    /// matrix.
     pub fn all_small() -> Vec<Self> {
         let scenarios = [
             Self::Connects,
             Self::History,
             Self::Filters,
             Self::Storm(StormOptions { healthy: 20, crowd: 50, missed: 5 }),
-            Self::Fairness(FairnessOptions { quiet: 20, neighbours: 50, publishers: 2, insist: false }),
+            Self::Fairness(FairnessOptions {
+                quiet: 20,
+                neighbours: 50,
+                publishers: 2,
+                insist: false,
+            }),
             Self::Stalls(StallsOptions { stalled: 10, rest: 0 }),
             Self::Churn(ChurnOptions { times: 2 }),
             Self::Restart,
@@ -254,7 +265,8 @@ impl Scenario {
 
     /// How much it takes when it is only to be seen that it works.
     pub fn usual_in_a_smoke_run(&self) -> Usual {
-        let length = Duration::from_millis(if matches!(self, Self::Storm(_)) { 2_500 } else { 400 });
+        let length =
+            Duration::from_millis(if matches!(self, Self::Storm(_)) { 2_500 } else { 400 });
         let (warm_up, idle) = (Duration::from_millis(100), Duration::ZERO);
         let settings = if matches!(self, Self::Stalls(_)) { STALLED_SOON } else { &[] };
         Usual { connections: 50, pairs: 1, length, warm_up, idle, settings, ..self.usual() }
@@ -274,8 +286,14 @@ impl Scenario {
     pub fn variants(&self) -> &'static [Variant] {
         match self {
             Self::History => &[Variant::WithoutHistory, Variant::Herald],
-            Self::Filters => &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter],
-            Self::Storm(_) | Self::Fairness(_) | Self::Stalls(_) | Self::Churn(_) | Self::Restart => &[Variant::Herald],
+            Self::Filters => {
+                &[Variant::Channel, Variant::Rule, Variant::Filter, Variant::NewFilter]
+            }
+            Self::Storm(_)
+            | Self::Fairness(_)
+            | Self::Stalls(_)
+            | Self::Churn(_)
+            | Self::Restart => &[Variant::Herald],
             _ => &[Variant::Floor, Variant::Herald],
         }
     }

@@ -1,4 +1,5 @@
-//! Token, principal, instance, role: who may call, as extractors that a handler names in its signature.
+//! Token, principal, instance, role: who may call, as extractors that a handler names in its
+//! signature.
 
 use super::Api;
 use super::body::{RequestBody, has_body, read_json};
@@ -24,7 +25,8 @@ use std::time::Duration;
 const KEYS_RETRY: Duration = Duration::from_secs(5);
 
 /// Why a token may not publish although it may connect.
-pub const NO_PUBLISHER: &str = "publishing needs a token with a component claim, or one of the instance's publishRoles";
+pub const NO_PUBLISHER: &str =
+    "publishing needs a token with a component claim, or one of the instance's publishRoles";
 
 /// A check of who calls, made before anything else of the request is looked at.
 pub trait Admission: Sized + 'static {
@@ -46,7 +48,8 @@ pub struct Member {
     pub tenant: Arc<Tenant>,
 }
 
-/// May learn about others in the named instance: `REALTIME_ADMIN`, or a component with `REALTIME_CONNECT`.
+/// May learn about others in the named instance: `REALTIME_ADMIN`, or a component with
+/// `REALTIME_CONNECT`.
 pub struct Observer {
     /// The instance.
     pub tenant: Arc<Tenant>,
@@ -152,7 +155,8 @@ impl Admission for Publisher {
 
 impl Admission for Subscriber {
     async fn admit(request: &HttpRequest, api: &Api) -> Outcome<Self> {
-        let (principal, tenant) = sign_in_with(&Credentials::read_handshake(request)?, request, api).await?;
+        let (principal, tenant) =
+            sign_in_with(&Credentials::read_handshake(request)?, request, api).await?;
         need(&principal, &[Role::CONNECT])?;
         Ok(Self { principal, tenant })
     }
@@ -164,7 +168,10 @@ impl Admission for Observer {
         need(&principal, &[Role::ADMIN, Role::CONNECT])?;
         match principal.may_see_others() {
             true => Ok(Self { tenant }),
-            false => Err(Problem::new(Code::RoleRequired, "this needs a component token or REALTIME_ADMIN")),
+            false => Err(Problem::new(
+                Code::RoleRequired,
+                "this needs a component token or REALTIME_ADMIN",
+            )),
         }
     }
 }
@@ -231,7 +238,10 @@ async fn sign_in_with(
     };
     let tenant = enter(api, &principal, named)?;
     if tenant.revokes(&principal) {
-        return Err(Problem::new(Code::TokenRevoked, "the token was revoked in this instance; sign in again"));
+        return Err(Problem::new(
+            Code::TokenRevoked,
+            "the token was revoked in this instance; sign in again",
+        ));
     }
     if !tenant.instance.allows_origin(origin) {
         return Err(Problem::new(Code::OriginForbidden, "the instance does not allow this Origin"));
@@ -251,13 +261,16 @@ async fn verify_token(token: &str, api: &Api) -> Outcome<Arc<Principal>> {
     api.authenticator.verify(token).await.map_err(|error| match error {
         AuthError::Invalid(_) => Problem::new(Code::TokenInvalid, error.to_string()),
         AuthError::Expired => Problem::new(Code::TokenExpired, error.to_string()),
-        AuthError::KeysUnavailable => Problem::new(Code::Overloaded, error.to_string()).with_retry_after(KEYS_RETRY),
+        AuthError::KeysUnavailable => {
+            Problem::new(Code::Overloaded, error.to_string()).with_retry_after(KEYS_RETRY)
+        }
     })
 }
 
 /// Whether there is such an instance is told only to a token that is valid everywhere.
 fn enter(api: &Api, principal: &Principal, named: &str) -> Outcome<Arc<Tenant>> {
-    let forbidden = || Problem::new(Code::InstanceForbidden, "the token is not valid in this instance");
+    let forbidden =
+        || Problem::new(Code::InstanceForbidden, "the token is not valid in this instance");
     let tenant = api.catalog.tenant_named(named);
     match tenant {
         None if principal.is_valid_everywhere() => {
@@ -273,12 +286,22 @@ fn enter(api: &Api, principal: &Principal, named: &str) -> Outcome<Arc<Tenant>> 
 }
 
 impl Renewer for Api {
-    fn renew(&self, current: Arc<Principal>, instance: InstanceId, token: String) -> LocalBoxFuture<'static, Renewal> {
+    fn renew(
+        &self,
+        current: Arc<Principal>,
+        instance: InstanceId,
+        token: String,
+    ) -> LocalBoxFuture<'static, Renewal> {
         let api = self.clone();
         Box::pin(async move {
             let principal = match verify_token(&token, &api).await {
                 Ok(principal) => principal,
-                Err(problem) => return Renewal::Refused { code: problem.code.as_str(), detail: problem.detail },
+                Err(problem) => {
+                    return Renewal::Refused {
+                        code: problem.code.as_str(),
+                        detail: problem.detail,
+                    };
+                }
             };
             if principal.user != current.user || !principal.is_valid_in(&instance) {
                 let detail = "the token is another user's, or not valid in this instance".into();
@@ -290,7 +313,9 @@ impl Renewer for Api {
             }
             match need(&principal, &[Role::CONNECT]) {
                 Ok(()) => Renewal::Accepted(principal),
-                Err(problem) => Renewal::Ended(Close::new(4403, problem.code.as_str(), &problem.detail)),
+                Err(problem) => {
+                    Renewal::Ended(Close::new(4403, problem.code.as_str(), &problem.detail))
+                }
             }
         })
     }
@@ -300,7 +325,10 @@ fn need(principal: &Principal, roles: &[&str]) -> Outcome<()> {
     if roles.iter().any(|role| principal.has_role(role)) {
         return Ok(());
     }
-    Err(Problem::new(Code::RoleRequired, format!("the token lacks the role {}", roles.join(" or "))))
+    Err(Problem::new(
+        Code::RoleRequired,
+        format!("the token lacks the role {}", roles.join(" or ")),
+    ))
 }
 
 fn need_operator(principal: &Principal) -> Outcome<()> {

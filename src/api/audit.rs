@@ -48,8 +48,8 @@ pub struct AuditBody {
 
 /// List changes.
 ///
-/// The newest first. Administrators see those of their instance, operators those of all instances or of the one they
-/// name.
+/// The newest first. Administrators see those of their instance, operators those of all instances
+/// or of the one they name.
 #[utoipa::path(
     tag = "Audit",
     params(PageParameters),

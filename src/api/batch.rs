@@ -93,7 +93,10 @@ pub struct BatchResponse {
 /// What became of one message of a batch.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are taken: a box for each would cost more than the room")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are taken: a box for each would cost more than the room"
+)]
 enum BatchResult {
     Taken {
         status: u16,
@@ -105,7 +108,8 @@ enum BatchResult {
 
 /// Publish up to 100 messages.
 ///
-/// The entries are published in order, and each spends one of the rate limit; a bad entry fails alone.
+/// The entries are published in order, and each spends one of the rate limit; a bad entry fails
+/// alone.
 #[utoipa::path(
     tag = "Messages",
     params(BatchParameters),
@@ -120,10 +124,12 @@ pub async fn publish_batch(
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
     let WithBody { admission, body } = admitted;
-    let mode = if parameters.is_dry_run(&admission.principal)? { Mode::DryRun(None) } else { Mode::Send };
+    let mode =
+        if parameters.is_dry_run(&admission.principal)? { Mode::DryRun(None) } else { Mode::Send };
     key.refuse_for_a_batch()?;
     if !(1..=MAX_BATCH).contains(&body.messages.len()) {
-        let problem = Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
+        let problem =
+            Problem::invalid("/messages", format!("a batch has 1 to {MAX_BATCH} messages"));
         return Err(problem.with_limit(MAX_BATCH as u64, body.messages.len() as u64));
     }
     let results = Vec::with_capacity(body.messages.len());
@@ -142,8 +148,8 @@ pub async fn publish_batch(
     })
 }
 
-/// A batch on its way. Entries in a row that are simply to be sent are sent in one go; whatever else an entry needs comes
-/// after those before it.
+/// A batch on its way. Entries in a row that are simply to be sent are sent in one go; whatever
+/// else an entry needs comes after those before it.
 struct Batch<'a> {
     api: &'a Data<Api>,
     admission: &'a Publisher,

@@ -43,25 +43,34 @@ pub fn has_body(request: &HttpRequest) -> bool {
     length || headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(CONTENT_TYPE)
 }
 
-/// Reads a JSON body of at most `limit` bytes; more is refused from `Content-Length`, and while it streams.
-/// Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`, and those of [`parse_json`].
-pub async fn read_json<T: RequestBody>(request: &HttpRequest, mut payload: Payload, limit: usize) -> Outcome<T> {
+/// Reads a JSON body of at most `limit` bytes; more is refused from `Content-Length`, and while it
+/// streams. Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`, and those of [`parse_json`].
+pub async fn read_json<T: RequestBody>(
+    request: &HttpRequest,
+    mut payload: Payload,
+    limit: usize,
+) -> Outcome<T> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let kind = header(CONTENT_TYPE).unwrap_or("").split(';').next().unwrap_or("").trim();
     if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(Code::JsonRequired, "send the body with the content type application/json"));
+        return Err(Problem::new(
+            Code::JsonRequired,
+            "send the body with the content type application/json",
+        ));
     }
     let too_large = |actual: usize| {
         let detail = format!("the body has {actual} bytes or more; at most {limit} are allowed");
         Problem::new(Code::BodyTooLarge, detail).with_limit(limit as u64, actual as u64)
     };
-    let announced = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    let announced =
+        header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
     if announced > limit {
         return Err(too_large(announced));
     }
     let mut body = BytesMut::with_capacity(announced);
     while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|_| Problem::new(Code::MalformedJson, "the body did not come whole"))?;
+        let piece =
+            piece.map_err(|_| Problem::new(Code::MalformedJson, "the body did not come whole"))?;
         if body.len() + piece.len() > limit {
             return Err(too_large(body.len() + piece.len()));
         }
@@ -76,10 +85,13 @@ pub async fn read_json<T: RequestBody>(request: &HttpRequest, mut payload: Paylo
     }
 }
 
-/// Reads a JSON text. Errors: 400 `MALFORMED_JSON` with line and column; 422 `INVALID_REQUEST` with a pointer.
+/// Reads a JSON text. Errors: 400 `MALFORMED_JSON` with line and column; 422 `INVALID_REQUEST` with
+/// a pointer.
 pub fn parse_json<T: DeserializeOwned>(text: &str) -> Outcome<T> {
-    // Keeping the path at every step costs as much as reading: only what is refused is read again with it.
-    serde_json::from_str(text).map_err(|error| refusal::<T>(text).unwrap_or_else(|| malformed(&error)))
+    // Keeping the path at every step costs as much as reading: only what is refused is read again
+    // with it.
+    serde_json::from_str(text)
+        .map_err(|error| refusal::<T>(text).unwrap_or_else(|| malformed(&error)))
 }
 
 /// Why a text is not what it should be; none where it is.
@@ -89,14 +101,17 @@ fn refusal<T: DeserializeOwned>(text: &str) -> Option<Problem> {
         return reader.end().err().map(|error| malformed(&error));
     };
     Some(match (error.inner().classify(), serde_json::from_str::<IgnoredAny>(text)) {
-        (Category::Data, Ok(_)) => Problem::invalid(pointer(error.path()), plain(&error.inner().to_string())),
+        (Category::Data, Ok(_)) => {
+            Problem::invalid(pointer(error.path()), plain(&error.inner().to_string()))
+        }
         (_, Err(whole)) => malformed(&whole),
         _ => malformed(error.inner()),
     })
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
-    let detail = format!("the body is not JSON at line {}, column {}", error.line(), error.column());
+    let detail =
+        format!("the body is not JSON at line {}, column {}", error.line(), error.column());
     Problem::new(Code::MalformedJson, detail)
 }
 
@@ -118,13 +133,18 @@ fn pointer(path: &Path) -> String {
 /// serde's sentence without the client's own values and without its place in the text.
 fn plain(message: &str) -> String {
     let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
-    if let Some(rest) = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `")) {
+    if let Some(rest) = message
+        .strip_prefix("unknown field `")
+        .or_else(|| message.strip_prefix("unknown variant `"))
+    {
         let known = rest.rsplit_once("`, ").map_or("", |(_, known)| known);
         let known = rest.split_once("`, expected ").map_or(known, |(_, known)| known);
         return format!("unknown; expected {known}");
     }
     for what in ["invalid type: ", "invalid value: ", "invalid length "] {
-        if let (true, Some((found, expected))) = (message.starts_with(what), message.rsplit_once(", expected ")) {
+        if let (true, Some((found, expected))) =
+            (message.starts_with(what), message.rsplit_once(", expected "))
+        {
             let found = found[what.len()..].split(['"', '`']).next().unwrap_or("").trim_end();
             return format!("expected {expected}, found {found}");
         }
@@ -136,14 +156,16 @@ fn shown(text: &str) -> &str {
     if text.len() <= MOST_REPEATED { text } else { "…" }
 }
 
-/// The query of a request: unknown parameters are refused, and so is one that is given twice with different values.
+/// The query of a request: unknown parameters are refused, and so is one that is given twice with
+/// different values.
 pub struct StrictQuery<T>(T);
 
 impl<T: DeserializeOwned> StrictQuery<T> {
     /// Reads it. Errors: 422 `INVALID_REQUEST`, 400 `CONFLICTING_PARAMETER`.
     pub fn read(request: &HttpRequest) -> Outcome<Self> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for (name, value) in form_urlencoded::parse(request.query_string().as_bytes()).into_owned() {
+        for (name, value) in form_urlencoded::parse(request.query_string().as_bytes()).into_owned()
+        {
             match pairs.iter().find(|(known, _)| *known == name) {
                 _ if SIGN_IN_PARAMETERS.contains(&name.as_str()) => {}
                 None => pairs.push((name, value)),
@@ -203,20 +225,29 @@ mod tests {
         let problem = parse_json::<Sample>(text).unwrap_err();
         (
             problem.code,
-            problem.errors.first().map_or(problem.detail, |error| format!("{} {}", error.pointer, error.detail)),
+            problem
+                .errors
+                .first()
+                .map_or(problem.detail, |error| format!("{} {}", error.pointer, error.detail)),
         )
     }
 
     #[test]
     fn raw_parts_keep_their_bytes() {
-        assert_eq!(parse_json::<Sample>("{\"list\":[1],\"raw\": [1.0, 2] }").unwrap().raw.get(), "[1.0, 2]");
+        assert_eq!(
+            parse_json::<Sample>("{\"list\":[1],\"raw\": [1.0, 2] }").unwrap().raw.get(),
+            "[1.0, 2]"
+        );
     }
 
     #[test]
     fn a_wrong_value_is_told_by_pointer_and_never_repeated() {
         let secret = "eyJhbGciOiJIUzI1NiJ9.".repeat(4);
         let (code, text) = refusal(&format!("{{\"list\":[1,\"{secret}\"],\"raw\":1}}"));
-        assert_eq!((code, text.as_str()), (Code::InvalidRequest, "/list/1 expected u8, found string"));
+        assert_eq!(
+            (code, text.as_str()),
+            (Code::InvalidRequest, "/list/1 expected u8, found string")
+        );
         let (_, text) = refusal(&format!("{{\"list\":[],\"raw\":1,\"{secret}\":1}}"));
         assert_eq!(text, "/… unknown; expected `list` or `raw`");
         assert_eq!(refusal("{\"list\":[]}").1, " missing field `raw`");

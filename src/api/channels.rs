@@ -4,7 +4,9 @@ use super::Api;
 use super::admission::{Admin, WithBody};
 use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
-use super::resource::{IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned};
+use super::resource::{
+    IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned,
+};
 use super::responses::{Changing, Creating, Reading};
 use super::rules::{self, RuleBody};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
@@ -19,7 +21,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Longest description, in bytes.
 const MAX_DESCRIPTION: usize = 1_000;
-/// Largest `payloadLimit`, in bytes (contract, "Managing": each limit of a payload is at most 65,536).
+/// Largest `payloadLimit`, in bytes (contract, "Managing": each limit of a payload is at most
+/// 65,536).
 const MAX_PAYLOAD_LIMIT: u32 = 65_536;
 
 /// The routes of this file.
@@ -41,8 +44,9 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
     "rules": [{"effect": "allow", "group": "eng"}, {"effect": "deny", "user": "mallory"}]
 }))]
 pub struct ChannelRequest {
-    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, begins with a letter or a digit, and is not `ALL` in any case.
-    /// Required when creating; when replacing it may be left out, and never changes.
+    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, begins with a letter or a digit, and is not
+    /// `ALL` in any case. Required when creating; when replacing it may be left out, and never
+    /// changes.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", example = "engineering")]
     #[serde(default)]
     name: Option<String>,
@@ -54,16 +58,18 @@ pub struct ChannelRequest {
     #[serde(default = "enabled")]
     #[schema(default = true)]
     enabled: bool,
-    /// Who hears it, at most 100 rules. Deny wins; without an allow that applies, nobody does. Left out: everyone hears
-    /// it. Empty: nobody.
+    /// Who hears it, at most 100 rules. Deny wins; without an allow that applies, nobody does. Left
+    /// out: everyone hears it. Empty: nobody.
     #[serde(default = "rules::everyone")]
     #[schema(max_items = 100)]
     rules: Vec<RuleBody>,
-    /// Who, of those who may publish at all, may publish to it; the same form and the same defaults.
+    /// Who, of those who may publish at all, may publish to it; the same form and the same
+    /// defaults.
     #[serde(default = "rules::everyone")]
     #[schema(max_items = 100)]
     publish_rules: Vec<RuleBody>,
-    /// Largest message in bytes, 1 to 65,536; only lowers the instance's limit. `null`: no limit of its own.
+    /// Largest message in bytes, 1 to 65,536; only lowers the instance's limit. `null`: no limit of
+    /// its own.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 65536)]
     payload_limit: Option<u32>,
@@ -80,7 +86,8 @@ pub struct ChannelRequest {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SlowBody {
-    /// All messages wait; a connection without room for one more is closed with 4420 and resumes with its cursor.
+    /// All messages wait; a connection without room for one more is closed with 4420 and resumes
+    /// with its cursor.
     #[default]
     Disconnect,
     /// Only the newest message waits; a `DROPPED` frame tells how many it replaced.
@@ -113,7 +120,8 @@ impl RequestBody for ChannelRequest {}
 
 /// Create a channel.
 ///
-/// It is in force on every node within a second; open connections that may hear it are told with a `CHANNELS` frame.
+/// It is in force on every node within a second; open connections that may hear it are told with a
+/// `CHANNELS` frame.
 #[utoipa::path(
     tag = "Channels",
     request_body = ChannelRequest,
@@ -126,17 +134,26 @@ impl RequestBody for ChannelRequest {}
     )
 )]
 #[post("/v1/channels")]
-pub async fn create_channel(admitted: WithBody<Admin, ChannelRequest>, api: Data<Api>) -> Outcome<HttpResponse> {
+pub async fn create_channel(
+    admitted: WithBody<Admin, ChannelRequest>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
     let WithBody { admission: Admin { principal, tenant }, body } = admitted;
     if body.version.is_some() {
         return Err(Problem::invalid("/version", "the server counts the versions; leave it out"));
     }
-    let name = body.name.clone().ok_or_else(|| Problem::invalid("/name", "a channel needs a name"))?;
-    let name = ChannelName::new(name).map_err(|error| Problem::invalid("/name", error.to_string()))?;
+    let name =
+        body.name.clone().ok_or_else(|| Problem::invalid("/name", "a channel needs a name"))?;
+    let name =
+        ChannelName::new(name).map_err(|error| Problem::invalid("/name", error.to_string()))?;
     let channel = body.into_channel(name, 1)?;
     let inserted = api.store.insert_channel(&principal.user, &tenant.instance.id, &channel).await;
     let channel = settle(&api, inserted.map_err(not_inserted)?).await;
-    Ok(created(&format!("/v1/channels/{}", channel.name), channel.version, ChannelBody::from(channel)))
+    Ok(created(
+        &format!("/v1/channels/{}", channel.name),
+        channel.version,
+        ChannelBody::from(channel),
+    ))
 }
 
 /// List the channels.
@@ -154,7 +171,8 @@ pub async fn list_channels(
     api: Data<Api>,
 ) -> Outcome<Json<Page<ChannelBody>>> {
     let (limit, after) = (page.limit()?, page.after::<ChannelName>()?);
-    let channels = api.store.list_channels(&admin.tenant.instance.id, after.as_ref(), limit + 1).await?;
+    let channels =
+        api.store.list_channels(&admin.tenant.instance.id, after.as_ref(), limit + 1).await?;
     Ok(Json(Page::new(channels, limit, |channel| channel.name.to_string(), ChannelBody::from)))
 }
 
@@ -171,15 +189,20 @@ pub async fn list_channels(
     )
 )]
 #[get("/v1/channels/{name}")]
-pub async fn get_channel(admin: Admin, name: Path<String>, api: Data<Api>) -> Outcome<HttpResponse> {
+pub async fn get_channel(
+    admin: Admin,
+    name: Path<String>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
     let channel = find(&api, &admin.tenant.instance.id, &name).await?;
     Ok(versioned(channel.version, ChannelBody::from(channel)))
 }
 
 /// Replace a channel.
 ///
-/// The whole channel: a field that is left out gets its default, `rules` and `publishRules` too. Within a second every
-/// open connection hears what the new rules allow, and is told with a `CHANNELS` frame if that changed.
+/// The whole channel: a field that is left out gets its default, `rules` and `publishRules` too.
+/// Within a second every open connection hears what the new rules allow, and is told with a
+/// `CHANNELS` frame if that changed.
 #[utoipa::path(
     tag = "Channels",
     params(
@@ -202,7 +225,10 @@ pub async fn replace_channel(
 ) -> Outcome<HttpResponse> {
     let WithBody { admission: Admin { principal, tenant }, body } = admitted;
     if body.name.as_ref().is_some_and(|written| *written != *name) {
-        return Err(Problem::invalid("/name", "a channel keeps its name: create another one instead"));
+        return Err(Problem::invalid(
+            "/name",
+            "a channel keeps its name: create another one instead",
+        ));
     }
     let instance = &tenant.instance.id;
     let old = find(&api, instance, &name).await?;
@@ -233,7 +259,8 @@ pub async fn delete_channel(
     let instance = &admin.tenant.instance.id;
     let old = find(&api, instance, &name).await?;
     let version = if_match.check(old.version)?;
-    let deleted = api.store.delete_channel(&admin.principal.user, instance, &old.name, version).await;
+    let deleted =
+        api.store.delete_channel(&admin.principal.user, instance, &old.name, version).await;
     settle(&api, deleted.map_err(|error| not_changed(error, missing))?).await;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -250,13 +277,17 @@ pub fn missing() -> Problem {
 
 fn not_inserted(error: InsertError) -> Problem {
     match error {
-        InsertError::Exists => Problem::new(Code::ChannelExists, "the instance has a channel of this name"),
+        InsertError::Exists => {
+            Problem::new(Code::ChannelExists, "the instance has a channel of this name")
+        }
         InsertError::Full => {
             let most = MAX_CHANNELS as u64;
             let detail = format!("an instance has at most {most} channels");
             Problem::new(Code::InvalidRequest, detail).with_limit(most, most + 1)
         }
-        InsertError::InstanceMissing => Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile"),
+        InsertError::InstanceMissing => {
+            Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile")
+        }
         InsertError::Store(error) => error.into(),
     }
 }
@@ -267,8 +298,13 @@ fn enabled() -> bool {
 
 impl ChannelRequest {
     fn into_channel(self, name: ChannelName, version: i64) -> Outcome<Channel> {
-        if let Some(limit) = self.payload_limit.filter(|limit| !(1..=MAX_PAYLOAD_LIMIT).contains(limit)) {
-            let problem = Problem::invalid("/payloadLimit", format!("it lies between 1 and {MAX_PAYLOAD_LIMIT} bytes"));
+        if let Some(limit) =
+            self.payload_limit.filter(|limit| !(1..=MAX_PAYLOAD_LIMIT).contains(limit))
+        {
+            let problem = Problem::invalid(
+                "/payloadLimit",
+                format!("it lies between 1 and {MAX_PAYLOAD_LIMIT} bytes"),
+            );
             return Err(problem.with_limit(MAX_PAYLOAD_LIMIT.into(), limit.into()));
         }
         Ok(Channel {

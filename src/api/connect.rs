@@ -36,23 +36,24 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectParameters {
-    /// Narrows what is heard: canonical or bare names, comma-separated, or a JSON array of strings if it begins with
-    /// `[`. Unknown and forbidden names are left out.
+    /// Narrows what is heard: canonical or bare names, comma-separated, or a JSON array of strings
+    /// if it begins with `[`. Unknown and forbidden names are left out.
     #[param(example = "ALL,group:eng")]
     #[serde(default)]
     channels: Option<String>,
-    /// The newest `cursor` that the client has seen: everything it has missed since then comes first, and `CONNECTED`
-    /// says whether that is whole (`recovered`), or why not (`reason`).
+    /// The newest `cursor` that the client has seen: everything it has missed since then comes
+    /// first, and `CONNECTED` says whether that is whole (`recovered`), or why not (`reason`).
     #[serde(default)]
     cursor: Option<String>,
 }
 
 /// Connect a WebSocket.
 ///
-/// The documented path of the socket is `/`; this one is the same. Give the token and the instance as headers, as query
-/// parameters, or the token as the subprotocols `herald.v1, bearer.<JWT>`. What is wrong with the request or its sender
-/// is told by the close code of a socket that is opened for that purpose, since browsers cannot read the status of a
-/// refused handshake. The frames are described in `/asyncapi.json`.
+/// The documented path of the socket is `/`; this one is the same. Give the token and the instance
+/// as headers, as query parameters, or the token as the subprotocols `herald.v1, bearer.<JWT>`.
+/// What is wrong with the request or its sender is told by the close code of a socket that is
+/// opened for that purpose, since browsers cannot read the status of a refused handshake. The
+/// frames are described in `/asyncapi.json`.
 #[utoipa::path(
     tag = "Receiving",
     params(ConnectParameters),
@@ -78,7 +79,10 @@ pub async fn connect_or_greet(request: HttpRequest, api: Data<Api>) -> Result<Ht
 }
 
 fn asks_for_websocket(request: &HttpRequest) -> bool {
-    request.headers().get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    request
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Floods are answered in HTTP; what is wrong with the request or its sender by a close code.
@@ -104,10 +108,13 @@ async fn open(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Erro
 
 /// The part of the relay on the thread that serves the request.
 fn worker(request: &HttpRequest) -> Outcome<&Worker> {
-    request.app_data::<Worker>().ok_or_else(|| Problem::new(Code::Internal, "this listener has no relay"))
+    request
+        .app_data::<Worker>()
+        .ok_or_else(|| Problem::new(Code::Internal, "this listener has no relay"))
 }
 
-/// What one address and the process may take, before anything else is looked at. Errors: 426, 429, 503.
+/// What one address and the process may take, before anything else is looked at. Errors: 426, 429,
+/// 503.
 pub(super) fn pass(request: &HttpRequest, api: &Api) -> Outcome<Pass> {
     let address = transport::client_address(request, &api.settings.trusted_proxies)?;
     let pass = api.gate.pass(address)?;
@@ -118,7 +125,11 @@ pub(super) fn pass(request: &HttpRequest, api: &Api) -> Outcome<Pass> {
 }
 
 /// Lets the sender of a request in: who it is, what it wants to hear, its seat.
-pub(super) async fn register(request: &HttpRequest, api: &Api, by: Transport) -> Outcome<Registration> {
+pub(super) async fn register(
+    request: &HttpRequest,
+    api: &Api,
+    by: Transport,
+) -> Outcome<Registration> {
     let subscriber = Subscriber::admit(request, api).await?;
     let parameters = StrictQuery::<ConnectParameters>::read(request)?.into_inner();
     let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
@@ -139,7 +150,8 @@ pub(super) async fn register(request: &HttpRequest, api: &Api, by: Transport) ->
 }
 
 fn origin(request: &HttpRequest, address: IpAddr) -> Origin {
-    let user_agent = request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let user_agent =
+        request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let user_agent: String = user_agent.unwrap_or_default().chars().take(MAX_USER_AGENT).collect();
     Origin { address, user_agent: user_agent.into(), connected_at: Utc::now() }
 }
@@ -153,9 +165,12 @@ impl ConnectError {
         match self {
             Self::NoSeat(NoSeat::Instance { limit } | NoSeat::User { limit }) => {
                 let limit = u64::from(*limit);
-                Problem::new(Code::TooManyConnections, self.to_string()).with_limit(limit, limit + 1)
+                Problem::new(Code::TooManyConnections, self.to_string())
+                    .with_limit(limit, limit + 1)
             }
-            Self::ProcessFull { .. } | Self::Draining => Problem::new(Code::Overloaded, self.to_string()),
+            Self::ProcessFull { .. } | Self::Draining => {
+                Problem::new(Code::Overloaded, self.to_string())
+            }
         }
     }
 }

@@ -102,7 +102,8 @@ pub struct ConnectionBody {
     expires_at: Option<DateTime<Utc>>,
     /// Bytes that wait for it.
     queued_bytes: usize,
-    /// How far it says that it has heard everything (`cursor` of its last `PING`); `null` before it did.
+    /// How far it says that it has heard everything (`cursor` of its last `PING`); `null` before it
+    /// did.
     acked_cursor: Option<String>,
     /// Places in the instance's order between that and the newest message that was queued for it.
     lag: Option<u64>,
@@ -143,8 +144,10 @@ pub async fn list_connections(
     let ConnectionParameters { user, group, channel, limit, after } = parameters.into_inner();
     let limit = PageParameters::new(limit, None).limit()?;
     let mut filter = filter(user, group)?;
-    let channel = channel.map(|name| ChannelName::new(name.strip_prefix("channel:").unwrap_or(&name)));
-    let channel = channel.transpose().map_err(|error| Problem::invalid("channel", error.to_string()))?;
+    let channel =
+        channel.map(|name| ChannelName::new(name.strip_prefix("channel:").unwrap_or(&name)));
+    let channel =
+        channel.transpose().map_err(|error| Problem::invalid("channel", error.to_string()))?;
     filter.audience = channel.map(Audience::Channel);
     let instance = &admin.tenant.instance.id;
     let listing = api.relay.list_connections(instance, &filter, after, limit as usize + 1).await?;
@@ -155,7 +158,8 @@ pub async fn list_connections(
 
 /// Close a connection.
 ///
-/// The client is told with close code 4409 and the reason. Its token is not revoked: it may come back.
+/// The client is told with close code 4409 and the reason. Its token is not revoked: it may come
+/// back.
 #[utoipa::path(
     tag = "Connections",
     params(("id" = String, Path, description = "The connection's id."), ReasonParameter),
@@ -177,7 +181,8 @@ pub async fn disconnect_connection(
 
 /// Close the connections of a user or a group.
 ///
-/// The clients are told with close code 4409 and the reason. Their tokens are not revoked: they may come back.
+/// The clients are told with close code 4409 and the reason. Their tokens are not revoked: they may
+/// come back.
 #[utoipa::path(
     tag = "Connections",
     params(DisconnectParameters),
@@ -191,16 +196,27 @@ pub async fn disconnect_connections(
 ) -> Outcome<Json<Disconnected>> {
     let DisconnectParameters { user, group, reason } = parameters.into_inner();
     if user.is_none() && group.is_none() {
-        return Err(Problem::invalid("user", "name a user or a group: nobody closes everything by mistake"));
+        return Err(Problem::invalid(
+            "user",
+            "name a user or a group: nobody closes everything by mistake",
+        ));
     }
     let disconnected = disconnect(&api, &admin, &filter(user, group)?, reason).await?;
     Ok(Json(Disconnected { disconnected }))
 }
 
-async fn disconnect(api: &Api, admin: &Admin, filter: &Filter, reason: Option<String>) -> Outcome<u64> {
+async fn disconnect(
+    api: &Api,
+    admin: &Admin,
+    filter: &Filter,
+    reason: Option<String>,
+) -> Outcome<u64> {
     let reason = reason.unwrap_or_else(|| "an administrator closed the connection".into());
     if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        let problem = Problem::invalid("reason", format!("at most {MAX_REASON} bytes without control characters"));
+        let problem = Problem::invalid(
+            "reason",
+            format!("at most {MAX_REASON} bytes without control characters"),
+        );
         return Err(problem.with_limit(MAX_REASON as u64, reason.len() as u64));
     }
     let instance = &admin.tenant.instance.id;
@@ -210,8 +226,14 @@ async fn disconnect(api: &Api, admin: &Admin, filter: &Filter, reason: Option<St
 }
 
 fn filter(user: Option<String>, group: Option<String>) -> Outcome<Filter> {
-    let user = user.map(UserId::new).transpose().map_err(|error| Problem::invalid("user", error.to_string()))?;
-    let group = group.map(GroupId::new).transpose().map_err(|error| Problem::invalid("group", error.to_string()))?;
+    let user = user
+        .map(UserId::new)
+        .transpose()
+        .map_err(|error| Problem::invalid("user", error.to_string()))?;
+    let group = group
+        .map(GroupId::new)
+        .transpose()
+        .map_err(|error| Problem::invalid("group", error.to_string()))?;
     Ok(Filter { user, group, ..Filter::default() })
 }
 

@@ -32,13 +32,15 @@ impl<'a> Credentials<'a> {
         Self::with_tokens(request, SmallVec::new())
     }
 
-    /// The same, and the subprotocols of a WebSocket handshake. Errors: also for `bearer.…` without `herald.v1`.
+    /// The same, and the subprotocols of a WebSocket handshake. Errors: also for `bearer.…` without
+    /// `herald.v1`.
     pub fn read_handshake(request: &'a HttpRequest) -> Outcome<Self> {
         let offered = subprotocols(request);
         let bearers = offered.iter().filter_map(|one| one.strip_prefix(BEARER_SUBPROTOCOL));
         let tokens: Values<'_> = bearers.map(|token| Cow::Owned(token.to_owned())).collect();
         if !tokens.is_empty() && !offered.iter().any(|one| one == SUBPROTOCOL) {
-            let detail = "offer the subprotocol herald.v1 beside bearer.…, so that the answer can select it";
+            let detail =
+                "offer the subprotocol herald.v1 beside bearer.…, so that the answer can select it";
             return Err(Problem::new(Code::ConflictingParameter, detail));
         }
         Self::with_tokens(request, tokens)
@@ -64,17 +66,26 @@ impl<'a> Credentials<'a> {
 }
 
 /// The one value of a parameter; empty ones count as not given.
-pub(super) fn only<'a>(name: &str, values: impl IntoIterator<Item = Cow<'a, str>>) -> Outcome<Option<Cow<'a, str>>> {
+pub(super) fn only<'a>(
+    name: &str,
+    values: impl IntoIterator<Item = Cow<'a, str>>,
+) -> Outcome<Option<Cow<'a, str>>> {
     let mut values = values.into_iter().filter(|value| !value.is_empty());
     let Some(first) = values.next() else { return Ok(None) };
     if values.any(|other| other != first) {
-        return Err(Problem::new(Code::ConflictingParameter, format!("{name} is given twice with different values")));
+        return Err(Problem::new(
+            Code::ConflictingParameter,
+            format!("{name} is given twice with different values"),
+        ));
     }
     Ok(Some(first))
 }
 
 /// The values of a header, without white space around them; what is not UTF-8 in them is replaced.
-pub(super) fn headers<'a>(request: &'a HttpRequest, name: HeaderName) -> impl Iterator<Item = Cow<'a, str>> {
+pub(super) fn headers<'a>(
+    request: &'a HttpRequest,
+    name: HeaderName,
+) -> impl Iterator<Item = Cow<'a, str>> {
     request.headers().get_all(name).map(|value| match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => Cow::Borrowed(text.trim()),
         Err(_) => Cow::Owned(String::from_utf8_lossy(value.as_bytes()).trim().to_owned()),
@@ -83,6 +94,7 @@ pub(super) fn headers<'a>(request: &'a HttpRequest, name: HeaderName) -> impl It
 
 /// The offered subprotocols (RFC 6455, section 4.1).
 fn subprotocols(request: &HttpRequest) -> Vec<String> {
-    let split = |value: Cow<'_, str>| value.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>();
+    let split =
+        |value: Cow<'_, str>| value.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>();
     headers(request, SEC_WEBSOCKET_PROTOCOL).flat_map(split).collect()
 }

@@ -1,4 +1,5 @@
-//! Work that evaluates rules many times over, as explaining does: off the workers' threads, and a few at a time.
+//! Work that evaluates rules many times over, as explaining does: off the workers' threads, and a
+//! few at a time.
 
 use super::error::{Code, Outcome, Problem};
 use actix_web::web;
@@ -16,9 +17,12 @@ impl Deliberation {
         Self(Arc::new(Semaphore::new(turns)))
     }
 
-    /// Does the work; its turn lasts as long as it does, even if nobody waits for the outcome any more.
-    /// Errors: 503 `OVERLOADED` when all turns are taken.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Outcome<T> {
+    /// Does the work; its turn lasts as long as it does, even if nobody waits for the outcome any
+    /// more. Errors: 503 `OVERLOADED` when all turns are taken.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Outcome<T> {
         let Ok(turn) = self.0.clone().try_acquire_owned() else {
             let busy = Problem::new(Code::Overloaded, "too much is being explained at this moment");
             return Err(busy.with_retry_after(Duration::from_secs(1)));

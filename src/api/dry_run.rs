@@ -23,8 +23,8 @@ const MAX_NAMED: usize = 3;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PublishParameters {
-    /// Do everything but the sending: checks, counts, and the rate limit; and tell which users the message is for. Needs a
-    /// component's token or `REALTIME_ADMIN`. The other parameters need it.
+    /// Do everything but the sending: checks, counts, and the rate limit; and tell which users the
+    /// message is for. Needs a component's token or `REALTIME_ADMIN`. The other parameters need it.
     #[serde(default)]
     dry_run: bool,
     /// Most users to answer with, 1 to 200; 50 where left out.
@@ -44,7 +44,8 @@ pub struct PublishParameters {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct BatchParameters {
-    /// Do everything but the sending: checks, counts, and the rate limit. Needs a component's token or `REALTIME_ADMIN`.
+    /// Do everything but the sending: checks, counts, and the rate limit. Needs a component's token
+    /// or `REALTIME_ADMIN`.
     #[serde(default)]
     dry_run: bool,
 }
@@ -98,7 +99,11 @@ impl PublishParameters {
     pub fn inquiry(self, principal: &Principal) -> Outcome<Option<Inquiry>> {
         let Self { dry_run, limit, after, explain } = self;
         if !dry_run {
-            let given = [("limit", limit.is_some()), ("after", after.is_some()), ("explain", explain.is_some())];
+            let given = [
+                ("limit", limit.is_some()),
+                ("after", after.is_some()),
+                ("explain", explain.is_some()),
+            ];
             return match given.iter().find(|(_, is_given)| *is_given) {
                 Some((name, _)) => Err(Problem::invalid(*name, "only together with dryRun=true")),
                 None => Ok(None),
@@ -126,20 +131,32 @@ impl BatchParameters {
 fn may_rehearse(principal: &Principal) -> Outcome<()> {
     match principal.may_see_others() {
         true => Ok(()),
-        false => Err(Problem::new(Code::RoleRequired, "dryRun needs a component token or REALTIME_ADMIN")),
+        false => Err(Problem::new(
+            Code::RoleRequired,
+            "dryRun needs a component token or REALTIME_ADMIN",
+        )),
     }
 }
 
 fn user(text: &str) -> Outcome<UserId> {
-    let id = text.strip_prefix("user:").ok_or_else(|| Problem::invalid("explain", "write user: and the user's id"))?;
+    let id = text
+        .strip_prefix("user:")
+        .ok_or_else(|| Problem::invalid("explain", "write user: and the user's id"))?;
     UserId::new(id).map_err(|error| Problem::invalid("explain", error.to_string()))
 }
 
-/// Asks whom `message` would be for. Errors: 503 `OVERLOADED` where a worker does not answer in time.
-pub async fn tell(api: &Api, instance: &InstanceId, message: &Message, inquiry: &Inquiry) -> Outcome<Told> {
+/// Asks whom `message` would be for. Errors: 503 `OVERLOADED` where a worker does not answer in
+/// time.
+pub async fn tell(
+    api: &Api,
+    instance: &InstanceId,
+    message: &Message,
+    inquiry: &Inquiry,
+) -> Outcome<Told> {
     let mut findings = api.relay.inquire(instance, message, inquiry).await?;
     let users = std::mem::take(&mut findings.users);
-    let show = |(user, connections): (UserId, u64)| MatchedUser { user_id: user.to_string(), connections };
+    let show =
+        |(user, connections): (UserId, u64)| MatchedUser { user_id: user.to_string(), connections };
     let users = Page::new(users, inquiry.most as u32 - 1, |(user, _)| user.to_string(), show);
     let Some(about) = inquiry.about.clone() else { return Ok(Told { users, explain: None }) };
     let terms = Terms(message.reach.clone());
@@ -153,13 +170,16 @@ struct Terms(Arc<Reach>);
 impl Terms {
     fn explain(&self, user: &UserId, findings: Findings) -> ConsideredUser {
         let Findings { considered, connections: count, receiving, .. } = findings;
-        let connections: Vec<_> = considered.iter().map(|considered| self.explain_one(considered)).collect();
+        let connections: Vec<_> =
+            considered.iter().map(|considered| self.explain_one(considered)).collect();
         let first = connections.iter().find(|connection| connection.receives == (receiving > 0));
         let reason = match (first, receiving) {
             _ if self.0.exclude.users.contains(user) => "excluded".into(),
             (None, 0) => "not connected".into(),
             (Some(only), _) if count == 1 => only.reason.clone(),
-            (Some(one), 0) if connections.iter().all(|other| other.reason == one.reason) => one.reason.clone(),
+            (Some(one), 0) if connections.iter().all(|other| other.reason == one.reason) => {
+                one.reason.clone()
+            }
             (_, 0) => format!("none of the user's {count} connections would get it"),
             _ => format!("{receiving} of the user's {count} connections would get it"),
         };
@@ -170,10 +190,16 @@ impl Terms {
         let Considered { who, fate } = considered;
         let reason = match fate {
             Fate::Ending => "is ending".into(),
-            Fate::NoRoom => "it is for the connection, which has no room and would be closed with 4420".into(),
+            Fate::NoRoom => {
+                "it is for the connection, which has no room and would be closed with 4420".into()
+            }
             Fate::Receives | Fate::NotMeant => self.why(who),
         };
-        ConsideredConnection { connection_id: who.id.clone(), receives: *fate == Fate::Receives, reason }
+        ConsideredConnection {
+            connection_id: who.id.clone(),
+            receives: *fate == Fate::Receives,
+            reason,
+        }
     }
 
     /// What decides, in the order in which a delivery looks at it.
@@ -184,8 +210,10 @@ impl Terms {
         if self.0.exclude.connections.contains(&who.id) {
             return "the connection is excluded".into();
         }
-        let Some(heard) = self.0.audiences.iter().find(|audience| who.audiences.contains(audience)) else {
-            let reasons: Vec<String> = self.0.audiences.iter().map(|audience| unheard(audience, who)).collect();
+        let Some(heard) = self.0.audiences.iter().find(|audience| who.audiences.contains(audience))
+        else {
+            let reasons: Vec<String> =
+                self.0.audiences.iter().map(|audience| unheard(audience, who)).collect();
             return reasons.join("; ");
         };
         let Some(filter) = &self.0.filter else { return format!("hears {heard}") };
@@ -226,8 +254,13 @@ fn denied(rules: &Rules, who: &Present) -> Option<String> {
         _ if decision.allowed => None,
         Some(rule) => Some(format!("rule {rule} denied: {}", reason(rule))),
         None => {
-            let allows = rules.as_slice().iter().enumerate().filter(|(_, rule)| rule.effect == Effect::Allow);
-            let named = allows.take(MAX_NAMED).map(|(rule, _)| format!("; rule {rule}: {}", reason(rule)));
+            let allows = rules
+                .as_slice()
+                .iter()
+                .enumerate()
+                .filter(|(_, rule)| rule.effect == Effect::Allow);
+            let named =
+                allows.take(MAX_NAMED).map(|(rule, _)| format!("; rule {rule}: {}", reason(rule)));
             Some(format!("no rule allowed{}", named.collect::<String>()))
         }
     }

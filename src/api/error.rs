@@ -7,7 +7,8 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use std::fmt;
 
-/// Makes the table of codes: variant, name on the wire, HTTP status, title, and what to do about it.
+/// Makes the table of codes: variant, name on the wire, HTTP status, title, and what to do about
+/// it.
 macro_rules! codes {
     ($($variant:ident $name:literal $status:literal $title:literal $help:literal;)*) => {
         /// A stable error code (contract, "Errors").
@@ -88,7 +89,8 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// An error as the client sees it. Its text never holds a token, a payload or the cause of a server's error.
+/// An error as the client sees it. Its text never holds a token, a payload or the cause of a
+/// server's error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Decides the status, the type and the title.
@@ -134,7 +136,8 @@ impl Problem {
 
     /// `EXPRESSION_INVALID` at one place of the body.
     pub fn expression(pointer: impl Into<String>, error: ExpressionError) -> Self {
-        let (pointer, detail) = (pointer.into(), format!("{} (at byte {})", error.reason, error.position));
+        let (pointer, detail) =
+            (pointer.into(), format!("{} (at byte {})", error.reason, error.position));
         let mut problem = Self::new(Code::ExpressionInvalid, format!("{pointer}: {detail}"));
         problem.errors.push(FieldError { pointer, detail });
         problem.expression = Some(Box::new(error));

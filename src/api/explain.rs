@@ -1,4 +1,5 @@
-//! Why someone hears a channel or not, and may publish to it or not: `POST /v1/channels/{name}/explain`.
+//! Why someone hears a channel or not, and may publish to it or not: `POST
+//! /v1/channels/{name}/explain`.
 
 use super::Api;
 use super::admission::{Admin, NO_PUBLISHER, WithBody};
@@ -31,14 +32,14 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
     config.service(explain_channel);
 }
 
-/// Whom to ask the rules about: a user as he would sign in (`userId`, and what is not as by default), or an open connection
-/// (`connectionId` alone).
+/// Whom to ask the rules about: a user as he would sign in (`userId`, and what is not as by
+/// default), or an open connection (`connectionId` alone).
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"userId": "alice", "groups": ["eng"], "claims": {"plan": "pro"}}))]
 pub struct ExplainRequest {
-    /// The user's id, 1 to 128 bytes. A user has no connection: a rule that names `connection` has no answer for one; ask
-    /// for a connection instead.
+    /// The user's id, 1 to 128 bytes. A user has no connection: a rule that names `connection` has
+    /// no answer for one; ask for a connection instead.
     #[serde(default)]
     user_id: Option<String>,
     /// The ids of the user's groups, at most 256. Left out: none.
@@ -48,8 +49,9 @@ pub struct ExplainRequest {
     /// The user's roles. Left out: `REALTIME_CONNECT`.
     #[serde(default)]
     roles: Option<Vec<String>>,
-    /// Every other claim of the token, at most 8 KiB of JSON; `component` among them makes it a component's. The claims of
-    /// the user, the groups and the roles are filled in where they are not among them, under their configured names.
+    /// Every other claim of the token, at most 8 KiB of JSON; `component` among them makes it a
+    /// component's. The claims of the user, the groups and the roles are filled in where they are
+    /// not among them, under their configured names.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     claims: Option<Map<String, Value>>,
@@ -74,8 +76,8 @@ pub struct ExplanationBody {
 pub struct VerdictBody {
     /// What is so.
     allowed: bool,
-    /// The rule that decided, by its place in the list, from 0: the first deny rule that applies, else the first allow rule
-    /// that does. `null`: none applies, or something else decided.
+    /// The rule that decided, by its place in the list, from 0: the first deny rule that applies,
+    /// else the first allow rule that does. `null`: none applies, or something else decided.
     rule: Option<usize>,
     /// Every rule, in the list's order.
     rules: Vec<RuleResultBody>,
@@ -93,7 +95,8 @@ pub struct RuleResultBody {
     index: usize,
     /// What it does where it applies.
     effect: EffectBody,
-    /// Whether it means them. `"error"`: its expression has no answer, which does not allow and does deny.
+    /// Whether it means them. `"error"`: its expression has no answer, which does not allow and
+    /// does deny.
     result: ResultBody,
     /// Why, with the values seen; at most 512 bytes.
     reason: String,
@@ -121,8 +124,9 @@ impl RequestBody for ExplainRequest {}
 
 /// Explain who hears a channel.
 ///
-/// For a user as he would sign in, or for an open connection: would he hear the channel, may he publish to it, which rule
-/// decided, and what each rule says and why. The same code decides who gets a message.
+/// For a user as he would sign in, or for an open connection: would he hear the channel, may he
+/// publish to it, which rule decided, and what each rule says and why. The same code decides who
+/// gets a message.
 #[utoipa::path(
     tag = "Channels",
     params(("name" = String, Path, description = "The channel's name.", example = "engineering")),
@@ -142,8 +146,9 @@ pub async fn explain_channel(
         Asked::User(user) => Whom::User(user),
         Asked::Connection(id) => {
             let present = api.relay.find_connection(&tenant.instance.id, &id).await?;
-            let present =
-                present.ok_or_else(|| Problem::new(Code::NotFound, "there is no such connection on this node"))?;
+            let present = present.ok_or_else(|| {
+                Problem::new(Code::NotFound, "there is no such connection on this node")
+            })?;
             tenant = present.judged_by.clone();
             Whom::Connection(present)
         }
@@ -162,19 +167,30 @@ impl ExplainRequest {
     fn asked(self, names: &ClaimNames, instance: &InstanceId) -> Outcome<Asked> {
         let Self { user_id, groups, roles, claims, connection_id } = self;
         match (connection_id, user_id) {
-            (Some(id), None) if groups.is_none() && roles.is_none() && claims.is_none() => Ok(Asked::Connection(id)),
-            (Some(_), _) => {
-                Err(Problem::invalid("/connectionId", "ask for a connection or describe a user: the token is known"))
+            (Some(id), None) if groups.is_none() && roles.is_none() && claims.is_none() => {
+                Ok(Asked::Connection(id))
             }
+            (Some(_), _) => Err(Problem::invalid(
+                "/connectionId",
+                "ask for a connection or describe a user: the token is known",
+            )),
             (None, None) => Err(Problem::invalid("/userId", "give a userId or a connectionId")),
             (None, Some(user)) => {
-                let user = UserId::new(user).map_err(|error| Problem::invalid("/userId", error.to_string()))?;
+                let user = UserId::new(user)
+                    .map_err(|error| Problem::invalid("/userId", error.to_string()))?;
                 let roles = roles.unwrap_or_else(|| vec![Role::CONNECT.into()]);
-                let roles = each("/roles", &roles, |role| Role::new(role).map_err(|error| error.to_string()))?;
+                let roles = each("/roles", &roles, |role| {
+                    Role::new(role).map_err(|error| error.to_string())
+                })?;
                 let groups = groups.unwrap_or_default();
-                let groups = each("/groups", &groups, |group| GroupId::new(group).map_err(|error| error.to_string()))?;
+                let groups = each("/groups", &groups, |group| {
+                    GroupId::new(group).map_err(|error| error.to_string())
+                })?;
                 if groups.len() > MAX_GROUPS {
-                    let problem = Problem::invalid("/groups", format!("a token names at most {MAX_GROUPS} groups"));
+                    let problem = Problem::invalid(
+                        "/groups",
+                        format!("a token names at most {MAX_GROUPS} groups"),
+                    );
                     return Err(problem.with_limit(MAX_GROUPS as u64, groups.len() as u64));
                 }
                 let (component, claims) = read(claims.unwrap_or_default(), names)?;
@@ -199,26 +215,40 @@ impl ExplainRequest {
     }
 }
 
-/// Texts as values, without doubles, as they are taken from a token. Errors: 422 at the first that is none.
-fn each<T: Eq + Hash>(pointer: &str, texts: &[String], parse: impl Fn(&str) -> Result<T, String>) -> Outcome<Vec<T>> {
+/// Texts as values, without doubles, as they are taken from a token. Errors: 422 at the first that
+/// is none.
+fn each<T: Eq + Hash>(
+    pointer: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Outcome<Vec<T>> {
     let at = |index| move |error| Problem::invalid(format!("{pointer}/{index}"), error);
     let values = texts.iter().enumerate().map(|(index, text)| parse(text).map_err(at(index)));
     Ok(values.collect::<Outcome<IndexSet<T>>>()?.into_iter().collect())
 }
 
 /// The component's name among the claims, and the claims, if a token could carry them.
-fn read(claims: Map<String, Value>, names: &ClaimNames) -> Outcome<(Option<String>, Map<String, Value>)> {
+fn read(
+    claims: Map<String, Value>,
+    names: &ClaimNames,
+) -> Outcome<(Option<String>, Map<String, Value>)> {
     let bytes = serde_json::to_string(&claims).map_or(usize::MAX, |text| text.len());
     if bytes > MAX_TOKEN_BYTES {
-        let problem = Problem::invalid("/claims", format!("a token carries at most {MAX_TOKEN_BYTES} bytes"));
+        let problem =
+            Problem::invalid("/claims", format!("a token carries at most {MAX_TOKEN_BYTES} bytes"));
         return Err(problem.with_limit(MAX_TOKEN_BYTES as u64, bytes as u64));
     }
     let component = match claims.get(&names.component) {
         None => None,
-        Some(Value::String(component)) => Some(component.clone()).filter(|component| !component.is_empty()),
+        Some(Value::String(component)) => {
+            Some(component.clone()).filter(|component| !component.is_empty())
+        }
         Some(_) => {
             let name = names.component.replace('~', "~0").replace('/', "~1");
-            return Err(Problem::invalid(format!("/claims/{name}"), "the component claim is a text"));
+            return Err(Problem::invalid(
+                format!("/claims/{name}"),
+                "the component claim is a text",
+            ));
         }
     };
     Ok((component, claims))
@@ -234,7 +264,8 @@ fn signed_in(names: &ClaimNames, mut claims: Map<String, Value>, bearer: Princip
         claims.entry(name).or_insert(value);
     }
     let token_id = claims.get("jti").and_then(Value::as_str).map(str::to_owned);
-    let issued_at = claims.get("iat").and_then(Value::as_i64).or_else(|| Some(Utc::now().timestamp()));
+    let issued_at =
+        claims.get("iat").and_then(Value::as_i64).or_else(|| Some(Utc::now().timestamp()));
     Principal { claims, token_id, issued_at, ..bearer }
 }
 
@@ -267,7 +298,9 @@ impl Whom {
         }
         let audience = Audience::Channel(channel.name.clone());
         match self {
-            Self::Connection(present) if verdict.allowed && !present.audiences.contains(&audience) => {
+            Self::Connection(present)
+                if verdict.allowed && !present.audiences.contains(&audience) =>
+            {
                 verdict.refused("the connection left the channel out with channels=")
             }
             _ => verdict,
@@ -280,7 +313,9 @@ impl Whom {
         let verdict = VerdictBody::new(&channel.publish_rules, &Facts::new(principal, None));
         match self.shut_out(tenant, channel) {
             Some(reason) => verdict.refused(reason),
-            None if !principal.may_publish(&tenant.instance.publish_roles) => verdict.refused(NO_PUBLISHER),
+            None if !principal.may_publish(&tenant.instance.publish_roles) => {
+                verdict.refused(NO_PUBLISHER)
+            }
             None => verdict,
         }
     }
@@ -301,7 +336,11 @@ impl Whom {
 impl VerdictBody {
     fn new(rules: &Rules, facts: &Facts<'_>) -> Self {
         let (decision, results) = rules.explain(facts);
-        let rules = results.into_iter().enumerate().map(|(index, result)| RuleResultBody::new(index, result)).collect();
+        let rules = results
+            .into_iter()
+            .enumerate()
+            .map(|(index, result)| RuleResultBody::new(index, result))
+            .collect();
         Self { allowed: decision.allowed, rule: decision.rule, rules, reason: None }
     }
 

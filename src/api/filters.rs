@@ -18,11 +18,14 @@ impl Default for Filters {
 }
 
 impl Filters {
-    /// The expression of a message's `filter`. Errors: 403 `ROLE_REQUIRED` for whom others' claims are none of their
-    /// business, 422 `EXPRESSION_INVALID`.
+    /// The expression of a message's `filter`. Errors: 403 `ROLE_REQUIRED` for whom others' claims
+    /// are none of their business, 422 `EXPRESSION_INVALID`.
     pub fn get(&self, text: &str, principal: &Principal) -> Outcome<Expression> {
         if !principal.may_see_others() {
-            return Err(Problem::new(Code::RoleRequired, "filter needs a component token or REALTIME_ADMIN"));
+            return Err(Problem::new(
+                Code::RoleRequired,
+                "filter needs a component token or REALTIME_ADMIN",
+            ));
         }
         self.0.parse(text, Scope::Filter).map_err(|error| Problem::expression("/filter", error))
     }

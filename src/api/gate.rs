@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts sockets by address, refused ones too. An IPv6 address counts as its /64, which one household has.
+/// Counts sockets by address, refused ones too. An IPv6 address counts as its /64, which one
+/// household has.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Inner>);
 
@@ -41,16 +42,22 @@ impl Gate {
         let address = counted_as(address);
         if let Err(until) = self.0.connects.check_key(&address) {
             let rate = u64::from(self.0.rate.get());
-            return Err(Problem::new(Code::RateLimited, format!("an address may connect {rate} times a second"))
-                .with_limit(rate, rate + 1)
-                .with_retry_after(until.wait_time_from(DefaultClock::default().now())));
+            return Err(Problem::new(
+                Code::RateLimited,
+                format!("an address may connect {rate} times a second"),
+            )
+            .with_limit(rate, rate + 1)
+            .with_retry_after(until.wait_time_from(DefaultClock::default().now())));
         }
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_default();
         if *count >= self.0.most {
             let most = u64::from(self.0.most);
-            return Err(Problem::new(Code::TooManyConnections, format!("an address may have {most} connections"))
-                .with_limit(most, most + 1));
+            return Err(Problem::new(
+                Code::TooManyConnections,
+                format!("an address may have {most} connections"),
+            )
+            .with_limit(most, most + 1));
         }
         *count += 1;
         Ok(Pass { gate: self.clone(), address })

@@ -20,7 +20,8 @@ pub struct Readiness {
     ready: bool,
     /// False once the node is going away.
     accepting: bool,
-    /// Whether Postgres answered when last asked. Connecting and publishing go on without it, hence it does not decide.
+    /// Whether Postgres answered when last asked. Connecting and publishing go on without it, hence
+    /// it does not decide.
     postgres: bool,
     /// Seconds since the configuration was last confirmed.
     catalog_age_seconds: u64,

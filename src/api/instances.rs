@@ -4,7 +4,9 @@ use super::Api;
 use super::admission::{Operator, WithBody};
 use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
-use super::resource::{IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned};
+use super::resource::{
+    IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned,
+};
 use super::responses::{Operating, OperatingOnVersions};
 use crate::domain::instance::{Instance, InstanceId, LimitName, Limits};
 use crate::domain::principal::Role;
@@ -36,8 +38,8 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"id": "shop", "name": "Shop", "origins": ["https://shop.example"], "limits": {"connections": 500}}))]
 pub struct InstanceRequest {
-    /// 1 to 64 of the characters `A-Z a-z 0-9 _ -`. Required when creating; when replacing it may be left out, and never
-    /// changes.
+    /// 1 to 64 of the characters `A-Z a-z 0-9 _ -`. Required when creating; when replacing it may
+    /// be left out, and never changes.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "shop")]
     #[serde(default)]
     id: Option<String>,
@@ -49,12 +51,13 @@ pub struct InstanceRequest {
     #[serde(default = "enabled")]
     #[schema(default = true)]
     enabled: bool,
-    /// Roles that let a token without a `component` claim publish, at most 100. Empty: component tokens only.
+    /// Roles that let a token without a `component` claim publish, at most 100. Empty: component
+    /// tokens only.
     #[serde(default)]
     #[schema(max_items = 100)]
     publish_roles: Vec<String>,
-    /// The exact origins that browsers may come from, such as `https://shop.example`, at most 100. Empty: any but
-    /// `null`, which must be listed.
+    /// The exact origins that browsers may come from, such as `https://shop.example`, at most 100.
+    /// Empty: any but `null`, which must be listed.
     #[serde(default)]
     #[schema(max_items = 100)]
     origins: Vec<String>,
@@ -137,7 +140,10 @@ impl RequestBody for InstanceRequest {}
     )
 )]
 #[post("/v1/instances")]
-pub async fn create_instance(admitted: WithBody<Operator, InstanceRequest>, api: Data<Api>) -> Outcome<HttpResponse> {
+pub async fn create_instance(
+    admitted: WithBody<Operator, InstanceRequest>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
     let WithBody { admission: Operator { principal }, body } = admitted;
     if body.version.is_some() {
         return Err(Problem::invalid("/version", "the server counts the versions; leave it out"));
@@ -147,7 +153,11 @@ pub async fn create_instance(admitted: WithBody<Operator, InstanceRequest>, api:
     let instance = body.into_instance(id, 1)?;
     let inserted = api.store.insert_instance(&principal.user, &instance).await;
     let instance = settle(&api, inserted.map_err(not_inserted)?).await;
-    Ok(created(&format!("/v1/instances/{}", instance.id), instance.version, InstanceBody::from(instance)))
+    Ok(created(
+        &format!("/v1/instances/{}", instance.id),
+        instance.version,
+        InstanceBody::from(instance),
+    ))
 }
 
 /// List the instances.
@@ -184,15 +194,19 @@ pub async fn list_instances(
     )
 )]
 #[get("/v1/instances/{id}")]
-pub async fn get_instance(_operator: Operator, id: Path<String>, api: Data<Api>) -> Outcome<HttpResponse> {
+pub async fn get_instance(
+    _operator: Operator,
+    id: Path<String>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
     let instance = find(&api, &id).await?;
     Ok(versioned(instance.version, InstanceBody::from(instance)))
 }
 
 /// Replace an instance.
 ///
-/// The whole instance: a field or a limit that is left out gets its default. Disabling it closes its connections
-/// within a second.
+/// The whole instance: a field or a limit that is left out gets its default. Disabling it closes
+/// its connections within a second.
 #[utoipa::path(
     tag = "Instances",
     security(("token" = [])),
@@ -216,7 +230,10 @@ pub async fn replace_instance(
 ) -> Outcome<HttpResponse> {
     let WithBody { admission: Operator { principal }, body } = admitted;
     if body.id.as_ref().is_some_and(|written| *written != *id) {
-        return Err(Problem::invalid("/id", "an instance keeps its id: create another one instead"));
+        return Err(Problem::invalid(
+            "/id",
+            "an instance keeps its id: create another one instead",
+        ));
     }
     let old = find(&api, &id).await?;
     let instance = body.into_instance(old.id, if_match.check(old.version)?)?;
@@ -227,7 +244,8 @@ pub async fn replace_instance(
 
 /// Delete an instance.
 ///
-/// With its channels and quota requests; its connections are closed within a second. What the audit says of it stays.
+/// With its channels and quota requests; its connections are closed within a second. What the audit
+/// says of it stays.
 #[utoipa::path(
     tag = "Instances",
     security(("token" = [])),
@@ -262,7 +280,9 @@ fn missing() -> Problem {
 
 fn not_inserted(error: InsertError) -> Problem {
     match error {
-        InsertError::Exists => Problem::new(Code::InstanceExists, "there is an instance of this id"),
+        InsertError::Exists => {
+            Problem::new(Code::InstanceExists, "there is an instance of this id")
+        }
         InsertError::Store(error) => error.into(),
         InsertError::Full | InsertError::InstanceMissing => missing(),
     }
@@ -274,14 +294,18 @@ fn enabled() -> bool {
 
 impl InstanceRequest {
     fn into_instance(self, id: InstanceId, version: i64) -> Outcome<Instance> {
-        for (pointer, length) in [("/publishRoles", self.publish_roles.len()), ("/origins", self.origins.len())] {
+        for (pointer, length) in
+            [("/publishRoles", self.publish_roles.len()), ("/origins", self.origins.len())]
+        {
             if length > MAX_LISTED {
                 let problem = Problem::invalid(pointer, format!("at most {MAX_LISTED} entries"));
                 return Err(problem.with_limit(MAX_LISTED as u64, length as u64));
             }
         }
         let roles = self.publish_roles.iter().enumerate().map(|(index, role)| {
-            Role::new(role).map_err(|error| Problem::invalid(format!("/publishRoles/{index}"), error.to_string()))
+            Role::new(role).map_err(|error| {
+                Problem::invalid(format!("/publishRoles/{index}"), error.to_string())
+            })
         });
         Ok(Instance {
             id,
@@ -295,10 +319,11 @@ impl InstanceRequest {
     }
 }
 
-/// An origin as browsers write it (RFC 6454, section 6.2), so that a typing error never becomes an origin that no
-/// browser sends.
+/// An origin as browsers write it (RFC 6454, section 6.2), so that a typing error never becomes an
+/// origin that no browser sends.
 fn origin((index, origin): (usize, String)) -> Outcome<String> {
-    let is_exact = |url: Url| url.origin().is_tuple() && url.origin().ascii_serialization() == origin;
+    let is_exact =
+        |url: Url| url.origin().is_tuple() && url.origin().ascii_serialization() == origin;
     if origin == "null" || Url::parse(&origin).is_ok_and(is_exact) {
         return Ok(origin);
     }
@@ -312,7 +337,8 @@ impl LimitsBody {
         for name in LimitName::all() {
             let set = limits.set(name, self.get(name));
             set.map_err(|error| {
-                let problem = Problem::invalid(format!("/limits/{}", name.as_str()), error.to_string());
+                let problem =
+                    Problem::invalid(format!("/limits/{}", name.as_str()), error.to_string());
                 problem.with_limit(name.most().into(), self.get(name).into())
             })?;
         }

@@ -12,7 +12,9 @@ use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
 use crate::domain::expression::Facts;
-use crate::domain::message::{Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach};
+use crate::domain::message::{
+    Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach,
+};
 use crate::domain::principal::{Principal, UserId};
 use crate::relay::Overloaded;
 use crate::relay::rehearsal::Inquiry;
@@ -39,31 +41,34 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"channel": "ALL", "message": {"hello": "world!"}}))]
 pub struct PublishRequest {
-    /// Whom it is for: `ALL`; `channel:NAME`, `group:ID` or `user:ID`; or a bare word: the configured channel of that
-    /// name if there is one, otherwise the group and the user of that id. Prefer the prefixes.
+    /// Whom it is for: `ALL`; `channel:NAME`, `group:ID` or `user:ID`; or a bare word: the
+    /// configured channel of that name if there is one, otherwise the group and the user of that
+    /// id. Prefer the prefixes.
     #[schema(example = "ALL", min_length = 1, max_length = 136)]
     channel: String,
-    /// Any JSON, `null` included. Delivered byte for byte as written, less white space outside strings. At most 1,024
-    /// bytes (4,096 for component tokens) unless the instance's or the channel's limits say otherwise; nested at most
-    /// 64 deep.
+    /// Any JSON, `null` included. Delivered byte for byte as written, less white space outside
+    /// strings. At most 1,024 bytes (4,096 for component tokens) unless the instance's or the
+    /// channel's limits say otherwise; nested at most 64 deep.
     #[schema(value_type = serde_json::Value)]
     message: Box<RawValue>,
-    /// An id of your own, unique in the instance, 1 to 128 of the characters `A-Z a-z 0-9 . _ : -`. The same request with
-    /// the same id sends nothing again and is answered as the first one was, with `duplicate: true`, as long as messages
-    /// are kept: so a retry is safe. The header `Idempotency-Key` is the same.
+    /// An id of your own, unique in the instance, 1 to 128 of the characters `A-Z a-z 0-9 . _ : -`.
+    /// The same request with the same id sends nothing again and is answered as the first one was,
+    /// with `duplicate: true`, as long as messages are kept: so a retry is safe. The header
+    /// `Idempotency-Key` is the same.
     #[serde(default)]
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "order-7310")]
     pub(super) id: Option<String>,
     /// Who does not get it although it is for them.
     #[serde(default)]
     exclude: Option<ExcludeRequest>,
-    /// Only to those of whom this expression is true: CEL over what their tokens say, at most 512 bytes; see
-    /// `docs/expressions.md`. Needs a component's token or `REALTIME_ADMIN`.
+    /// Only to those of whom this expression is true: CEL over what their tokens say, at most 512
+    /// bytes; see `docs/expressions.md`. Needs a component's token or `REALTIME_ADMIN`.
     #[serde(default)]
     #[schema(max_length = 512, example = "claims.plan == 'pro'")]
     filter: Option<String>,
-    /// Seconds that it is worth sending to clients that resume. 0: only to those connected now. Left out, and at most:
-    /// as long as messages are kept, 120 unless the server's settings say otherwise.
+    /// Seconds that it is worth sending to clients that resume. 0: only to those connected now.
+    /// Left out, and at most: as long as messages are kept, 120 unless the server's settings say
+    /// otherwise.
     #[serde(default)]
     #[schema(minimum = 0, example = 60)]
     ttl: Option<u64>,
@@ -87,8 +92,8 @@ impl RequestBody for PublishRequest {}
 
 /// Publish a message.
 ///
-/// Everyone who is connected and whom the message is for gets it. The answer tells how many connections that are. With
-/// `dryRun` nobody gets it, and the answer tells who would.
+/// Everyone who is connected and whom the message is for gets it. The answer tells how many
+/// connections that are. With `dryRun` nobody gets it, and the answer tells who would.
 #[utoipa::path(
     tag = "Messages",
     params(PublishParameters),
@@ -116,7 +121,10 @@ pub async fn publish_message(
         Ok(draft) => publish(&api, &admission, draft, mode).await,
         Err(problem) => Err(problem),
     };
-    Ok(rates::with_headers(receipt.map_or_else(Problem::into_response, Receipt::into_response), &remaining))
+    Ok(rates::with_headers(
+        receipt.map_or_else(Problem::into_response, Receipt::into_response),
+        &remaining,
+    ))
 }
 
 /// What is done with a message.
@@ -129,7 +137,12 @@ pub enum Mode<'a> {
 }
 
 /// Publishes one message by itself. Errors: those of [`address`], of its id, and 503 `OVERLOADED`.
-pub async fn publish(api: &Data<Api>, admission: &Publisher, draft: Draft, mode: Mode<'_>) -> Outcome<Receipt> {
+pub async fn publish(
+    api: &Data<Api>,
+    admission: &Publisher,
+    draft: Draft,
+    mode: Mode<'_>,
+) -> Outcome<Receipt> {
     let Some(id) = draft.id.clone().filter(|_| matches!(mode, Mode::Send)) else {
         return send(api, admission, draft, mode).await;
     };
@@ -138,9 +151,19 @@ pub async fn publish(api: &Data<Api>, admission: &Publisher, draft: Draft, mode:
 }
 
 /// Sends a message unless its id says that it was sent before.
-async fn send_once(api: &Data<Api>, admission: &Publisher, draft: Draft, id: MessageId) -> Outcome<Receipt> {
+async fn send_once(
+    api: &Data<Api>,
+    admission: &Publisher,
+    draft: Draft,
+    id: MessageId,
+) -> Outcome<Receipt> {
     let same = repeats::fingerprint(&admission.principal.user, &draft);
-    match api.relay.claim(&admission.tenant.instance.id, id.as_str(), same).await.map_err(repeats::refusal)? {
+    match api
+        .relay
+        .claim(&admission.tenant.instance.id, id.as_str(), same)
+        .await
+        .map_err(repeats::refusal)?
+    {
         Claim::Repeat(remembered) => Ok(Receipt::repeated(id.as_str(), &remembered)),
         Claim::First(ticket) => {
             let sending = rt::spawn(send_and_keep(api.clone(), admission.clone(), draft, ticket));
@@ -152,9 +175,15 @@ async fn send_once(api: &Data<Api>, admission: &Publisher, draft: Draft, id: Mes
     }
 }
 
-/// A task of its own, because a handler ends when its publisher hangs up: what was sent must be remembered all the same,
-/// or a retry would send it again. Takes as long as the counting, one second at most.
-async fn send_and_keep(api: Data<Api>, admission: Publisher, draft: Draft, ticket: Ticket) -> Outcome<Receipt> {
+/// A task of its own, because a handler ends when its publisher hangs up: what was sent must be
+/// remembered all the same, or a retry would send it again. Takes as long as the counting, one
+/// second at most.
+async fn send_and_keep(
+    api: Data<Api>,
+    admission: Publisher,
+    draft: Draft,
+    ticket: Ticket,
+) -> Outcome<Receipt> {
     let receipt = send(&api, &admission, draft, Mode::Send).await?;
     ticket.keep(receipt.remembered());
     Ok(receipt)
@@ -171,14 +200,21 @@ async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) ->
     let published = published.map_err(overloaded)?;
     api.metrics.published(started.elapsed());
     let told = match mode {
-        Mode::DryRun(Some(inquiry)) => Some(Box::pin(dry_run::tell(api, instance, &message, inquiry)).await?),
+        Mode::DryRun(Some(inquiry)) => {
+            Some(Box::pin(dry_run::tell(api, instance, &message, inquiry)).await?)
+        }
         _ => None,
     };
     Ok(Receipt::new(&message, published).telling(told))
 }
 
-/// Sends messages that need nothing else, in their order; see `Relay::publish_run`. Each took as long as all of them.
-pub async fn send_run(api: &Api, admission: &Publisher, messages: &[Message]) -> Vec<Outcome<Receipt>> {
+/// Sends messages that need nothing else, in their order; see `Relay::publish_run`. Each took as
+/// long as all of them.
+pub async fn send_run(
+    api: &Api,
+    admission: &Publisher,
+    messages: &[Message],
+) -> Vec<Outcome<Receipt>> {
     let started = Instant::now();
     let published = api.relay.publish_run(&admission.tenant.instance.id, messages).await;
     let took = started.elapsed();
@@ -191,40 +227,57 @@ pub async fn send_run(api: &Api, admission: &Publisher, messages: &[Message]) ->
 }
 
 fn overloaded(error: Overloaded) -> Problem {
-    Problem::new(Code::Overloaded, format!("{error}; nothing was sent")).with_retry_after(Duration::ZERO)
+    Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
+        .with_retry_after(Duration::ZERO)
 }
 
 impl PublishRequest {
-    /// What it asks for, where it is well formed. Errors: 403 `ROLE_REQUIRED` for a filter, 422 `INVALID_REQUEST` and
-    /// `EXPRESSION_INVALID` with a pointer.
+    /// What it asks for, where it is well formed. Errors: 403 `ROLE_REQUIRED` for a filter, 422
+    /// `INVALID_REQUEST` and `EXPRESSION_INVALID` with a pointer.
     pub fn into_draft(self, api: &Api, principal: &Principal) -> Outcome<Draft> {
-        let address = Address::parse(&self.channel).map_err(|error| Problem::invalid("/channel", error.to_string()))?;
+        let address = Address::parse(&self.channel)
+            .map_err(|error| Problem::invalid("/channel", error.to_string()))?;
         let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
         for (list, length) in [("users", users.len()), ("connections", connections.len())] {
             if length > MAX_EXCLUDED {
-                let problem = Problem::invalid(format!("/exclude/{list}"), format!("at most {MAX_EXCLUDED} entries"));
+                let problem = Problem::invalid(
+                    format!("/exclude/{list}"),
+                    format!("at most {MAX_EXCLUDED} entries"),
+                );
                 return Err(problem.with_limit(MAX_EXCLUDED as u64, length as u64));
             }
         }
         let users = users.iter().enumerate().map(|(index, user)| {
-            UserId::new(user).map_err(|error| Problem::invalid(format!("/exclude/users/{index}"), error.to_string()))
+            UserId::new(user).map_err(|error| {
+                Problem::invalid(format!("/exclude/users/{index}"), error.to_string())
+            })
         });
         let exclude = Exclusion { users: users.collect::<Outcome<_>>()?, connections };
         let window = api.settings.window.as_secs();
         if let Some(ttl) = self.ttl.filter(|ttl| *ttl > window) {
-            let problem = Problem::invalid("/ttl", format!("messages are kept for {window} seconds at most"));
+            let problem =
+                Problem::invalid("/ttl", format!("messages are kept for {window} seconds at most"));
             return Err(problem.with_limit(window, ttl));
         }
         let ttl = self.ttl.map(Duration::from_secs);
         let id = self.id.map(MessageId::new).transpose();
         let id = id.map_err(|error| Problem::invalid("/id", error.to_string()))?;
         let filter = self.filter.map(|filter| api.filters.get(&filter, principal)).transpose()?;
-        Ok(Draft { id, written: self.channel.into(), address, json: self.message.into(), exclude, filter, ttl })
+        Ok(Draft {
+            id,
+            written: self.channel.into(),
+            address,
+            json: self.message.into(),
+            exclude,
+            filter,
+            ttl,
+        })
     }
 }
 
-/// Resolves whom a draft is for and holds it to their limits. Errors: 404 `CHANNEL_NOT_FOUND`, 409 `CHANNEL_DISABLED`, 403
-/// `PUBLISH_DENIED`, 413 `PAYLOAD_TOO_LARGE`, and 422 for a message that is nested too deep.
+/// Resolves whom a draft is for and holds it to their limits. Errors: 404 `CHANNEL_NOT_FOUND`, 409
+/// `CHANNEL_DISABLED`, 403 `PUBLISH_DENIED`, 413 `PAYLOAD_TOO_LARGE`, and 422 for a message that is
+/// nested too deep.
 pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
     let Publisher { principal, author, tenant } = admission;
     let (audiences, channel) = tenant.resolve(&draft.address).map_err(|error| {
@@ -239,7 +292,8 @@ pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
         let detail = format!("the publishRules of the channel {} do not allow it", channel.name);
         return Err(Problem::new(Code::PublishDenied, detail));
     }
-    let payload = Payload::from_box(draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
+    let payload =
+        Payload::from_box(draft.json, quota(tenant, principal, channel)).map_err(too_much)?;
     let reach = Reach { audiences, exclude: draft.exclude, filter: draft.filter };
     Ok(Message {
         id: draft.id.map_or_else(fresh_id, MessageId::into_text),
@@ -263,14 +317,19 @@ fn fresh_id() -> Arc<str> {
 /// Bytes that a message may have: by the kind of token, and lowered by the channel.
 fn quota(tenant: &Tenant, principal: &Principal, channel: Option<&Channel>) -> usize {
     let limits = &tenant.instance.limits;
-    let own = if principal.component.is_some() { limits.component_payload_bytes } else { limits.payload_bytes };
+    let own = if principal.component.is_some() {
+        limits.component_payload_bytes
+    } else {
+        limits.payload_bytes
+    };
     channel.and_then(|channel| channel.payload_limit).map_or(own, |limit| limit.min(own)) as usize
 }
 
 fn too_much(error: PayloadError) -> Problem {
     match error {
         PayloadError::TooLarge { limit, actual } => {
-            Problem::new(Code::PayloadTooLarge, error.to_string()).with_limit(limit as u64, actual as u64)
+            Problem::new(Code::PayloadTooLarge, error.to_string())
+                .with_limit(limit as u64, actual as u64)
         }
         PayloadError::TooDeep { .. } => Problem {
             errors: vec![FieldError { pointer: "/message".into(), detail: error.to_string() }],

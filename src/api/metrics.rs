@@ -2,6 +2,7 @@
 
 use super::Api;
 use super::error::Code;
+use crate::relay::Relay;
 use crate::relay::realm::Realm;
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
@@ -20,13 +21,15 @@ use std::time::Duration;
 /// Instances that have labels of their own; the others are added up under `other`.
 const INSTANCES_WITH_A_LABEL: usize = 100;
 /// Upper bounds of the histogram of publishing, in seconds.
-const PUBLISH_SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
+const PUBLISH_SECONDS: [f64; 12] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
 
 type Label = [(&'static str, String); 1];
 /// A route pattern and a class of status.
 type Answered = [(&'static str, Cow<'static, str>); 2];
 
-/// The routes that publish: there is a request for every message, and so what is done for each is kept small.
+/// The routes that publish: there is a request for every message, and so what is done for each is
+/// kept small.
 pub const SENDING: [&str; 2] = ["/v1/messages", "/v1/messages/batch"];
 
 /// Counters that nobody else keeps; cheap to clone.
@@ -38,7 +41,8 @@ pub struct Metrics {
     publish_seconds: Histogram,
     /// Requests by route pattern and class of status.
     requests: Family<Answered, Counter>,
-    /// Of these, the good answers of `SENDING`: looking a series up by its labels takes longer than counting.
+    /// Of these, the good answers of `SENDING`: looking a series up by its labels takes longer than
+    /// counting.
     sent: [Counter; SENDING.len()],
 }
 
@@ -64,7 +68,10 @@ impl Metrics {
 
     /// A request was answered. `route` is the pattern, never the URI.
     pub fn answered(&self, route: &str, status: StatusCode) {
-        let counter = SENDING.iter().zip(&self.sent).find(|(sending, _)| status.is_success() && **sending == route);
+        let counter = SENDING
+            .iter()
+            .zip(&self.sent)
+            .find(|(sending, _)| status.is_success() && **sending == route);
         if let Some((_, counter)) = counter {
             counter.inc();
             return;
@@ -88,9 +95,9 @@ fn answered(route: &str, class: &'static str) -> Answered {
 pub async fn show_metrics(api: Data<Api>) -> impl Responder {
     let mut text = String::new();
     match encode(&mut text, &registry(&api)) {
-        Ok(()) => {
-            HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
-        }
+        Ok(()) => HttpResponse::Ok()
+            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+            .body(text),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");
             HttpResponse::InternalServerError().finish()
@@ -98,50 +105,95 @@ pub async fn show_metrics(api: Data<Api>) -> impl Responder {
     }
 }
 
-/// Everything as it is now. Built for each scrape from what the parts of the service count themselves.
+/// Everything as it is now. Built for each scrape from what the parts of the service count
+/// themselves.
 fn registry(api: &Api) -> Registry {
     let mut registry = Registry::with_prefix("herald");
     let metrics = &api.metrics;
-    registry.register("refusals", "Refused requests and sockets by error code", metrics.refusals.clone());
-    registry.register("requests", "Answered requests by route pattern and status class", metrics.requests.clone());
+    registry.register(
+        "refusals",
+        "Refused requests and sockets by error code",
+        metrics.refusals.clone(),
+    );
+    registry.register(
+        "requests",
+        "Answered requests by route pattern and status class",
+        metrics.requests.clone(),
+    );
     let help = "Time from a checked message to its counts";
     registry.register_with_unit("publish", help, Unit::Seconds, metrics.publish_seconds.clone());
-    registry.register("ack_lag", "Places between an acknowledgement and the newest message queued", api.relay.lag());
-    let gauge = |value: f64| {
-        let gauge = Gauge::<f64, AtomicU64>::default();
-        gauge.set(value);
-        gauge
-    };
-    registry.register("open_connections", "Open connections of this process", gauge(api.relay.open() as f64));
-    registry.register("outbox_bytes", "Bytes that wait for sockets", gauge(api.relay.waiting_bytes() as f64));
     registry.register(
-        "trace_bytes",
-        "Bytes kept to say what became of messages",
-        gauge(api.relay.trace_bytes() as f64),
+        "ack_lag",
+        "Places between an acknowledgement and the newest message queued",
+        api.relay.lag(),
     );
-    registry.register("history_bytes", "Bytes kept for clients that resume", gauge(api.relay.history_bytes() as f64));
-    let evaluations = Counter::<u64>::default();
-    evaluations.inc_by(api.relay.evaluations());
-    registry.register("evaluations", "Expressions of rules and filters evaluated for connections", evaluations);
+    register_relay(&mut registry, &api.relay);
     let age = api.catalog.age().as_secs_f64();
-    registry.register_with_unit("catalog_age", "Since the catalog was last confirmed", Unit::Seconds, gauge(age));
+    registry.register_with_unit(
+        "catalog_age",
+        "Since the catalog was last confirmed",
+        Unit::Seconds,
+        gauge(age),
+    );
     let up = f64::from(u8::from(api.catalog.store_is_up()));
     registry.register("postgres_up", "Whether Postgres answered when last asked", gauge(up));
     register_instances(&mut registry, api.relay.all_realms());
     registry
 }
 
+fn register_relay(registry: &mut Registry, relay: &Relay) {
+    registry.register(
+        "open_connections",
+        "Open connections of this process",
+        gauge(relay.open() as f64),
+    );
+    registry.register(
+        "outbox_bytes",
+        "Bytes that wait for sockets",
+        gauge(relay.waiting_bytes() as f64),
+    );
+    registry.register(
+        "trace_bytes",
+        "Bytes kept to say what became of messages",
+        gauge(relay.trace_bytes() as f64),
+    );
+    registry.register(
+        "history_bytes",
+        "Bytes kept for clients that resume",
+        gauge(relay.history_bytes() as f64),
+    );
+    let evaluations = Counter::<u64>::default();
+    evaluations.inc_by(relay.evaluations());
+    registry.register(
+        "evaluations",
+        "Expressions of rules and filters evaluated for connections",
+        evaluations,
+    );
+}
+
+fn gauge(value: f64) -> Gauge<f64, AtomicU64> {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    gauge
+}
+
 fn register_instances(registry: &mut Registry, mut realms: Vec<Arc<Realm>>) {
     realms.sort_by_key(|realm| std::cmp::Reverse(realm.counters.messages.load(Relaxed)));
     let connections = Family::<Label, Gauge>::default();
-    let counters =
-        ["messages", "matched", "queued", "dropped", "replaced"].map(|_| Family::<Label, Counter>::default());
+    let counters = ["messages", "matched", "queued", "dropped", "replaced"]
+        .map(|_| Family::<Label, Counter>::default());
     for (rank, realm) in realms.iter().enumerate() {
         let name = if rank < INSTANCES_WITH_A_LABEL { realm.instance.as_str() } else { "other" };
         let label = [("instance", name.to_owned())];
         connections.get_or_create(&label).inc_by(realm.connections() as i64);
         let counted = &realm.counters;
-        let values = [&counted.messages, &counted.matched, &counted.queued, &counted.dropped, &counted.replaced];
+        let values = [
+            &counted.messages,
+            &counted.matched,
+            &counted.queued,
+            &counted.dropped,
+            &counted.replaced,
+        ];
         for (family, value) in counters.iter().zip(values) {
             family.get_or_create(&label).inc_by(value.load(Relaxed));
         }
@@ -152,5 +204,9 @@ fn register_instances(registry: &mut Registry, mut realms: Vec<Arc<Realm>>) {
     registry.register("matched", "Connections that messages were for", matched);
     registry.register("queued", "Connections that messages were queued for", queued);
     registry.register("dropped", "Connections that had no room for a message", dropped);
-    registry.register("replaced", "Messages that a newer one of their channel replaced in an outbox", replaced);
+    registry.register(
+        "replaced",
+        "Messages that a newer one of their channel replaced in an outbox",
+        replaced,
+    );
 }

@@ -1,4 +1,5 @@
-//! What every answer gets: a request id, a log line by route pattern, security headers, CORS, and a count.
+//! What every answer gets: a request id, a log line by route pattern, security headers, CORS, and a
+//! count.
 
 use super::error::{Code, Problem};
 use super::metrics::SENDING;
@@ -39,9 +40,12 @@ pub async fn finish<B: MessageBody + 'static>(
     Ok(answer)
 }
 
-/// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS preflight").
+/// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS
+/// preflight").
 fn early_answer(request: &ServiceRequest, api: &Api) -> Option<HttpResponse> {
-    if let Err(problem) = transport::client_address(request.request(), &api.settings.trusted_proxies) {
+    if let Err(problem) =
+        transport::client_address(request.request(), &api.settings.trusted_proxies)
+    {
         return Some(problem.error_response());
     }
     let is_preflight = request.method() == Method::OPTIONS
@@ -50,7 +54,10 @@ fn early_answer(request: &ServiceRequest, api: &Api) -> Option<HttpResponse> {
     is_preflight.then(|| {
         let origin = request.headers().get(header::ORIGIN).cloned();
         HttpResponse::NoContent()
-            .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.unwrap_or(HeaderValue::from_static("*"))))
+            .insert_header((
+                header::ACCESS_CONTROL_ALLOW_ORIGIN,
+                origin.unwrap_or(HeaderValue::from_static("*")),
+            ))
             .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE"))
             .insert_header((
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
@@ -65,7 +72,8 @@ fn early_answer(request: &ServiceRequest, api: &Api) -> Option<HttpResponse> {
 fn decorate<B>(answer: &mut ServiceResponse<B>, api: &Api, id: &Uuid) {
     let allowed = allowed_origin(answer, api);
     let headers = answer.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    {
         headers.insert(REQUEST_ID, id);
     }
     for (name, value) in [
@@ -89,8 +97,9 @@ fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
 }
 
-/// The request's origin, if its instance allows it. Without an instance (operators' routes, errors before one was
-/// known) any origin but `null` may read the answer: nothing in it depends on cookies.
+/// The request's origin, if its instance allows it. Without an instance (operators' routes, errors
+/// before one was known) any origin but `null` may read the answer: nothing in it depends on
+/// cookies.
 fn allowed_origin<B>(answer: &ServiceResponse<B>, api: &Api) -> Option<HeaderValue> {
     let request = answer.request();
     let origin = request.headers().get(header::ORIGIN)?;
@@ -101,9 +110,18 @@ fn allowed_origin<B>(answer: &ServiceResponse<B>, api: &Api) -> Option<HeaderVal
     allowed.then(|| origin.clone())
 }
 
-/// A method's name. Anything may stand in its place in a request, a token too: others are not named.
+/// A method's name. Anything may stand in its place in a request, a token too: others are not
+/// named.
 fn known(method: &Method) -> &str {
-    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
     if known.contains(method) { method.as_str() } else { "other" }
 }
 
@@ -111,7 +129,11 @@ fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &Uuid, started: Instant
     let (request, status) = (answer.request(), answer.status());
     let route = request.match_pattern().unwrap_or_else(|| "unmatched".into());
     api.metrics.answered(&route, status);
-    let code = answer.response().error().and_then(|error| error.as_error::<Problem>()).map(|problem| problem.code);
+    let code = answer
+        .response()
+        .error()
+        .and_then(|error| error.as_error::<Problem>())
+        .map(|problem| problem.code);
     if let Some(code) = code {
         api.metrics.refused(code);
     }
@@ -129,8 +151,8 @@ fn record<B>(answer: &ServiceResponse<B>, api: &Api, id: &Uuid, started: Instant
             )
         };
     }
-    // Writing a line for every message would cost more than sending it. The metrics count them; what is refused is
-    // logged as anywhere.
+    // Writing a line for every message would cost more than sending it. The metrics count them;
+    // what is refused is logged as anywhere.
     match status.is_success() && SENDING.contains(&route.as_str()) {
         true => line!(debug),
         false => line!(info),

@@ -108,7 +108,8 @@ pub fn operations(config: &mut ServiceConfig<'_>) {
     health::routes(config);
 }
 
-/// Everything the client listeners serve: the operations, the socket at `/`, the documents and the pages.
+/// Everything the client listeners serve: the operations, the socket at `/`, the documents and the
+/// pages.
 pub fn configure(config: &mut actix_web::web::ServiceConfig) {
     use actix_web::web::{get, to};
     operations(&mut ServiceConfig::new(config));
@@ -118,6 +119,9 @@ pub fn configure(config: &mut actix_web::web::ServiceConfig) {
         .route("/asyncapi.json", get().to(openapi::show_asyncapi));
     pages::routes(config);
     config.default_service(to(|| async {
-        Err::<String, _>(Problem::new(Code::NotFound, "there is no such route, or it does not take this method"))
+        Err::<String, _>(Problem::new(
+            Code::NotFound,
+            "there is no such route, or it does not take this method",
+        ))
     }));
 }

@@ -47,20 +47,25 @@ impl Modify for SignIn {
             .description(Some("The token, without the word Bearer."))
             .build();
         components.add_security_scheme("token", SecurityScheme::Http(token));
-        let instance = ApiKeyValue::with_description("instance", "The instance that the call is about.");
-        components.add_security_scheme("instance", SecurityScheme::ApiKey(ApiKey::Header(instance)));
+        let instance =
+            ApiKeyValue::with_description("instance", "The instance that the call is about.");
+        components
+            .add_security_scheme("instance", SecurityScheme::ApiKey(ApiKey::Header(instance)));
     }
 }
 
 /// The document of every operation in the route table.
 pub fn document() -> Document {
-    let (_, document) =
-        actix_web::App::new().into_utoipa_app().openapi(Herald::openapi()).configure(operations).split_for_parts();
+    let (_, document) = actix_web::App::new()
+        .into_utoipa_app()
+        .openapi(Herald::openapi())
+        .configure(operations)
+        .split_for_parts();
     document
 }
 
-/// The document as JSON text with a line break at its end, as `openapi/openapi.json` holds it. Errors: those of
-/// serialising, which would be a mistake in the document's types.
+/// The document as JSON text with a line break at its end, as `openapi/openapi.json` holds it.
+/// Errors: those of serialising, which would be a mistake in the document's types.
 pub fn text() -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(&document()).map(|text| text + "\n")
 }

@@ -25,7 +25,9 @@ pub fn routes(config: &mut actix_web::web::ServiceConfig) {
         .route("/errors/{code}", get().to(explain_error))
         .route(
             "/docs",
-            get().to(|| async { HttpResponse::PermanentRedirect().insert_header((LOCATION, "/docs/")).finish() }),
+            get().to(|| async {
+                HttpResponse::PermanentRedirect().insert_header((LOCATION, "/docs/")).finish()
+            }),
         )
         .route("/docs/{file:.*}", get().to(show_docs));
 }
@@ -51,7 +53,9 @@ async fn explain_error(code: Path<String>) -> Outcome<HttpResponse> {
     let code = code.ok_or_else(|| Problem::new(Code::NotFound, "there is no such code"))?;
     let others: String = Code::ALL
         .iter()
-        .map(|other| format!("<li><a href=\"/errors/{0}\">{0}</a> {1}</li>", other.as_str(), other.title()))
+        .map(|other| {
+            format!("<li><a href=\"/errors/{0}\">{0}</a> {1}</li>", other.as_str(), other.title())
+        })
         .collect();
     let status = code.status();
     Ok(page(format!(
@@ -86,5 +90,8 @@ async fn show_docs(file: Path<String>) -> Outcome<HttpResponse> {
 }
 
 fn page(html: String) -> HttpResponse {
-    HttpResponse::Ok().content_type(ContentType::html()).insert_header((CONTENT_SECURITY_POLICY, POLICY)).body(html)
+    HttpResponse::Ok()
+        .content_type(ContentType::html())
+        .insert_header((CONTENT_SECURITY_POLICY, POLICY))
+        .body(html)
 }

@@ -56,7 +56,8 @@ pub struct QuotaWish {
     /// The limit's name, as in `limits` of `GET /v1/quotas`.
     #[schema(example = "payloadBytes")]
     limit: String,
-    /// The value asked for, above the present one; at most 65,536 for payloads, 1,000,000 for the others.
+    /// The value asked for, above the present one; at most 65,536 for payloads, 1,000,000 for the
+    /// others.
     #[schema(minimum = 1)]
     value: u32,
     /// Why, for the operator; 1 to 1,000 bytes.
@@ -138,13 +139,23 @@ pub async fn get_quotas(member: Member, api: Data<Api>) -> Json<Quotas> {
     )
 )]
 #[post("/v1/quota-requests")]
-pub async fn create_quota_request(admitted: WithBody<Admin, QuotaWish>, api: Data<Api>) -> Outcome<HttpResponse> {
+pub async fn create_quota_request(
+    admitted: WithBody<Admin, QuotaWish>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
     let WithBody { admission: Admin { principal, tenant }, body } = admitted;
-    let limit = LimitName::new(&body.limit).map_err(|error| Problem::invalid("/limit", error.to_string()))?;
+    let limit = LimitName::new(&body.limit)
+        .map_err(|error| Problem::invalid("/limit", error.to_string()))?;
     let current = tenant.instance.limits.get(limit);
     if !(current.saturating_add(1)..=limit.most()).contains(&body.value) {
-        let detail = format!("{} is {current} and can be raised to {} at most", limit.as_str(), limit.most());
-        return Err(Problem::invalid("/value", detail).with_limit(limit.most().into(), body.value.into()));
+        let detail = format!(
+            "{} is {current} and can be raised to {} at most",
+            limit.as_str(),
+            limit.most()
+        );
+        return Err(
+            Problem::invalid("/value", detail).with_limit(limit.most().into(), body.value.into())
+        );
     }
     let reason = text("/reason", body.reason, MAX_TEXT)?;
     if reason.trim().is_empty() {
@@ -155,7 +166,9 @@ pub async fn create_quota_request(admitted: WithBody<Admin, QuotaWish>, api: Dat
     let inserted = api.store.insert_quota_request(&principal.user, instance, wish).await;
     let request = settle(&api, inserted.map_err(not_inserted)?).await;
     let location = format!("/v1/quota-requests/{}", request.id);
-    Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(QuotaRequestBody::from(request)))
+    Ok(HttpResponse::Created()
+        .insert_header((LOCATION, location))
+        .json(QuotaRequestBody::from(request)))
 }
 
 /// List quota requests.
@@ -192,7 +205,9 @@ pub async fn get_quota_request(
     api: Data<Api>,
 ) -> Outcome<Json<QuotaRequestBody>> {
     let request = api.store.find_quota_request(parse(&id)?).await?;
-    let is_visible = |request: &QuotaRequest| overseer.instance().is_none_or(|instance| request.instance == *instance);
+    let is_visible = |request: &QuotaRequest| {
+        overseer.instance().is_none_or(|instance| request.instance == *instance)
+    };
     Ok(Json(request.filter(is_visible).ok_or_else(missing)?.into()))
 }
 
@@ -252,7 +267,8 @@ async fn decide(
 ) -> Outcome<Json<QuotaRequestBody>> {
     let note = admitted.body.note.map(|note| text("/note", note, MAX_TEXT)).transpose()?;
     let operator = &admitted.admission.principal.user;
-    let decided = api.store.decide_quota_request(operator, parse(id)?, verdict, note.as_deref()).await;
+    let decided =
+        api.store.decide_quota_request(operator, parse(id)?, verdict, note.as_deref()).await;
     Ok(Json(settle(api, decided.map_err(not_decided)?).await.into()))
 }
 
@@ -269,7 +285,8 @@ fn not_inserted(error: InsertError) -> Problem {
     match error {
         InsertError::Full => {
             let most = MAX_PENDING as u64;
-            let detail = format!("{most} requests wait for a decision, and an instance may have no more");
+            let detail =
+                format!("{most} requests wait for a decision, and an instance may have no more");
             Problem::new(Code::InvalidRequest, detail).with_limit(most, most + 1)
         }
         InsertError::Store(error) => error.into(),
@@ -282,7 +299,9 @@ fn not_inserted(error: InsertError) -> Problem {
 fn not_decided(error: DecideError) -> Problem {
     match error {
         DecideError::Missing => missing(),
-        DecideError::AlreadyDecided => Problem::new(Code::AlreadyDecided, "somebody has decided this request"),
+        DecideError::AlreadyDecided => {
+            Problem::new(Code::AlreadyDecided, "somebody has decided this request")
+        }
         DecideError::Store(error) => error.into(),
     }
 }

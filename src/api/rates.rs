@@ -53,14 +53,19 @@ pub fn spend_connect(api: &Api, tenant: &Tenant) -> Outcome<()> {
     api.limits.check_connect(&tenant.instance).map_err(|exceeded| limited(exceeded, "connects"))
 }
 
-/// The same response with `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers).
+/// The same response with `RateLimit-Policy` and `RateLimit`
+/// (draft-ietf-httpapi-ratelimit-headers).
 pub fn with_headers(mut response: HttpResponse, remaining: &Remaining) -> HttpResponse {
     let (mut policy, mut left) = (String::with_capacity(LONGEST), String::with_capacity(LONGEST));
     for rate in &remaining.rates {
         policy.push_str(if policy.is_empty() { "" } else { ", " });
         push_item(&mut policy, rate, [(";q=", rate.burst), (";w=", rate.window_seconds())]);
     }
-    push_item(&mut left, &remaining.tighter, [(";r=", remaining.left), (";t=", remaining.reset_seconds())]);
+    push_item(
+        &mut left,
+        &remaining.tighter,
+        [(";r=", remaining.left), (";t=", remaining.reset_seconds())],
+    );
     for (header, value) in [(POLICY, policy), (REMAINING, left)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(header, value);
@@ -69,7 +74,8 @@ pub fn with_headers(mut response: HttpResponse, remaining: &Remaining) -> HttpRe
     response
 }
 
-/// `"user";q=100;w=2`. By hand, because `format!` would cost a publish more than its place in the order.
+/// `"user";q=100;w=2`. By hand, because `format!` would cost a publish more than its place in the
+/// order.
 fn push_item(text: &mut String, rate: &Rate, figures: [(&str, u32); 2]) {
     text.extend(["\"", name(rate), "\""]);
     for (word, figure) in figures {
@@ -86,7 +92,12 @@ fn name(rate: &Rate) -> &'static str {
 }
 
 fn limited(Exceeded { rate, wait }: Exceeded, what: &str) -> Problem {
-    let detail = format!("the {} may have {} {what} a second, {} at once", name(&rate), rate.per_second, rate.burst);
+    let detail = format!(
+        "the {} may have {} {what} a second, {} at once",
+        name(&rate),
+        rate.per_second,
+        rate.burst
+    );
     Problem::new(Code::RateLimited, detail)
         .with_limit(rate.burst.into(), u64::from(rate.burst) + 1)
         .with_retry_after(wait)

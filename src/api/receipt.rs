@@ -32,16 +32,18 @@ pub struct Receipt {
     queued: u64,
     /// Connections that were too slow to have room for it; they are closed with 4420.
     dropped: u64,
-    /// Only present where a channel's slow receivers get the latest and some were slow: messages that had not been written
-    /// yet, and never will, because this one took their place.
+    /// Only present where a channel's slow receivers get the latest and some were slow: messages
+    /// that had not been written yet, and never will, because this one took their place.
     #[serde(skip_serializing_if = "is_zero")]
     replaced: u64,
     /// Whether this answer repeats that of an earlier request.
     duplicate: bool,
-    /// Only present, and true, when a part of the server took more than a second to count: the counts are then too low.
+    /// Only present, and true, when a part of the server took more than a second to count: the
+    /// counts are then too low.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     incomplete: bool,
-    /// Only present in a dry run of one message: the users whom it is for, in byte order of their ids.
+    /// Only present in a dry run of one message: the users whom it is for, in byte order of their
+    /// ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     users: Option<Page<MatchedUser>>,
@@ -62,7 +64,12 @@ impl Receipt {
 
     /// The first answer again.
     pub fn repeated(id: &str, remembered: &Remembered) -> Self {
-        Self::of(id.into(), Named::Names(remembered.audiences.clone()), &remembered.published, Duplicate::Yes)
+        Self::of(
+            id.into(),
+            Named::Names(remembered.audiences.clone()),
+            &remembered.published,
+            Duplicate::Yes,
+        )
     }
 
     fn of(id: Arc<str>, audience: Named, published: &Published, duplicate: Duplicate) -> Self {
@@ -99,7 +106,8 @@ impl Receipt {
     }
 }
 
-/// Whom a message was for, as its names: written from what the message shares anyway, without a text of its own for each.
+/// Whom a message was for, as its names: written from what the message shares anyway, without a
+/// text of its own for each.
 #[derive(Debug)]
 enum Named {
     Reach(Arc<Reach>),

@@ -13,18 +13,21 @@ use std::time::Duration;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The header `Idempotency-Key`, with or without the quotes of draft-ietf-httpapi-idempotency-key-header.
+/// The header `Idempotency-Key`, with or without the quotes of
+/// draft-ietf-httpapi-idempotency-key-header.
 pub struct IdempotencyKey(Option<String>);
 
 impl IdempotencyKey {
-    /// The request with the header's id. Errors: 400 where body and header differ, 422 for what is no id.
+    /// The request with the header's id. Errors: 400 where body and header differ, 422 for what is
+    /// no id.
     pub fn put_into(self, mut request: PublishRequest) -> Outcome<PublishRequest> {
         let Some(key) = self.0 else { return Ok(request) };
         if request.id.as_ref().is_some_and(|id| *id != key) {
             let detail = "Idempotency-Key and id are both given, with different values";
             return Err(Problem::new(Code::ConflictingParameter, detail));
         }
-        MessageId::new(&key).map_err(|error| Problem::invalid("Idempotency-Key", error.to_string()))?;
+        MessageId::new(&key)
+            .map_err(|error| Problem::invalid("Idempotency-Key", error.to_string()))?;
         request.id = Some(key);
         Ok(request)
     }
@@ -46,12 +49,18 @@ impl FromRequest for IdempotencyKey {
     type Future = Ready<Outcome<Self>>;
 
     fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
-        let values = request.headers().get_all(HEADER).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let values = request
+            .headers()
+            .get_all(HEADER)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()));
         let mut keys: Vec<String> = values.map(|value| unquoted(value.trim()).to_owned()).collect();
         keys.dedup();
         ready(match keys.len() {
             0 | 1 => Ok(Self(keys.pop())),
-            _ => Err(Problem::new(Code::ConflictingParameter, "Idempotency-Key is given twice with different values")),
+            _ => Err(Problem::new(
+                Code::ConflictingParameter,
+                "Idempotency-Key is given twice with different values",
+            )),
         })
     }
 }

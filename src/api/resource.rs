@@ -1,4 +1,5 @@
-//! What managed resources share: pages of a list, versions in `ETag` and `If-Match`, and waiting until a change holds.
+//! What managed resources share: pages of a list, versions in `ETag` and `If-Match`, and waiting
+//! until a change holds.
 
 use super::Api;
 use super::error::{Code, Outcome, Problem};
@@ -44,7 +45,8 @@ impl PageParameters {
         match self.limit.unwrap_or(DEFAULT_LIMIT) {
             limit @ 1..=MAX_LIMIT => Ok(limit),
             limit => {
-                let problem = Problem::invalid("limit", format!("a page has 1 to {MAX_LIMIT} entries"));
+                let problem =
+                    Problem::invalid("limit", format!("a page has 1 to {MAX_LIMIT} entries"));
                 Err(problem.with_limit(MAX_LIMIT.into(), limit.into()))
             }
         }
@@ -53,7 +55,9 @@ impl PageParameters {
     /// What the page before ended with. Errors: 422 for a text that no page ended with.
     pub fn after<T: FromStr>(&self) -> Outcome<Option<T>> {
         let parse = |text: &String| {
-            text.parse().map_err(|_| Problem::invalid("after", "it is not what a page of this list gave as `next`"))
+            text.parse().map_err(|_| {
+                Problem::invalid("after", "it is not what a page of this list gave as `next`")
+            })
         };
         self.after.as_ref().map(parse).transpose()
     }
@@ -74,8 +78,14 @@ impl<T> Page<T> {
         (self.items, self.next)
     }
 
-    /// The first `limit` of `rows`, which were asked for with one more: that one tells whether there is a next page.
-    pub fn new<R>(mut rows: Vec<R>, limit: u32, key: impl Fn(&R) -> String, show: impl Fn(R) -> T) -> Self {
+    /// The first `limit` of `rows`, which were asked for with one more: that one tells whether
+    /// there is a next page.
+    pub fn new<R>(
+        mut rows: Vec<R>,
+        limit: u32,
+        key: impl Fn(&R) -> String,
+        show: impl Fn(R) -> T,
+    ) -> Self {
         let has_more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
         let next = rows.last().filter(|_| has_more).map(key);
@@ -102,10 +112,13 @@ impl FromRequest for IfMatch {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let values = request.headers().get_all(IF_MATCH).filter_map(|value| value.to_str().ok());
-        let tags = values.flat_map(|value| value.split(',')).map(str::trim).filter(|tag| !tag.is_empty());
+        let tags =
+            values.flat_map(|value| value.split(',')).map(str::trim).filter(|tag| !tag.is_empty());
         let tags: Vec<String> = tags.map(str::to_owned).collect();
         ready(match tags.is_empty() {
-            true => Err(Problem::new(Code::IfMatchRequired, "send the ETag that you read in If-Match")),
+            true => {
+                Err(Problem::new(Code::IfMatchRequired, "send the ETag that you read in If-Match"))
+            }
             false => Ok(Self(tags)),
         })
     }
@@ -127,7 +140,10 @@ fn stale(current: i64) -> Problem {
 
 /// 201 with where the new resource is and its version.
 pub fn created(location: &str, version: i64, body: impl Serialize) -> HttpResponse {
-    HttpResponse::Created().insert_header((LOCATION, location)).insert_header((ETAG, entity_tag(version))).json(body)
+    HttpResponse::Created()
+        .insert_header((LOCATION, location))
+        .insert_header((ETAG, entity_tag(version)))
+        .json(body)
 }
 
 /// 200 with the resource's version.
@@ -135,7 +151,8 @@ pub fn versioned(version: i64, body: impl Serialize) -> HttpResponse {
     HttpResponse::Ok().insert_header((ETAG, entity_tag(version))).json(body)
 }
 
-/// Waits, a second at most, until this node's catalog has the change, so that its maker sees it in force.
+/// Waits, a second at most, until this node's catalog has the change, so that its maker sees it in
+/// force.
 pub async fn settle<T>(api: &Api, committed: Committed<T>) -> T {
     api.catalog.wait_for(committed.catalog_version, SETTLE).await;
     committed.value
@@ -164,8 +181,11 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) => {
                 tracing::warn!(%error, error.cause = cause, "the store is away");
-                Self::new(Code::StoreUnavailable, "the database cannot be reached; connecting and publishing go on")
-                    .with_retry_after(SETTLE)
+                Self::new(
+                    Code::StoreUnavailable,
+                    "the database cannot be reached; connecting and publishing go on",
+                )
+                .with_retry_after(SETTLE)
             }
             _ => {
                 tracing::error!(%error, error.cause = cause, "the store failed");
@@ -182,7 +202,9 @@ mod tests {
     #[test]
     fn a_page_tells_whether_there_is_another() {
         let page = |rows: Vec<u32>| Page::new(rows, 2, ToString::to_string, |row| row);
-        for (rows, items, next) in [(vec![], 0, None), (vec![1, 2], 2, None), (vec![1, 2, 3], 2, Some("2"))] {
+        for (rows, items, next) in
+            [(vec![], 0, None), (vec![1, 2], 2, None), (vec![1, 2, 3], 2, Some("2"))]
+        {
             let page = page(rows);
             assert_eq!((page.items.len(), page.next.as_deref()), (items, next));
         }
@@ -197,7 +219,9 @@ mod tests {
 
     #[test]
     fn if_match_is_a_list_of_strong_tags_or_a_star() {
-        let check = |tags: &[&str]| IfMatch(tags.iter().map(|tag| (*tag).into()).collect()).check(3).is_ok();
+        let check = |tags: &[&str]| {
+            IfMatch(tags.iter().map(|tag| (*tag).into()).collect()).check(3).is_ok()
+        };
         assert!(check(&["\"3\""]) && check(&["\"1\"", "\"3\""]) && check(&["*"]));
         assert!(!check(&["\"2\""]) && !check(&["3"]) && !check(&["W/\"3\""]));
     }

@@ -23,10 +23,15 @@ const MOST_AHEAD: Months = Months::new(120);
 
 /// The routes of this file.
 pub fn routes(config: &mut ServiceConfig<'_>) {
-    config.service(create_revocation).service(list_revocations).service(get_revocation).service(delete_revocation);
+    config
+        .service(create_revocation)
+        .service(list_revocations)
+        .service(get_revocation)
+        .service(delete_revocation);
 }
 
-/// What shall no longer be accepted: either one token (`jti`, `expiresAt`) or a user's tokens (`user`, `issuedBefore`).
+/// What shall no longer be accepted: either one token (`jti`, `expiresAt`) or a user's tokens
+/// (`user`, `issuedBefore`).
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"user": "mallory", "issuedBefore": "2026-01-01T00:00:00Z"}))]
@@ -35,8 +40,8 @@ pub struct RevocationRequest {
     #[serde(default)]
     #[schema(nullable = false, min_length = 1, max_length = 512)]
     jti: Option<String>,
-    /// The token's `exp`, or any later time; in the future, and at most 10 years ahead. With the leeway on top, so long
-    /// is the token revoked. RFC 3339.
+    /// The token's `exp`, or any later time; in the future, and at most 10 years ahead. With the
+    /// leeway on top, so long is the token revoked. RFC 3339.
     #[serde(default)]
     #[schema(nullable = false, format = DateTime)]
     expires_at: Option<String>,
@@ -44,8 +49,9 @@ pub struct RevocationRequest {
     #[serde(default)]
     #[schema(nullable = false, min_length = 1, max_length = 128)]
     user: Option<String>,
-    /// Revokes the user's tokens whose `iat` is earlier, and those without `iat`. At most the leeway ahead; left out: now.
-    /// Counts in whole seconds, rounded up: what was issued in the same second is revoked too. RFC 3339.
+    /// Revokes the user's tokens whose `iat` is earlier, and those without `iat`. At most the
+    /// leeway ahead; left out: now. Counts in whole seconds, rounded up: what was issued in the
+    /// same second is revoked too. RFC 3339.
     #[serde(default)]
     #[schema(nullable = false, format = DateTime)]
     issued_before: Option<String>,
@@ -83,10 +89,11 @@ impl RequestBody for RevocationRequest {}
 
 /// Revoke a token, or a user's tokens.
 ///
-/// They are refused in this instance with 401 `TOKEN_REVOKED`, and open connections are closed with 4401 on every node
-/// within a second. An instance has one revocation a token and one a user: a second one keeps the first one's id and the
-/// later of the two times. Revocations leave by themselves once the tokens have expired: that of a token at `expiresAt`,
-/// that of a user after as long as any token may be good for (`HERALD_MAX_TOKEN_DAYS`, 30 unless the operator of this
+/// They are refused in this instance with 401 `TOKEN_REVOKED`, and open connections are closed with
+/// 4401 on every node within a second. An instance has one revocation a token and one a user: a
+/// second one keeps the first one's id and the later of the two times. Revocations leave by
+/// themselves once the tokens have expired: that of a token at `expiresAt`, that of a user after as
+/// long as any token may be good for (`HERALD_MAX_TOKEN_DAYS`, 30 unless the operator of this
 /// server chose otherwise). At most 10,000 an instance.
 #[utoipa::path(
     tag = "Revocations",
@@ -98,15 +105,23 @@ impl RequestBody for RevocationRequest {}
     )
 )]
 #[post("/v1/revocations")]
-pub async fn create_revocation(admitted: WithBody<Admin, RevocationRequest>, api: Data<Api>) -> Outcome<HttpResponse> {
+pub async fn create_revocation(
+    admitted: WithBody<Admin, RevocationRequest>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
     let WithBody { admission: Admin { principal, tenant }, body } = admitted;
     let now = Utc::now();
     let revocation = body.into_revocation(now, &api)?;
     let ends_at = ends_at(&revocation, now, &api);
-    let inserted = api.store.insert_revocation(&principal.user, &tenant.instance.id, revocation, ends_at).await;
+    let inserted = api
+        .store
+        .insert_revocation(&principal.user, &tenant.instance.id, revocation, ends_at)
+        .await;
     let entry = settle(&api, inserted.map_err(not_inserted)?).await;
     let location = format!("/v1/revocations/{}", entry.id);
-    Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(RevocationBody::from(entry)))
+    Ok(HttpResponse::Created()
+        .insert_header((LOCATION, location))
+        .json(RevocationBody::from(entry)))
 }
 
 /// List the revocations.
@@ -137,7 +152,11 @@ pub async fn list_revocations(
     responses((status = 200, description = "The revocation.", body = RevocationBody), Reading)
 )]
 #[get("/v1/revocations/{id}")]
-pub async fn get_revocation(admin: Admin, id: Path<String>, api: Data<Api>) -> Outcome<Json<RevocationBody>> {
+pub async fn get_revocation(
+    admin: Admin,
+    id: Path<String>,
+    api: Data<Api>,
+) -> Outcome<Json<RevocationBody>> {
     let entry = api.store.find_revocation(&admin.tenant.instance.id, parse(&id)?).await?;
     Ok(Json(entry.ok_or_else(missing)?.into()))
 }
@@ -151,8 +170,15 @@ pub async fn get_revocation(admin: Admin, id: Path<String>, api: Data<Api>) -> O
     responses((status = 204, description = "Taken back."), Deleting)
 )]
 #[delete("/v1/revocations/{id}")]
-pub async fn delete_revocation(admin: Admin, id: Path<String>, api: Data<Api>) -> Outcome<HttpResponse> {
-    let deleted = api.store.delete_revocation(&admin.principal.user, &admin.tenant.instance.id, parse(&id)?).await;
+pub async fn delete_revocation(
+    admin: Admin,
+    id: Path<String>,
+    api: Data<Api>,
+) -> Outcome<HttpResponse> {
+    let deleted = api
+        .store
+        .delete_revocation(&admin.principal.user, &admin.tenant.instance.id, parse(&id)?)
+        .await;
     settle(&api, deleted.map_err(|error| not_changed(error, missing))?).await;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -161,11 +187,13 @@ impl RevocationRequest {
     fn into_revocation(self, now: DateTime<Utc>, api: &Api) -> Outcome<Revocation> {
         match (self.jti, self.expires_at, self.user, self.issued_before) {
             (Some(id), expires_at, None, None) => {
-                let id = TokenId::new(id).map_err(|error| Problem::invalid("/jti", error.to_string()))?;
+                let id = TokenId::new(id)
+                    .map_err(|error| Problem::invalid("/jti", error.to_string()))?;
                 Ok(Revocation::Token { id, expires_at: expiry(expires_at, now)? })
             }
             (None, None, Some(id), issued_before) => {
-                let id = UserId::new(id).map_err(|error| Problem::invalid("/user", error.to_string()))?;
+                let id = UserId::new(id)
+                    .map_err(|error| Problem::invalid("/user", error.to_string()))?;
                 Ok(Revocation::User { id, issued_before: cutoff(issued_before, now, api)? })
             }
             _ => {
@@ -178,7 +206,9 @@ impl RevocationRequest {
 
 fn expiry(text: Option<String>, now: DateTime<Utc>) -> Outcome<DateTime<Utc>> {
     let refused = |detail: &str| Problem::invalid("/expiresAt", detail);
-    let Some(text) = text else { return Err(refused("say when the token expires: its exp, or later")) };
+    let Some(text) = text else {
+        return Err(refused("say when the token expires: its exp, or later"));
+    };
     let expires_at = time("/expiresAt", &text)?;
     if expires_at <= now {
         return Err(refused("it lies in the past: the token has expired by itself"));
@@ -193,7 +223,10 @@ fn cutoff(text: Option<String>, now: DateTime<Utc>, api: &Api) -> Outcome<DateTi
     let issued_before = text.map_or(Ok(now), |text| time("/issuedBefore", &text))?;
     let leeway = api.settings.leeway;
     if issued_before > now + leeway {
-        let detail = format!("it lies more than {} s ahead: tokens to come cannot be revoked", leeway.as_secs());
+        let detail = format!(
+            "it lies more than {} s ahead: tokens to come cannot be revoked",
+            leeway.as_secs()
+        );
         return Err(Problem::invalid("/issuedBefore", detail));
     }
     Ok(whole_seconds(issued_before))
@@ -201,16 +234,22 @@ fn cutoff(text: Option<String>, now: DateTime<Utc>, api: &Api) -> Outcome<DateTi
 
 fn time(pointer: &str, text: &str) -> Outcome<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
-        Problem::invalid(pointer, "it is a time such as 2026-01-31T12:00:00Z (RFC 3339), with its offset from UTC")
+        Problem::invalid(
+            pointer,
+            "it is a time such as 2026-01-31T12:00:00Z (RFC 3339), with its offset from UTC",
+        )
     })?;
     Ok(time.to_utc())
 }
 
-/// When every token that it concerns has expired. A token without `iat` may have been issued just now.
+/// When every token that it concerns has expired. A token without `iat` may have been issued just
+/// now.
 fn ends_at(revocation: &Revocation, now: DateTime<Utc>, api: &Api) -> DateTime<Utc> {
     let last = match revocation {
         Revocation::Token { expires_at, .. } => *expires_at,
-        Revocation::User { issued_before, .. } => now.max(*issued_before) + api.settings.max_token_age,
+        Revocation::User { issued_before, .. } => {
+            now.max(*issued_before) + api.settings.max_token_age
+        }
     };
     last + api.settings.leeway
 }
@@ -228,7 +267,9 @@ fn not_inserted(error: InsertError) -> Problem {
     match error {
         InsertError::Full => {
             let most = MAX_REVOCATIONS as u64;
-            let detail = format!("an instance has at most {most} revocations; those of a user need only one");
+            let detail = format!(
+                "an instance has at most {most} revocations; those of a user need only one"
+            );
             Problem::new(Code::InvalidRequest, detail).with_limit(most, most + 1)
         }
         InsertError::Store(error) => error.into(),

@@ -22,8 +22,9 @@ pub struct RuleBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     group: Option<String>,
-    /// Applies to whoever this expression (CEL, at most 512 bytes) is true of; see `docs/expressions.md`. Where it has no
-    /// answer, an allow rule does not apply and a deny rule does.
+    /// Applies to whoever this expression (CEL, at most 512 bytes) is true of; see
+    /// `docs/expressions.md`. Where it has no answer, an allow rule does not apply and a deny rule
+    /// does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_length = 512, example = "claims.plan == 'pro'")]
     when: Option<String>,
@@ -51,10 +52,13 @@ pub fn everyone() -> Vec<RuleBody> {
 /// A list of rules. Errors: 422 at the rule that is none, or at `pointer` for more than 100.
 pub fn parse(pointer: &str, bodies: Vec<RuleBody>, scope: Scope) -> Outcome<Rules> {
     let each = bodies.into_iter().take(MAX_RULES + 1).enumerate();
-    let rules =
-        each.map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"), scope)).collect::<Outcome<Vec<_>>>()?;
-    Rules::new(rules)
-        .map_err(|error| Problem::invalid(pointer, error.to_string()).with_limit(MAX_RULES as u64, error.actual as u64))
+    let rules = each
+        .map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"), scope))
+        .collect::<Outcome<Vec<_>>>()?;
+    Rules::new(rules).map_err(|error| {
+        Problem::invalid(pointer, error.to_string())
+            .with_limit(MAX_RULES as u64, error.actual as u64)
+    })
 }
 
 /// The rules as they are shown.
@@ -64,7 +68,8 @@ pub fn show(rules: &Rules) -> Vec<RuleBody> {
 
 impl RuleBody {
     fn into_rule(self, pointer: &str, scope: Scope) -> Outcome<Rule> {
-        let at = |field: &str, detail: String| Problem::invalid(format!("{pointer}/{field}"), detail);
+        let at =
+            |field: &str, detail: String| Problem::invalid(format!("{pointer}/{field}"), detail);
         let subject = match (self.user, self.group, self.when, self.everyone) {
             (Some(user), None, None, None) => {
                 Subject::User(UserId::new(user).map_err(|error| at("user", error.to_string()))?)
@@ -74,11 +79,21 @@ impl RuleBody {
             }
             (None, None, Some(when), None) => {
                 let expression = Expression::parse(&when, scope);
-                Subject::When(expression.map_err(|error| Problem::expression(format!("{pointer}/when"), error))?)
+                Subject::When(
+                    expression
+                        .map_err(|error| Problem::expression(format!("{pointer}/when"), error))?,
+                )
             }
             (None, None, None, Some(true)) => Subject::Everyone,
-            (None, None, None, Some(false)) => return Err(at("everyone", "it is true or left out".into())),
-            _ => return Err(Problem::invalid(pointer, "a rule has exactly one of user, group, when and everyone")),
+            (None, None, None, Some(false)) => {
+                return Err(at("everyone", "it is true or left out".into()));
+            }
+            _ => {
+                return Err(Problem::invalid(
+                    pointer,
+                    "a rule has exactly one of user, group, when and everyone",
+                ));
+            }
         };
         let effect = match self.effect {
             EffectBody::Allow => Effect::Allow,
@@ -90,7 +105,13 @@ impl RuleBody {
 
 impl From<&Rule> for RuleBody {
     fn from(rule: &Rule) -> Self {
-        let body = Self { effect: rule.effect.into(), user: None, group: None, when: None, everyone: None };
+        let body = Self {
+            effect: rule.effect.into(),
+            user: None,
+            group: None,
+            when: None,
+            everyone: None,
+        };
         match &rule.subject {
             Subject::User(user) => Self { user: Some(user.to_string()), ..body },
             Subject::Group(group) => Self { group: Some(group.to_string()), ..body },

@@ -21,13 +21,15 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 
 /// Receive as server-sent events.
 ///
-/// The same rights, order, limits and resuming as the socket, for clients that only speak HTTP: `curl -N`, or a browser's
-/// `EventSource`, which gives token and instance in the query. `data` is the frame that a socket gets. A `MESSAGE` has no
-/// event name, every other frame has its type as its name; the last is `CLOSE` with `code` and `reason`. `CONNECTED` and
-/// `MESSAGE` carry their cursor as `id`. A quiet stream is sent a comment every 15 seconds.
+/// The same rights, order, limits and resuming as the socket, for clients that only speak HTTP:
+/// `curl -N`, or a browser's `EventSource`, which gives token and instance in the query. `data` is
+/// the frame that a socket gets. A `MESSAGE` has no event name, every other frame has its type as
+/// its name; the last is `CLOSE` with `code` and `reason`. `CONNECTED` and `MESSAGE` carry their
+/// cursor as `id`. A quiet stream is sent a comment every 15 seconds.
 ///
-/// An `EventSource` connects again by itself and then sends the newest `id` as `Last-Event-ID`: put no `cursor` into its
-/// URL, which would soon differ. What is refused is no stream, and an `EventSource` gives up.
+/// An `EventSource` connects again by itself and then sends the newest `id` as `Last-Event-ID`: put
+/// no `cursor` into its URL, which would soon differ. What is refused is no stream, and an
+/// `EventSource` gives up.
 #[utoipa::path(
     tag = "Receiving",
     params(
@@ -48,8 +50,12 @@ pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpRespons
     Ok(relay::stream::open(registration, Box::new(pass)))
 }
 
-/// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they differ.
-pub(super) fn resume_from(request: &HttpRequest, cursor: Option<String>) -> Outcome<Option<String>> {
+/// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they
+/// differ.
+pub(super) fn resume_from(
+    request: &HttpRequest,
+    cursor: Option<String>,
+) -> Outcome<Option<String>> {
     let given = headers(request, LAST_EVENT_ID).chain(cursor.map(Cow::Owned));
     Ok(only("cursor or Last-Event-ID", given)?.map(Cow::into_owned))
 }

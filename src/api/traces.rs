@@ -33,13 +33,15 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TraceParameters {
-    /// Also what became of it for this user's connections, the open ones and those that ended lately.
+    /// Also what became of it for this user's connections, the open ones and those that ended
+    /// lately.
     #[serde(default)]
     #[param(example = "alice")]
     user: Option<String>,
 }
 
-/// What became of a message. Counted are connections: `matched` = `written` + `waiting` + all of `lost`.
+/// What became of a message. Counted are connections: `matched` = `written` + `waiting` + all of
+/// `lost`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageTrace {
@@ -68,14 +70,15 @@ pub struct MessageTrace {
     queued: u64,
     /// Those that had no room for it and were disconnected with 4420.
     dropped: u64,
-    /// Those whose socket it was handed to. Whether a client has read it, only its acknowledgement tells.
+    /// Those whose socket it was handed to. Whether a client has read it, only its acknowledgement
+    /// tells.
     written: u64,
     /// Those in whose outbox it still is.
     waiting: u64,
     /// Connections that resumed and whose socket it was handed to then; not part of `matched`.
     replayed: u64,
-    /// Connections, of those it was written or replayed to, whose `PING` had a cursor at or behind it while it was kept
-    /// for clients that resume.
+    /// Connections, of those it was written or replayed to, whose `PING` had a cursor at or behind
+    /// it while it was kept for clients that resume.
     acknowledged: u64,
     /// Connections it was for and that never got it, by why.
     lost: LostBody,
@@ -100,7 +103,8 @@ pub struct PublisherBody {
 pub struct LostBody {
     /// The outbox was full: disconnected with 4420. The same as `dropped`.
     outbox_full: u64,
-    /// It waited, and the client was too slow: disconnected with 4420 because of a later message or of time.
+    /// It waited, and the client was too slow: disconnected with 4420 because of a later message or
+    /// of time.
     too_slow: u64,
     /// It waited, and the connection ended otherwise.
     ended: u64,
@@ -114,7 +118,8 @@ pub struct LostBody {
 pub struct UserTrace {
     /// The user.
     user_id: String,
-    /// Connections that are known: open, or ended within the window's time and among the instance's last 1,000.
+    /// Connections that are known: open, or ended within the window's time and among the instance's
+    /// last 1,000.
     total: usize,
     /// The newest 100 of them, the oldest first.
     connections: Vec<ConnectionTrace>,
@@ -137,8 +142,9 @@ pub struct ConnectionTrace {
     ended_at: Option<String>,
     /// The close code; `null` where there was none: it is open, or the connection broke.
     close_code: Option<u16>,
-    /// One word to decide by: `written`, `replayed`, `waiting`, `replaced`, `writtenOrReplaced`, `dropped`, `lost`, `ending`, `notConnected`,
-    /// `notReplayed`, `excluded`, `narrowed`, `notAddressed`, `denied`, `filtered` or `notQueued`.
+    /// One word to decide by: `written`, `replayed`, `waiting`, `replaced`, `writtenOrReplaced`,
+    /// `dropped`, `lost`, `ending`, `notConnected`, `notReplayed`, `excluded`, `narrowed`,
+    /// `notAddressed`, `denied`, `filtered` or `notQueued`.
     outcome: &'static str,
     /// The same in a sentence, with times in UTC and the reason.
     detail: String,
@@ -147,17 +153,18 @@ pub struct ConnectionTrace {
     rule: Option<usize>,
     /// Whether the client has acknowledged this position with a `PING`.
     acknowledged: bool,
-    /// Whether its token or what it hears has changed since the message: rules are asked as they are now, and may have
-    /// said otherwise then.
+    /// Whether its token or what it hears has changed since the message: rules are asked as they
+    /// are now, and may have said otherwise then.
     rights_changed: bool,
 }
 
 /// Read what became of a message.
 ///
-/// Who published it, when and to whom; how many connections it was for and how far it got; with `user`, what became of it
-/// for each of the user's connections. It can be asked for the window's time (2 minutes unless set otherwise), of the
-/// instance's newest 10,000 messages on this node, live ones too, and not after a restart. Rules, filters and `channels=`
-/// are asked as they are now.
+/// Who published it, when and to whom; how many connections it was for and how far it got; with
+/// `user`, what became of it for each of the user's connections. It can be asked for the window's
+/// time (2 minutes unless set otherwise), of the instance's newest 10,000 messages on this node,
+/// live ones too, and not after a restart. Rules, filters and `channels=` are asked as they are
+/// now.
 #[utoipa::path(
     tag = "Messages",
     params(("id" = String, Path, description = "The message's id."), TraceParameters),
@@ -174,13 +181,17 @@ pub async fn get_message(
     let user = user.map_err(|error| Problem::invalid("user", error.to_string()))?;
     let instance = &observer.tenant.instance.id;
     let trace = api.relay.trace_of(instance, &id).ok_or_else(|| {
-        Problem::new(Code::NotFound, "there is no message with this id, or nothing is remembered of it any more")
+        Problem::new(
+            Code::NotFound,
+            "there is no message with this id, or nothing is remembered of it any more",
+        )
     })?;
     let mut shown = MessageTrace::of(&trace);
     if let Some(user) = user {
         let witnesses = api.relay.witnesses(instance, &user, trace.cursor.position).await?;
         let tenant = observer.tenant.clone();
-        let told = api.deliberation.run(move || UserTrace::of(&user, &witnesses, &trace, &tenant)).await?;
+        let told =
+            api.deliberation.run(move || UserTrace::of(&user, &witnesses, &trace, &tenant)).await?;
         shown.user = Some(told);
     }
     Ok(Json(shown))
@@ -193,9 +204,15 @@ impl UserTrace {
             let fate = witness.outcome(trace, tenant);
             ConnectionTrace::of(witness, trace, &fate)
         });
-        let reason = "not connected: no connection is open, and none that ended lately is remembered";
+        let reason =
+            "not connected: no connection is open, and none that ended lately is remembered";
         let reason = witnesses.is_empty().then(|| reason.to_owned());
-        Self { user_id: user.to_string(), total: witnesses.len(), connections: connections.collect(), reason }
+        Self {
+            user_id: user.to_string(),
+            total: witnesses.len(),
+            connections: connections.collect(),
+            reason,
+        }
     }
 }
 
@@ -213,7 +230,11 @@ impl MessageTrace {
             channel: trace.address.to_string(),
             audience: names(&trace.reach.audiences),
             filter: trace.reach.filter.as_ref().map(ToString::to_string),
-            queued_at: trace.progress.queued_at_ms().and_then(DateTime::from_timestamp_millis).map(text),
+            queued_at: trace
+                .progress
+                .queued_at_ms()
+                .and_then(DateTime::from_timestamp_millis)
+                .map(text),
             matched: sums.of(Step::Matched),
             queued: sums.of(Step::Queued),
             dropped: sums.of(Step::Dropped),
@@ -278,24 +299,38 @@ fn word(fate: &Fate) -> &'static str {
 }
 
 fn detail(witness: &Witness, trace: &Trace, fate: &Fate) -> String {
-    let queued = trace.progress.queued_at_ms().map_or_else(|| "queued".into(), |at| format!("queued {}", clock(at)));
+    let queued = trace
+        .progress
+        .queued_at_ms()
+        .map_or_else(|| "queued".into(), |at| format!("queued {}", clock(at)));
     let connected = clock(witness.origin.connected_at.timestamp_millis());
     let end = witness.farewell().map_or_else(
         || "the connection broke".into(),
-        |farewell| format!("disconnected {} {}", farewell.close.code, farewell.close.reason).trim_end().to_owned(),
+        |farewell| {
+            format!("disconnected {} {}", farewell.close.code, farewell.close.reason)
+                .trim_end()
+                .to_owned()
+        },
     );
     match fate {
         Fate::Written(when) => format!("{queued}, written {}", moment(*when)),
-        Fate::Replayed(when) => format!("connected {connected} and resumed, replayed {}", moment(*when)),
+        Fate::Replayed(when) => {
+            format!("connected {connected} and resumed, replayed {}", moment(*when))
+        }
         Fate::Waiting => format!("{queued}, waiting to be written"),
         Fate::Replaced => format!("{queued}, replaced by a newer message before it was written"),
-        Fate::WrittenOrReplaced => format!("{queued}, written or replaced: which of both is no longer remembered"),
+        Fate::WrittenOrReplaced => {
+            format!("{queued}, written or replaced: which of both is no longer remembered")
+        }
         Fate::Dropped => format!("outbox full: {end}"),
         Fate::Lost => format!("{queued}, not written: {end}"),
         Fate::NotYetConnected => format!("not connected at the time: connected {connected}"),
-        Fate::Resumed => format!("not connected at the time: connected {connected}, with a cursor behind the message"),
+        Fate::Resumed => format!(
+            "not connected at the time: connected {connected}, with a cursor behind the message"
+        ),
         Fate::NotReplayed => {
-            "resumed later, but the message is for those connected at the time, or its ttl was over".into()
+            "resumed later, but the message is for those connected at the time, or its ttl was over"
+                .into()
         }
         Fate::NoLongerConnected => format!("not connected at the time: {end}"),
         Fate::Ending => format!("was being closed: {end}"),
@@ -303,11 +338,16 @@ fn detail(witness: &Witness, trace: &Trace, fate: &Fate) -> String {
         Fate::ConnectionExcluded => "exclude.connections names the connection".into(),
         Fate::Narrowed => "the client's channels= leaves it out".into(),
         Fate::NotAddressed => {
-            format!("not for this user: the audience is {}", names(&trace.reach.audiences).join(", "))
+            format!(
+                "not for this user: the audience is {}",
+                names(&trace.reach.audiences).join(", ")
+            )
         }
         Fate::Denied(channel, denial) => format!("channel:{channel}: {}", denied(*denial)),
         Fate::Filtered(reason) => format!("the filter left it out: {reason}"),
-        Fate::NotQueued => "not queued: its worker has not come to it yet, or it was not for it at the time".into(),
+        Fate::NotQueued => {
+            "not queued: its worker has not come to it yet, or it was not for it at the time".into()
+        }
     }
 }
 

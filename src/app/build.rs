@@ -1,4 +1,5 @@
-//! Makes the parts of the service out of the configuration, and starts the tasks that keep them fresh.
+//! Makes the parts of the service out of the configuration, and starts the tasks that keep them
+//! fresh.
 
 use super::{StartError, memory};
 use crate::api::deliberation::Deliberation;
@@ -41,7 +42,9 @@ const STORE_PATIENCE: Duration = Duration::from_secs(30);
 const RESERVED_FILES: u64 = 256;
 
 /// Opens the configured Postgres, or starts the private one. Errors: `StartError`.
-pub(super) async fn open_store(config: &Config) -> Result<(Store, Option<PrivatePostgres>), StartError> {
+pub(super) async fn open_store(
+    config: &Config,
+) -> Result<(Store, Option<PrivatePostgres>), StartError> {
     let (options, postgres) = match &config.database_url {
         Some(url) => {
             let options = url.reveal().parse::<PgConnectOptions>();
@@ -49,16 +52,21 @@ pub(super) async fn open_store(config: &Config) -> Result<(Store, Option<Private
             (options.map_err(|_| StartError("DATABASE_URL is not a Postgres URL".into()))?, None)
         }
         None => {
-            let settings = PostgresSettings { data_dir: config.data_dir.clone(), bin_dir: config.pg_bin.clone() };
+            let settings = PostgresSettings {
+                data_dir: config.data_dir.clone(),
+                bin_dir: config.pg_bin.clone(),
+            };
             let postgres = PrivatePostgres::start(&settings).await;
-            let postgres = postgres.map_err(StartError::because("the private Postgres does not start"))?;
+            let postgres =
+                postgres.map_err(StartError::because("the private Postgres does not start"))?;
             (postgres.options(), Some(postgres))
         }
     };
     Ok((Store::new(options.application_name("herald").disable_statement_logging()), postgres))
 }
 
-/// Builds the service's state and starts its tasks, which end when `stopped` turns true. Errors: `StartError`.
+/// Builds the service's state and starts its tasks, which end when `stopped` turns true. Errors:
+/// `StartError`.
 pub(super) async fn build(
     config: &Config,
     store: Store,
@@ -71,8 +79,15 @@ pub(super) async fn build(
         make_demo(&store).await.map_err(StartError::because("the instance demo cannot be made"))?;
     }
     let catalog = Catalog::new(Snapshot::default());
-    catalog::load(&catalog, &store).await.map_err(StartError::because("the configuration cannot be read"))?;
-    tasks.spawn_local(catalog::follow(catalog.clone(), store.clone(), config.catalog_poll, stopped.clone()));
+    catalog::load(&catalog, &store)
+        .await
+        .map_err(StartError::because("the configuration cannot be read"))?;
+    tasks.spawn_local(catalog::follow(
+        catalog.clone(),
+        store.clone(),
+        config.catalog_poll,
+        stopped.clone(),
+    ));
     let connections = most_connections(config.bounds.connections);
     let relay = Relay::new(catalog.clone(), relay_settings(config, connections));
     memory::take_up(&config.data_dir, &relay);
@@ -142,19 +157,26 @@ fn auth_settings(signing_in: &SigningIn, data_dir: &Path) -> Result<AuthSettings
     match &signing_in.keys {
         SigningKeys::Development => {
             let key = DevelopmentKey::open(data_dir);
-            let key = key.map_err(StartError::because("the development key cannot be read or made"))?;
+            let key =
+                key.map_err(StartError::because("the development key cannot be read or made"))?;
             settings.secret = Some(key.secret().to_vec());
         }
         SigningKeys::Configured { secret, public_keys, jwks_urls } => {
             settings.secret = secret.as_ref().map(|secret| secret.reveal().as_bytes().to_vec());
-            if settings.secret.as_deref().is_some_and(|secret| DevelopmentKey::is_stored_as(data_dir, secret)) {
+            if settings
+                .secret
+                .as_deref()
+                .is_some_and(|secret| DevelopmentKey::is_stored_as(data_dir, secret))
+            {
                 let sentence = "HERALD_JWT_SECRET is the development key of the data directory: make a key of your own";
                 return Err(StartError(sentence.into()));
             }
             settings.jwks_urls = jwks_urls.clone();
             for path in public_keys {
                 let pem = std::fs::read(path);
-                let pem = pem.map_err(|error| StartError(format!("{} cannot be read: {error}", path.display())))?;
+                let pem = pem.map_err(|error| {
+                    StartError(format!("{} cannot be read: {error}", path.display()))
+                })?;
                 settings.public_keys.push(PublicKey { name: path.display().to_string(), pem });
             }
         }
@@ -181,7 +203,9 @@ async fn make_demo(store: &Store) -> Result<(), InsertError> {
     if store.has_instances().await.map_err(InsertError::Store)? {
         return Ok(());
     }
-    let (Ok(id), Ok(actor)) = (InstanceId::new("demo"), UserId::new("herald")) else { return Ok(()) };
+    let (Ok(id), Ok(actor)) = (InstanceId::new("demo"), UserId::new("herald")) else {
+        return Ok(());
+    };
     let demo = Instance {
         id,
         name: "Demo".into(),
@@ -203,7 +227,8 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
         queue: QueueBounds { messages: bounds.queue_messages, bytes: bounds.queue_bytes },
         bounds: Bounds {
             outbox: outbox_bounds(config),
-            // "At least once a minute" leaves a hidden tab's throttled timer a quarter more (contract, "Receiving").
+            // "At least once a minute" leaves a hidden tab's throttled timer a quarter more
+            // (contract, "Receiving").
             keep_alive: bounds.keep_alive.mul_f64(1.25),
             comment: bounds.stream_comment,
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
@@ -234,11 +259,13 @@ fn outbox_bounds(config: &Config) -> OutboxBounds {
     OutboxBounds { bytes: config.bounds.outbox_bytes, stall: config.bounds.outbox_age }
 }
 
-/// As many connections as were asked for or as the limit on open files leaves room for, whichever is less. Raises the
-/// soft limit to the hard one first.
+/// As many connections as were asked for or as the limit on open files leaves room for, whichever
+/// is less. Raises the soft limit to the hard one first.
 fn most_connections(asked: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+    if let Err(error) =
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
         tracing::debug!(%error, "the limit on open files stays as it is");
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
@@ -246,7 +273,10 @@ fn most_connections(asked: usize) -> usize {
     match asked {
         0 => room,
         asked if asked > room => {
-            tracing::warn!(limit.files = files, "HERALD_MAX_CONNECTIONS is beyond the limit on open files");
+            tracing::warn!(
+                limit.files = files,
+                "HERALD_MAX_CONNECTIONS is beyond the limit on open files"
+            );
             room
         }
         asked => asked,

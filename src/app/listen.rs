@@ -54,26 +54,34 @@ struct ClientListeners {
     proxy: Option<TcpListener>,
 }
 
-/// Binds everything. Errors: `StartError`, for an address that is taken or a certificate that cannot be used.
+/// Binds everything. Errors: `StartError`, for an address that is taken or a certificate that
+/// cannot be used.
 pub(super) fn listen(
     config: &Config,
     api: &Api,
     tasks: &mut JoinSet<()>,
     stopped: &watch::Receiver<bool>,
 ) -> Result<Servers, StartError> {
-    let certificates = certificates(config).map_err(StartError::because("the certificate cannot be used"))?;
-    let tls_config = certificates.server_config().map_err(StartError::because("TLS cannot be set up"))?;
+    let certificates =
+        certificates(config).map_err(StartError::because("the certificate cannot be used"))?;
+    let tls_config =
+        certificates.server_config().map_err(StartError::because("TLS cannot be set up"))?;
     tasks.spawn_local(certificates.watch(CERTIFICATE_POLL, stopped.clone()));
-    let documents = Documents::new().map_err(StartError::because("the OpenAPI document cannot be written"))?;
+    let documents =
+        Documents::new().map_err(StartError::because("the OpenAPI document cannot be written"))?;
     let (tls, client) = bind(config.listen, "HERALD_LISTEN")?;
     let (metrics_listener, metrics) = bind(config.metrics_listen, "HERALD_METRICS_LISTEN")?;
-    let proxy = config.proxy_listen.map(|address| bind(address, "HERALD_PROXY_LISTEN")).transpose()?;
+    let proxy =
+        config.proxy_listen.map(|address| bind(address, "HERALD_PROXY_LISTEN")).transpose()?;
     let (proxy_listener, proxy) = proxy.unzip();
-    let listeners = ClientListeners { tls, tls_config: Arc::new(tls_config), proxy: proxy_listener };
+    let listeners =
+        ClientListeners { tls, tls_config: Arc::new(tls_config), proxy: proxy_listener };
     let server = client_server(config, api, documents, listeners);
-    let client_server = server.map_err(StartError::because("the client listeners cannot be opened"))?;
+    let client_server =
+        server.map_err(StartError::because("the client listeners cannot be opened"))?;
     let server = metrics_server(api, metrics_listener);
-    let metrics_server = server.map_err(StartError::because("the metrics listener cannot be opened"))?;
+    let metrics_server =
+        server.map_err(StartError::because("the metrics listener cannot be opened"))?;
     let addresses = Addresses { client, proxy, metrics };
     Ok(Servers { client: client_server, metrics: metrics_server, addresses })
 }
@@ -96,7 +104,9 @@ fn bind(address: SocketAddr, setting: &str) -> Result<(TcpListener, SocketAddr),
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };
-    open().map_err(|error: std::io::Error| StartError(format!("{setting}: {address} cannot be listened on: {error}")))
+    open().map_err(|error: std::io::Error| {
+        StartError(format!("{setting}: {address} cannot be listened on: {error}"))
+    })
 }
 
 fn client_server(
@@ -120,10 +130,14 @@ fn client_server(
     let stopping = server.graceful_shutdown_signal();
     // Called once in every worker and for each listener.
     let pipeline = move |tls: Option<Arc<rustls::ServerConfig>>| {
-        let (state, documents, worker) = (state.clone(), documents.clone(), state.relay.add_worker());
+        let (state, documents, worker) =
+            (state.clone(), documents.clone(), state.relay.add_worker());
         // Made twice: requests that ask for an upgrade go their own way to the same routes.
         let app = || {
-            let app = App::new().app_data(state.clone()).app_data(documents.clone()).app_data(worker.clone());
+            let app = App::new()
+                .app_data(state.clone())
+                .app_data(documents.clone())
+                .app_data(worker.clone());
             let app = app.wrap(from_fn(middleware::finish)).configure(api::configure);
             map_config(app.into_factory(), |()| AppConfig::default())
         };
@@ -144,7 +158,8 @@ fn client_server(
         Acceptor::new(settings, tls, turnstile).map_err(DispatchError::Io).and_then(http)
     };
     let (encrypted, tls_config) = (pipeline.clone(), listeners.tls_config);
-    let mut server = server.listen("clients", listeners.tls, move || encrypted(Some(tls_config.clone())))?;
+    let mut server =
+        server.listen("clients", listeners.tls, move || encrypted(Some(tls_config.clone())))?;
     if let Some(proxy) = listeners.proxy {
         server = server.listen("proxies", proxy, move || pipeline(None))?;
     }
@@ -169,5 +184,10 @@ fn metrics_server(api: &Api, listener: TcpListener) -> std::io::Result<Server> {
             .service(health::check_health)
             .service(health::check_readiness)
     };
-    Ok(HttpServer::new(app).workers(1).shutdown_timeout(LAST_REQUESTS).disable_signals().listen(listener)?.run())
+    Ok(HttpServer::new(app)
+        .workers(1)
+        .shutdown_timeout(LAST_REQUESTS)
+        .disable_signals()
+        .listen(listener)?
+        .run())
 }

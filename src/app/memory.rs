@@ -17,14 +17,15 @@ pub(super) fn keep(data_dir: &Path, relay: &Relay) {
     }
 }
 
-/// Takes up the windows that the last stop kept. The file is gone before anything is served, so that no later start can
-/// mistake it for its own.
+/// Takes up the windows that the last stop kept. The file is gone before anything is served, so
+/// that no later start can mistake it for its own.
 pub(super) fn take_up(data_dir: &Path, relay: &Relay) {
     match read(data_dir, relay) {
         Ok(Some(instances)) => tracing::info!(instances, "the window of the last stop is taken up"),
         Ok(None) => {}
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            let cause =
+                std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%error, error.cause = cause, "the window of the last stop is not taken up");
         }
     }
@@ -47,7 +48,9 @@ fn read(data_dir: &Path, relay: &Relay) -> Result<Option<usize>, WindowError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         outcome => outcome?,
     }
-    let read = File::open(&taken).map_err(WindowError::from).and_then(|file| relay.read_windows(BufReader::new(file)));
+    let read = File::open(&taken)
+        .map_err(WindowError::from)
+        .and_then(|file| relay.read_windows(BufReader::new(file)));
     fs::remove_file(&taken)?;
     read.map(Some)
 }

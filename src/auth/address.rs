@@ -3,8 +3,9 @@
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Whether `address` is one of the public internet: not loopback, private, link-local, shared, multicast,
-/// reserved or unspecified, in either family or in one of the IPv6 forms that embed an IPv4 address.
+/// Whether `address` is one of the public internet: not loopback, private, link-local, shared,
+/// multicast, reserved or unspecified, in either family or in one of the IPv6 forms that embed an
+/// IPv4 address.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -31,12 +32,14 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    // Global unicast is 2000::/3 (RFC 4291, section 2.4), but for Teredo and documentation (RFC 4380, RFC 3849).
+    // Global unicast is 2000::/3 (RFC 4291, section 2.4), but for Teredo and documentation (RFC
+    // 4380, RFC 3849).
     let [first, second, ..] = address.segments();
     first & 0xe000 == 0x2000 && !matches!((first, second), (0x2001, 0 | 0x0db8))
 }
 
-/// The IPv4 address in `::ffff:a.b.c.d`, `64:ff9b::a.b.c.d` (RFC 6052) and `2002:a.b.c.d::` (RFC 3056).
+/// The IPv4 address in `::ffff:a.b.c.d`, `64:ff9b::a.b.c.d` (RFC 6052) and `2002:a.b.c.d::` (RFC
+/// 3056).
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
     let join = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
@@ -54,8 +57,10 @@ impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_owned();
         Box::pin(async move {
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((host, 0)).await?.filter(|address| is_public(address.ip())).collect();
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0))
+                .await?
+                .filter(|address| is_public(address.ip()))
+                .collect();
             if found.is_empty() {
                 return Err("the name has no public address".into());
             }
@@ -70,7 +75,8 @@ mod tests {
 
     #[test]
     fn only_addresses_of_the_public_internet_are_public() {
-        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"] {
+        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"]
+        {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         for inside in [

@@ -39,12 +39,16 @@ pub(super) struct VerifiedTokens {
 }
 
 impl VerifiedTokens {
-    /// Room for `entries` tokens of 1 KiB. Errors: `AuthSettingsError::Platform` without a random source.
+    /// Room for `entries` tokens of 1 KiB. Errors: `AuthSettingsError::Platform` without a random
+    /// source.
     pub fn new(entries: usize) -> Result<Self, AuthSettingsError> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| AuthSettingsError::Platform("the random source"))?;
         let entries = entries.max(1);
-        Ok(Self { key, entries: Cache::with_weighter(entries, entries as u64 * 1_024, ByTokenLength) })
+        Ok(Self {
+            key,
+            entries: Cache::with_weighter(entries, entries as u64 * 1_024, ByTokenLength),
+        })
     }
 
     /// The token's place.
@@ -55,8 +59,14 @@ impl VerifiedTokens {
         fingerprint
     }
 
-    /// The principal, if the token was verified with the keys of `generation` and still holds at `now`.
-    pub fn get(&self, fingerprint: &Fingerprint, generation: u64, now: i64) -> Option<Arc<Principal>> {
+    /// The principal, if the token was verified with the keys of `generation` and still holds at
+    /// `now`.
+    pub fn get(
+        &self,
+        fingerprint: &Fingerprint,
+        generation: u64,
+        now: i64,
+    ) -> Option<Arc<Principal>> {
         let entry = self.entries.get(fingerprint)?;
         if entry.generation == generation && now < entry.ends_at {
             return Some(entry.principal);

@@ -1,4 +1,5 @@
-//! Reads a verified token's claims: types first, then issuer, audience and time, then who the bearer is.
+//! Reads a verified token's claims: types first, then issuer, audience and time, then who the
+//! bearer is.
 
 use super::AuthError;
 use super::settings::{AuthSettings, ClaimNames};
@@ -24,8 +25,14 @@ pub(super) struct ClaimRules {
 impl ClaimRules {
     /// The part of the settings that concerns claims.
     pub fn new(settings: AuthSettings) -> Self {
-        let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(LAST_SECOND).min(LAST_SECOND);
-        Self { issuer: settings.issuer, audience: settings.audience, leeway, names: settings.claims }
+        let leeway =
+            i64::try_from(settings.leeway.as_secs()).unwrap_or(LAST_SECOND).min(LAST_SECOND);
+        Self {
+            issuer: settings.issuer,
+            audience: settings.audience,
+            leeway,
+            names: settings.claims,
+        }
     }
 
     /// The names of the claims that are read.
@@ -38,7 +45,8 @@ impl ClaimRules {
         principal.expires_at.saturating_add(self.leeway)
     }
 
-    /// Who the claims speak of, if they hold at `now`. Errors: `Invalid`; `Expired` if all else is right.
+    /// Who the claims speak of, if they hold at `now`. Errors: `Invalid`; `Expired` if all else is
+    /// right.
     pub fn principal(&self, claims: Claims, now: i64) -> Result<Principal, AuthError> {
         let expires_at = time(&claims, "exp")?.ok_or(AuthError::Invalid("exp is missing"))?;
         let not_before = time(&claims, "nbf")?;
@@ -88,15 +96,21 @@ impl ClaimRules {
         text(claims, "sub", "sub must be a string")?;
         let user = text(claims, &self.names.user, "the user claim must be a string")?
             .ok_or(AuthError::Invalid("the user claim is missing"))?;
-        UserId::new(user)
-            .map_err(|_| AuthError::Invalid("the user id must be 1 to 128 bytes without control characters"))
+        UserId::new(user).map_err(|_| {
+            AuthError::Invalid("the user id must be 1 to 128 bytes without control characters")
+        })
     }
 
     fn groups(&self, claims: &Claims) -> Result<Vec<GroupId>, AuthError> {
-        let groups = texts(claims, &self.names.groups, "the groups claim must be an array of strings")?
-            .map(GroupId::new)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| AuthError::Invalid("a group id must be 1 to 128 bytes without control characters"))?;
+        let groups =
+            texts(claims, &self.names.groups, "the groups claim must be an array of strings")?
+                .map(GroupId::new)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| {
+                    AuthError::Invalid(
+                        "a group id must be 1 to 128 bytes without control characters",
+                    )
+                })?;
         let groups = without_doubles(groups);
         if groups.len() > MAX_GROUPS {
             return Err(AuthError::Invalid("the token names more than 256 groups"));
@@ -117,12 +131,18 @@ impl ClaimRules {
             Some(Value::Object(realm)) => texts(realm, "roles", REALM_TYPE)?.collect(),
             Some(_) => return Err(AuthError::Invalid(REALM_TYPE)),
         };
-        Ok(without_doubles(own.into_iter().chain(realm).filter_map(|role| Role::new(role).ok()).collect()))
+        Ok(without_doubles(
+            own.into_iter().chain(realm).filter_map(|role| Role::new(role).ok()).collect(),
+        ))
     }
 
     /// Names that no instance can have are left out: the token is not valid there.
     fn scope(&self, claims: &Claims) -> Result<Scope, AuthError> {
-        let several = texts(claims, &self.names.instances, "the instances claim must be an array of strings")?;
+        let several = texts(
+            claims,
+            &self.names.instances,
+            "the instances claim must be an array of strings",
+        )?;
         let one = text(claims, &self.names.instance, "the instance claim must be a string")?;
         let named: Vec<&str> = several.chain(one).collect();
         if named.contains(&"*") {
@@ -133,7 +153,8 @@ impl ClaimRules {
     }
 
     fn component(&self, claims: &Claims) -> Result<Option<String>, AuthError> {
-        let component = text(claims, &self.names.component, "the component claim must be a string")?;
+        let component =
+            text(claims, &self.names.component, "the component claim must be a string")?;
         Ok(component.filter(|component| !component.is_empty()).map(str::to_owned))
     }
 }
@@ -149,7 +170,11 @@ fn time(claims: &Claims, name: &str) -> Result<Option<i64>, AuthError> {
     Ok(seconds.map(|seconds| seconds.clamp(-LAST_SECOND, LAST_SECOND)))
 }
 
-fn text<'a>(claims: &'a Claims, name: &str, wrong_type: &'static str) -> Result<Option<&'a str>, AuthError> {
+fn text<'a>(
+    claims: &'a Claims,
+    name: &str,
+    wrong_type: &'static str,
+) -> Result<Option<&'a str>, AuthError> {
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -219,7 +244,10 @@ mod tests {
             json!({"instance": ["demo"]}),
             json!({"component": true}),
         ] {
-            assert!(matches!(read_default(changes.clone()), Err(AuthError::Invalid(_))), "{changes}");
+            assert!(
+                matches!(read_default(changes.clone()), Err(AuthError::Invalid(_))),
+                "{changes}"
+            );
         }
     }
 
@@ -240,7 +268,10 @@ mod tests {
 
     #[test]
     fn times_may_be_fractions_and_huge() {
-        assert_eq!(read_default(json!({"exp": 4_000_000_000.9})).unwrap().expires_at, 4_000_000_000);
+        assert_eq!(
+            read_default(json!({"exp": 4_000_000_000.9})).unwrap().expires_at,
+            4_000_000_000
+        );
         assert_eq!(read_default(json!({"exp": 1e300})).unwrap().expires_at, LAST_SECOND);
         assert_eq!(read_default(json!({"exp": u64::MAX})).unwrap().expires_at, LAST_SECOND);
         assert_eq!(read_default(json!({"exp": i64::MIN})), Err(AuthError::Expired));
@@ -254,7 +285,10 @@ mod tests {
 
     #[test]
     fn the_issuer_is_compared_as_it_is() {
-        let rules = || AuthSettings { issuer: Some("https://idp.example".into()), ..AuthSettings::default() };
+        let rules = || AuthSettings {
+            issuer: Some("https://idp.example".into()),
+            ..AuthSettings::default()
+        };
         assert!(read(rules(), json!({"iss": "https://idp.example"})).is_ok());
         for iss in [json!(null), json!("https://idp.example/"), json!(["https://idp.example"])] {
             assert!(read(rules(), json!({"iss": iss})).is_err(), "{iss}");
@@ -277,7 +311,9 @@ mod tests {
     #[test]
     fn ids_are_checked_at_their_limits() {
         let long = "x".repeat(129);
-        for (id, good) in [("x", true), (&long[..128], true), (&long, false), ("", false), ("a\u{0}", false)] {
+        for (id, good) in
+            [("x", true), (&long[..128], true), (&long, false), ("", false), ("a\u{0}", false)]
+        {
             assert_eq!(read_default(json!({"sub": id})).is_ok(), good, "{id}");
             assert_eq!(read_default(json!({"groups": ["ok", id]})).is_ok(), good, "{id}");
         }
@@ -285,7 +321,8 @@ mod tests {
 
     #[test]
     fn at_most_256_groups_are_read() {
-        let groups = |count: usize| (0..count).map(|number| format!("g{number}")).collect::<Vec<_>>();
+        let groups =
+            |count: usize| (0..count).map(|number| format!("g{number}")).collect::<Vec<_>>();
         assert_eq!(read_default(json!({"groups": groups(256)})).unwrap().groups.len(), 256);
         assert!(read_default(json!({"groups": groups(257)})).is_err());
         let doubled = [groups(200), groups(200)].concat();
@@ -300,17 +337,24 @@ mod tests {
         };
         assert_eq!(roles(json!({"roles": ["a", "b", "a", "no role", ""]})), ["a", "b"]);
         assert_eq!(roles(json!({"roles": " a  b "})), ["a", "b"]);
-        assert_eq!(roles(json!({"roles": ["a"], "realm_access": {"roles": ["c", "a"]}})), ["a", "c"]);
+        assert_eq!(
+            roles(json!({"roles": ["a"], "realm_access": {"roles": ["c", "a"]}})),
+            ["a", "c"]
+        );
         assert_eq!(roles(json!({"realm_access": {}})), [""; 0]);
     }
 
     #[test]
     fn instances_are_listed_or_one_or_all() {
         let scope = |changes: Value| read_default(changes).unwrap().scope;
-        let listed =
-            |names: &[&str]| Scope::Instances(names.iter().map(|name| InstanceId::new(name).unwrap()).collect());
+        let listed = |names: &[&str]| {
+            Scope::Instances(names.iter().map(|name| InstanceId::new(name).unwrap()).collect())
+        };
         assert_eq!(scope(json!({})), listed(&[]));
-        assert_eq!(scope(json!({"instances": ["a", "b", "a", "no instance"]})), listed(&["a", "b"]));
+        assert_eq!(
+            scope(json!({"instances": ["a", "b", "a", "no instance"]})),
+            listed(&["a", "b"])
+        );
         assert_eq!(scope(json!({"instance": "a"})), listed(&["a"]));
         assert_eq!(scope(json!({"instances": ["a"], "instance": "b"})), listed(&["a", "b"]));
         for everywhere in [json!({"instances": ["a", "*"]}), json!({"instance": "*"})] {
@@ -321,14 +365,20 @@ mod tests {
     #[test]
     fn an_empty_component_is_none() {
         assert_eq!(read_default(json!({"component": ""})).unwrap().component, None);
-        assert_eq!(read_default(json!({"component": "billing"})).unwrap().component.as_deref(), Some("billing"));
+        assert_eq!(
+            read_default(json!({"component": "billing"})).unwrap().component.as_deref(),
+            Some("billing")
+        );
     }
 
     #[test]
     fn the_names_of_claims_can_be_changed() {
-        let claims = ClaimNames { user: "uid".into(), groups: "teams".into(), ..ClaimNames::default() };
+        let claims =
+            ClaimNames { user: "uid".into(), groups: "teams".into(), ..ClaimNames::default() };
         let rules = AuthSettings { claims, ..AuthSettings::default() };
-        let principal = read(rules, json!({"uid": "bob", "teams": ["x"], "groups": 7, "jti": "t", "iat": 5})).unwrap();
+        let principal =
+            read(rules, json!({"uid": "bob", "teams": ["x"], "groups": 7, "jti": "t", "iat": 5}))
+                .unwrap();
         assert_eq!((principal.user.as_str(), principal.groups.len()), ("bob", 1));
         assert_eq!((principal.token_id.as_deref(), principal.issued_at), (Some("t"), Some(5)));
         assert_eq!(principal.claims["groups"], 7);

@@ -1,4 +1,5 @@
-//! The development key in the data directory, and tokens signed with it: a first look without an identity provider.
+//! The development key in the data directory, and tokens signed with it: a first look without an
+//! identity provider.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -43,7 +44,8 @@ impl DevelopmentKey {
         self.0.as_bytes()
     }
 
-    /// Whether the data directory holds exactly this secret: a key that everyone with the directory knows.
+    /// Whether the data directory holds exactly this secret: a key that everyone with the directory
+    /// knows.
     pub fn is_stored_as(data_dir: &Path, secret: &[u8]) -> bool {
         fs::read_to_string(data_dir.join(FILE)).is_ok_and(|text| text.trim().as_bytes() == secret)
     }
@@ -51,9 +53,11 @@ impl DevelopmentKey {
 
 fn write_new(path: &PathBuf) -> io::Result<()> {
     let mut random = [0; KEY_BYTES];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("the system gives no random bytes"))?;
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| io::Error::other("the system gives no random bytes"))?;
     let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

@@ -1,4 +1,5 @@
-//! Fetches a key set: 3 s, 64 KiB, no redirects, no proxy, and by default https from public addresses only.
+//! Fetches a key set: 3 s, 64 KiB, no redirects, no proxy, and by default https from public
+//! addresses only.
 
 use super::address::{PublicOnly, is_public};
 use super::settings::AuthSettingsError;
@@ -55,7 +56,8 @@ pub(super) fn check_url(url: &Url, allow_private: bool) -> Result<(), AuthSettin
     Ok(())
 }
 
-/// The client for all sources. Errors: `AuthSettingsError::Platform` without usable certificate roots.
+/// The client for all sources. Errors: `AuthSettingsError::Platform` without usable certificate
+/// roots.
 pub(super) fn client(allow_private: bool) -> Result<Client, AuthSettingsError> {
     let builder = Client::builder()
         .redirect(Policy::none())
@@ -70,7 +72,12 @@ pub(super) fn client(allow_private: bool) -> Result<Client, AuthSettingsError> {
 /// The body behind `url`. Errors: `FetchError`.
 pub(super) async fn fetch(client: &Client, url: &Url) -> Result<Bytes, FetchError> {
     let transport = |error: reqwest::Error| FetchError::Transport(error.without_url());
-    let mut response = client.get(url.clone()).header("accept", "application/json").send().await.map_err(transport)?;
+    let mut response = client
+        .get(url.clone())
+        .header("accept", "application/json")
+        .send()
+        .await
+        .map_err(transport)?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status(response.status()));
     }
@@ -90,9 +97,12 @@ mod tests {
 
     #[test]
     fn a_url_must_be_https_and_lead_outside_unless_the_setting_allows_otherwise() {
-        let check = |url: &str, allow_private| check_url(&Url::parse(url).unwrap(), allow_private).is_ok();
+        let check =
+            |url: &str, allow_private| check_url(&Url::parse(url).unwrap(), allow_private).is_ok();
         assert!(check("https://idp.example/keys", false) && check("https://1.1.1.1/keys", false));
-        for inside in ["http://idp.example/keys", "https://127.0.0.1/", "https://[::1]/", "https://0x7f.1/"] {
+        for inside in
+            ["http://idp.example/keys", "https://127.0.0.1/", "https://[::1]/", "https://0x7f.1/"]
+        {
             assert!(!check(inside, false), "{inside}");
             assert!(check(inside, true), "{inside}");
         }

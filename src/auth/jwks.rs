@@ -1,4 +1,5 @@
-//! Key sets by URL (RFC 7517, section 5): each source keeps its own last good set, whatever becomes of the URL.
+//! Key sets by URL (RFC 7517, section 5): each source keeps its own last good set, whatever becomes
+//! of the URL.
 
 use super::fetch::{self, FetchError};
 use super::keys::Key;
@@ -20,7 +21,8 @@ const MAX_KEYS: usize = 64;
 /// How often a source may be asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Shortest time between two fetches that unknown keys caused, and between two tries while the URL is down.
+    /// Shortest time between two fetches that unknown keys caused, and between two tries while the
+    /// URL is down.
     pub refetch: Duration,
     /// The same while there is no set at all.
     pub first: Duration,
@@ -29,8 +31,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    const DEFAULT: Self =
-        Self { refetch: Duration::from_secs(60), first: Duration::from_secs(5), refresh: Duration::from_secs(300) };
+    const DEFAULT: Self = Self {
+        refetch: Duration::from_secs(60),
+        first: Duration::from_secs(5),
+        refresh: Duration::from_secs(300),
+    };
 }
 
 /// One JWKS URL and what is known of it.
@@ -79,8 +84,9 @@ pub(super) fn sources(
     settings.jwks_urls.iter().map(source).collect()
 }
 
-/// Starts a fetch in the background when the set is old or was never fetched, unless one is under way.
-/// Nothing waits for it: it ends within the 3 s of a fetch, and a set at hand serves on meanwhile.
+/// Starts a fetch in the background when the set is old or was never fetched, unless one is under
+/// way. Nothing waits for it: it ends within the 3 s of a fetch, and a set at hand serves on
+/// meanwhile.
 pub(super) fn refresh_if_stale(source: &Arc<Source>) {
     if !source.is_stale() {
         return;
@@ -94,7 +100,15 @@ pub(super) fn refresh_if_stale(source: &Arc<Source>) {
 impl Source {
     pub(super) fn new(url: Url, client: Client, pace: Pace, generation: Arc<AtomicU64>) -> Self {
         let keys = ArcSwapOption::empty();
-        Self { url, client, pace, keys, attempts: Mutex::default(), fetching: Arc::default(), generation }
+        Self {
+            url,
+            client,
+            pace,
+            keys,
+            attempts: Mutex::default(),
+            fetching: Arc::default(),
+            generation,
+        }
     }
 
     /// Whether one of the keys at hand verifies the token.
@@ -104,7 +118,11 @@ impl Source {
 
     /// Whether a new set might hold the token's key: not if the key that it names is already here.
     pub fn may_gain(&self, token: &Token<'_>) -> bool {
-        !self.keys.load().as_ref().is_some_and(|set| set.keys.iter().any(|key| key.is_named_by(token)))
+        !self
+            .keys
+            .load()
+            .as_ref()
+            .is_some_and(|set| set.keys.iter().any(|key| key.is_named_by(token)))
     }
 
     /// Whether the token's key may be behind a URL that cannot be reached.
@@ -113,7 +131,8 @@ impl Source {
         self.keys.load().is_none() || (unknown && self.attempts().last_failed)
     }
 
-    /// Fetches the set for a key that is unknown, or waits for the fetch under way; not more often than the pace allows.
+    /// Fetches the set for a key that is unknown, or waits for the fetch under way; not more often
+    /// than the pace allows.
     pub async fn refetch(&self) {
         let before = self.attempts().count;
         let turn = self.fetching.clone().lock_owned().await;

@@ -43,8 +43,9 @@ impl KeyServer {
 
     fn serve(&self, status: &str, headers: &str, body: &str) {
         let length = body.len();
-        *self.answer.lock().unwrap() =
-            format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}");
+        *self.answer.lock().unwrap() = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}"
+        );
     }
 
     fn requests(&self) -> usize {
@@ -59,7 +60,10 @@ fn settings(servers: &[&KeyServer]) -> AuthSettings {
 
 /// An authenticator whose sources may be asked as often as wanted, and never refresh by themselves.
 fn impatient(servers: &[&KeyServer]) -> Authenticator {
-    with_pace(servers, Pace { refetch: Duration::ZERO, first: Duration::ZERO, refresh: Duration::MAX })
+    with_pace(
+        servers,
+        Pace { refetch: Duration::ZERO, first: Duration::ZERO, refresh: Duration::MAX },
+    )
 }
 
 fn with_pace(servers: &[&KeyServer], pace: Pace) -> Authenticator {
@@ -75,14 +79,18 @@ fn named(signer: &Signer, id: &str) -> (Value, String) {
     (signer.jwk(json!({"kid": id})), signer.sign(&json!({"kid": id}), &alice()))
 }
 
-const WRONG: AuthError = AuthError::Invalid("the signature does not verify with any key of this server");
+const WRONG: AuthError =
+    AuthError::Invalid("the signature does not verify with any key of this server");
 
 #[tokio::test]
 async fn keys_of_every_public_family_are_fetched_once() {
     let (rsa, p256) = (Signer::rsa(jsonwebtoken::Algorithm::PS256), Signer::p256());
-    let server = KeyServer::start(&[rsa.jwk(json!({})), p256.jwk(json!({"kid": "e", "use": "sig"}))]).await;
+    let server =
+        KeyServer::start(&[rsa.jwk(json!({})), p256.jwk(json!({"kid": "e", "use": "sig"}))]).await;
     let authenticator = authenticator(settings(&[&server]));
-    for token in [rsa.token(), p256.token(), named(&p256, "e").1, named(&rsa, "unnamed in the set").1] {
+    for token in
+        [rsa.token(), p256.token(), named(&p256, "e").1, named(&rsa, "unnamed in the set").1]
+    {
         authenticator.verify(&token).await.unwrap();
     }
     assert_eq!(server.requests(), 1);
@@ -98,7 +106,11 @@ async fn a_new_key_is_fetched_and_an_old_one_is_forgotten() {
     server.serve_keys(&[new_key]);
     authenticator.verify(&old_token).await.unwrap();
     authenticator.verify(&new_token).await.unwrap();
-    assert_eq!(authenticator.verify(&old_token).await.unwrap_err(), WRONG, "the cache must forget it too");
+    assert_eq!(
+        authenticator.verify(&old_token).await.unwrap_err(),
+        WRONG,
+        "the cache must forget it too"
+    );
 }
 
 #[tokio::test]
@@ -109,7 +121,10 @@ async fn unknown_keys_cause_at_most_one_fetch_a_minute() {
     let authenticator = authenticator(settings(&[&server]));
     authenticator.verify(&token).await.unwrap();
     for id in 0..20 {
-        assert_eq!(authenticator.verify(&named(&stranger, &format!("x{id}")).1).await.unwrap_err(), WRONG);
+        assert_eq!(
+            authenticator.verify(&named(&stranger, &format!("x{id}")).1).await.unwrap_err(),
+            WRONG
+        );
     }
     assert_eq!(server.requests(), 2, "the first fetch, and one for the unknown");
     assert_eq!(authenticator.verify(&named(&stranger, "1").1).await.unwrap_err(), WRONG);
@@ -124,7 +139,8 @@ async fn requests_at_the_same_time_share_one_fetch() {
     let (key, token) = named(&signer, "1");
     let server = KeyServer::start(&[key]).await;
     let authenticator = impatient(&[&server]);
-    let outcomes = futures_util::future::join_all((0..50).map(|_| authenticator.verify(&token))).await;
+    let outcomes =
+        futures_util::future::join_all((0..50).map(|_| authenticator.verify(&token))).await;
     assert!(outcomes.iter().all(Result::is_ok));
     assert_eq!(server.requests(), 1);
 }
@@ -148,9 +164,14 @@ async fn the_last_good_set_stays_while_the_url_answers_anything_else() {
     ] {
         server.serve(status, headers, body);
         let before = server.requests();
-        assert_eq!(authenticator.verify(&stranger).await.unwrap_err(), AuthError::KeysUnavailable, "{status}");
+        assert_eq!(
+            authenticator.verify(&stranger).await.unwrap_err(),
+            AuthError::KeysUnavailable,
+            "{status}"
+        );
         assert_eq!(server.requests(), before + 1, "{status}: no redirect is followed");
-        let fresh = signer.sign(&json!({"kid": "1"}), &alice_with(json!({"jti": format!("{before}")})));
+        let fresh =
+            signer.sign(&json!({"kid": "1"}), &alice_with(json!({"jti": format!("{before}")})));
         authenticator.verify(&fresh).await.unwrap();
     }
 }
@@ -162,7 +183,11 @@ async fn a_set_of_64_kib_is_read_and_one_byte_more_is_not() {
         let (key, token) = named(&signer, "1");
         let server = KeyServer::start(&[]).await;
         let bare = json!({"keys": [key], "pad": ""}).to_string().len();
-        server.serve("200 OK", "", &json!({"keys": [key], "pad": "x".repeat(size - bare)}).to_string());
+        server.serve(
+            "200 OK",
+            "",
+            &json!({"keys": [key], "pad": "x".repeat(size - bare)}).to_string(),
+        );
         assert_eq!(impatient(&[&server]).verify(&token).await.is_ok(), accepted, "{size}");
     }
 }
@@ -174,7 +199,10 @@ async fn a_url_that_was_never_reached_is_no_fault_of_the_token() {
     let mut settings = settings(&[&server]);
     settings.secret = Some(SECRET.to_vec());
     let authenticator = authenticator(settings);
-    assert_eq!(authenticator.verify(&Signer::p256().token()).await.unwrap_err(), AuthError::KeysUnavailable);
+    assert_eq!(
+        authenticator.verify(&Signer::p256().token()).await.unwrap_err(),
+        AuthError::KeysUnavailable
+    );
     authenticator.verify(&Signer::secret(SECRET).token()).await.unwrap();
 }
 
@@ -213,7 +241,11 @@ fn a_jwk_is_used_only_for_what_it_says() {
         let token = Token::parse(&token).unwrap();
         Key::from_jwk(&rsa.jwk(fields)).is_some_and(|key| key.verifies(&token))
     };
-    for fields in [json!({}), json!({"alg": "RS256", "use": "sig"}), json!({"key_ops": ["verify", "x"], "x5c": 1})] {
+    for fields in [
+        json!({}),
+        json!({"alg": "RS256", "use": "sig"}),
+        json!({"key_ops": ["verify", "x"], "x5c": 1}),
+    ] {
         assert!(verifies(fields.clone()), "{fields}");
     }
     for fields in [

@@ -1,7 +1,9 @@
 //! A key and the algorithms it may be used with: the key decides, never the token.
 
 use super::token::Token;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
 use serde_json::{Map, Value};
@@ -30,7 +32,11 @@ impl SignatureAlgorithm {
     }
 
     fn all_of(family: AlgorithmFamily) -> Vec<Self> {
-        Self::ALL.iter().filter(|(_, algorithm)| algorithm.family() == family).map(|(_, one)| Self(*one)).collect()
+        Self::ALL
+            .iter()
+            .filter(|(_, algorithm)| algorithm.family() == family)
+            .map(|(_, one)| Self(*one))
+            .collect()
     }
 }
 
@@ -51,7 +57,8 @@ impl Key {
         Self::new(DecodingKey::from_secret(secret))
     }
 
-    /// The one public key of a PEM file (`PUBLIC KEY` or `RSA PUBLIC KEY`). Errors: what is wrong with it.
+    /// The one public key of a PEM file (`PUBLIC KEY` or `RSA PUBLIC KEY`). Errors: what is wrong
+    /// with it.
     pub fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         let text = std::str::from_utf8(pem).map_err(|_| "it is not PEM text")?;
         if text.contains("PRIVATE KEY-----") {
@@ -60,16 +67,20 @@ impl Key {
         if text.matches("-----BEGIN ").count() != 1 {
             return Err("it must hold exactly one PEM block");
         }
-        if !text.contains("-----BEGIN PUBLIC KEY-----") && !text.contains("-----BEGIN RSA PUBLIC KEY-----") {
+        if !text.contains("-----BEGIN PUBLIC KEY-----")
+            && !text.contains("-----BEGIN RSA PUBLIC KEY-----")
+        {
             return Err("it is neither a PUBLIC KEY nor an RSA PUBLIC KEY in PEM");
         }
-        let readers = [DecodingKey::from_ec_pem, DecodingKey::from_ed_pem, DecodingKey::from_rsa_pem];
+        let readers =
+            [DecodingKey::from_ec_pem, DecodingKey::from_ed_pem, DecodingKey::from_rsa_pem];
         let key = readers.iter().find_map(|read| read(pem).ok()).ok_or("it cannot be read")?;
         check(&key)?;
         Ok(Self::new(key))
     }
 
-    /// A public key of a JWKS (RFC 7517, section 4), if it is one that verifies what is served here.
+    /// A public key of a JWKS (RFC 7517, section 4), if it is one that verifies what is served
+    /// here.
     pub fn from_jwk(jwk: &Value) -> Option<Self> {
         let fields = jwk.as_object()?;
         if !may_verify(fields) {
@@ -81,8 +92,10 @@ impl Key {
             _ => return None,
         }
         let parameters = ["kty", "crv", "x", "y", "n", "e"];
-        let bare: Map<_, _> = parameters.iter().filter_map(|name| fields.get_key_value(*name)).map(cloned).collect();
-        let key = DecodingKey::from_jwk(&serde_json::from_value::<Jwk>(Value::Object(bare)).ok()?).ok()?;
+        let bare: Map<_, _> =
+            parameters.iter().filter_map(|name| fields.get_key_value(*name)).map(cloned).collect();
+        let key = DecodingKey::from_jwk(&serde_json::from_value::<Jwk>(Value::Object(bare)).ok()?)
+            .ok()?;
         check(&key).ok()?;
         let mut key = Self::new(key);
         if let Some(algorithm) = fields.get("alg") {
@@ -100,12 +113,14 @@ impl Key {
         token.key_id.is_some() && self.id == token.key_id
     }
 
-    /// Whether the token was signed with it. A key with another `kid` than the token's is not tried.
+    /// Whether the token was signed with it. A key with another `kid` than the token's is not
+    /// tried.
     pub fn verifies(&self, token: &Token<'_>) -> bool {
         let may_be_meant = self.id.is_none() || token.key_id.is_none() || self.is_named_by(token);
         may_be_meant
             && self.algorithms.contains(&token.algorithm)
-            && crypto::verify(token.signature, token.message, &self.key, token.algorithm.0).unwrap_or(false)
+            && crypto::verify(token.signature, token.message, &self.key, token.algorithm.0)
+                .unwrap_or(false)
     }
 
     fn new(key: DecodingKey) -> Self {
@@ -117,7 +132,9 @@ impl Key {
 fn may_verify(jwk: &Map<String, Value>) -> bool {
     let purpose = jwk.get("use").is_none_or(|purpose| purpose == "sig");
     let operations = jwk.get("key_ops").is_none_or(|operations| {
-        operations.as_array().is_some_and(|operations| operations.iter().any(|operation| operation == "verify"))
+        operations
+            .as_array()
+            .is_some_and(|operations| operations.iter().any(|operation| operation == "verify"))
     });
     purpose && operations
 }
@@ -126,20 +143,26 @@ fn may_verify(jwk: &Map<String, Value>) -> bool {
 fn check(key: &DecodingKey) -> Result<(), &'static str> {
     const RSA: &str = "an RSA key must have 2,048 to 8,192 bits";
     let Ok(bytes) = key.try_get_as_bytes() else {
-        let jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } = key.kind() else { return Err(RSA) };
+        let jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } = key.kind() else {
+            return Err(RSA);
+        };
         let modulus: &[u8] = &n[n.iter().take_while(|byte| **byte == 0).count()..];
         let fits = (256..=1_024).contains(&modulus.len()) && !e.is_empty();
         return if fits { Ok(()) } else { Err(RSA) };
     };
     match key.family() {
-        AlgorithmFamily::Rsa => UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, bytes).parse().map_err(|_| RSA)?,
-        AlgorithmFamily::Ec if bytes.len() == 65 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes)
-            .parse()
-            .map_err(|_| "an EC key must be on the curve P-256")?,
-        AlgorithmFamily::Ec => return Err("an EC key must be on the curve P-256"),
-        AlgorithmFamily::Ed => {
-            UnparsedPublicKey::new(&ED25519, bytes).parse().map_err(|_| "an Edwards key must be an Ed25519 key")?
+        AlgorithmFamily::Rsa => {
+            UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, bytes).parse().map_err(|_| RSA)?
         }
+        AlgorithmFamily::Ec if bytes.len() == 65 => {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes)
+                .parse()
+                .map_err(|_| "an EC key must be on the curve P-256")?
+        }
+        AlgorithmFamily::Ec => return Err("an EC key must be on the curve P-256"),
+        AlgorithmFamily::Ed => UnparsedPublicKey::new(&ED25519, bytes)
+            .parse()
+            .map_err(|_| "an Edwards key must be an Ed25519 key")?,
         AlgorithmFamily::Hmac => return Err("a secret is not a public key"),
     };
     Ok(())

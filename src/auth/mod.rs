@@ -1,4 +1,5 @@
-//! Token in, `Principal` out: verifies signed tokens (RFC 7519) and reads who they say their bearer is.
+//! Token in, `Principal` out: verifies signed tokens (RFC 7519) and reads who they say their bearer
+//! is.
 
 mod address;
 mod cache;
@@ -62,7 +63,8 @@ struct Inner {
 }
 
 impl Authenticator {
-    /// Reads the keys; fetches nothing yet. Errors: `AuthSettingsError`, naming the setting that is wrong.
+    /// Reads the keys; fetches nothing yet. Errors: `AuthSettingsError`, naming the setting that is
+    /// wrong.
     pub fn new(settings: AuthSettings) -> Result<Self, AuthSettingsError> {
         let fixed = settings.fixed_keys()?;
         let generation = Arc::new(AtomicU64::new(0));
@@ -80,8 +82,9 @@ impl Authenticator {
         self.0.rules.names()
     }
 
-    /// Who the bearer of `token` is. A `Bearer ` prefix is taken off. Waits only for the key fetch (3 s at most
-    /// for each URL) that a token signed with an unknown key may cause. Errors: `AuthError`.
+    /// Who the bearer of `token` is. A `Bearer ` prefix is taken off. Waits only for the key fetch
+    /// (3 s at most for each URL) that a token signed with an unknown key may cause. Errors:
+    /// `AuthError`.
     pub async fn verify(&self, token: &str) -> Result<Arc<Principal>, AuthError> {
         let token = strip_bearer(token);
         if token.len() > MAX_TOKEN_BYTES {
@@ -105,7 +108,8 @@ impl Authenticator {
 }
 
 impl Inner {
-    /// Tries the keys at hand, then those of every source that may have gained the token's key meanwhile.
+    /// Tries the keys at hand, then those of every source that may have gained the token's key
+    /// meanwhile.
     async fn check_signature(&self, token: &Token<'_>) -> Result<(), AuthError> {
         if self.fixed.iter().any(|key| key.verifies(token)) {
             return Ok(());
@@ -141,11 +145,15 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
-/// The token without white space around it and without a `Bearer ` prefix in any case (RFC 6750, section 2.1).
+/// The token without white space around it and without a `Bearer ` prefix in any case (RFC 6750,
+/// section 2.1).
 pub fn strip_bearer(value: &str) -> &str {
     let value = value.trim();
     match value.split_at_checked(6) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") && (rest.is_empty() || rest.starts_with(' ')) => {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case("bearer")
+                && (rest.is_empty() || rest.starts_with(' ')) =>
+        {
             rest.trim_start()
         }
         _ => value,

@@ -6,7 +6,8 @@ use std::fmt;
 use std::time::Duration;
 use url::Url;
 
-/// Where keys come from and what claims must say. At least one of secret, public keys and JWKS URLs is needed.
+/// Where keys come from and what claims must say. At least one of secret, public keys and JWKS URLs
+/// is needed.
 pub struct AuthSettings {
     /// The HS256 secret, 32 bytes at least.
     pub secret: Option<Vec<u8>>,
@@ -80,7 +81,9 @@ pub enum AuthSettingsError {
         reason: &'static str,
     },
     /// There is nothing to verify a token with.
-    #[error("there is no key to verify tokens with: give a secret, a public key file or a JWKS URL")]
+    #[error(
+        "there is no key to verify tokens with: give a secret, a public key file or a JWKS URL"
+    )]
     NoKeys,
     /// The HTTP client or the random source did not start.
     #[error("{0} cannot be started")]
@@ -127,8 +130,8 @@ impl AuthSettings {
             keys.push(Key::from_secret(secret));
         }
         for PublicKey { name, pem } in &self.public_keys {
-            let key =
-                Key::from_pem(pem).map_err(|reason| AuthSettingsError::PublicKey { name: name.clone(), reason })?;
+            let key = Key::from_pem(pem)
+                .map_err(|reason| AuthSettingsError::PublicKey { name: name.clone(), reason })?;
             keys.push(key);
         }
         Ok(keys)

@@ -5,7 +5,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+use rcgen::{
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+};
 use serde_json::{Value, json};
 
 pub const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
@@ -19,7 +21,11 @@ pub struct Signer {
 
 impl Signer {
     pub fn secret(secret: &[u8]) -> Self {
-        Self { public_pem: String::new(), algorithm: Algorithm::HS256, key: EncodingKey::from_secret(secret) }
+        Self {
+            public_pem: String::new(),
+            algorithm: Algorithm::HS256,
+            key: EncodingKey::from_secret(secret),
+        }
     }
 
     pub fn rsa(algorithm: Algorithm) -> Self {
@@ -63,7 +69,8 @@ impl Signer {
 
     /// A token of exactly this text.
     pub fn sign_text(&self, header: &str, claims: &str) -> String {
-        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let message =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = crypto::sign(message.as_bytes(), &self.key, self.algorithm).unwrap();
         format!("{message}.{signature}")
     }

@@ -19,7 +19,12 @@ fn is_invalid(outcome: Result<Arc<Principal>, AuthError>) -> bool {
 async fn every_family_verifies_with_the_algorithms_of_its_key() {
     let principal = verify(with_secret(), &Signer::secret(SECRET).token()).await.unwrap();
     assert_eq!(principal.user.as_str(), "alice");
-    for signer in [Signer::rsa(Algorithm::RS256), Signer::rsa(Algorithm::PS256), Signer::p256(), Signer::ed25519()] {
+    for signer in [
+        Signer::rsa(Algorithm::RS256),
+        Signer::rsa(Algorithm::PS256),
+        Signer::p256(),
+        Signer::ed25519(),
+    ] {
         let outcome = verify(with_pem(&signer.public_pem), &signer.token()).await;
         assert!(outcome.is_ok(), "{:?}: {outcome:?}", signer.algorithm);
     }
@@ -29,7 +34,10 @@ async fn every_family_verifies_with_the_algorithms_of_its_key() {
 async fn an_algorithm_that_is_not_the_keys_is_refused() {
     for algorithm in [Algorithm::RS384, Algorithm::RS512, Algorithm::PS384, Algorithm::PS512] {
         let signer = Signer::rsa(algorithm);
-        assert!(is_invalid(verify(with_pem(&signer.public_pem), &signer.token()).await), "{algorithm:?}");
+        assert!(
+            is_invalid(verify(with_pem(&signer.public_pem), &signer.token()).await),
+            "{algorithm:?}"
+        );
     }
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let signer = Signer { algorithm, ..Signer::secret(SECRET) };
@@ -107,7 +115,10 @@ async fn headers_that_are_not_understood_are_refused() {
         json!({"kid": 7}),
         json!({"alg": ["HS256"]}),
     ] {
-        assert!(is_invalid(verify(with_secret(), &signer.sign(&header, &alice())).await), "{header}");
+        assert!(
+            is_invalid(verify(with_secret(), &signer.sign(&header, &alice())).await),
+            "{header}"
+        );
     }
     assert!(verify(with_secret(), &signer.sign(&json!({"b64": true}), &alice())).await.is_ok());
 }
@@ -192,7 +203,10 @@ fn settings_that_cannot_work_stop_the_start() {
     let twice = Signer::p256().public_pem.repeat(2);
     for pem in ["", "no key", private.as_str(), twice.as_str(), p384_public_pem().as_str()] {
         let refusal = new(with_pem(pem));
-        assert!(matches!(&refusal, AuthSettingsError::PublicKey { name, .. } if name == "key.pem"), "{refusal}");
+        assert!(
+            matches!(&refusal, AuthSettingsError::PublicKey { name, .. } if name == "key.pem"),
+            "{refusal}"
+        );
     }
     let url = url::Url::parse("http://127.0.0.1/keys").unwrap();
     let inside = AuthSettings { jwks_urls: vec![url], ..AuthSettings::default() };

@@ -21,8 +21,9 @@ pub(super) struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// Reads the header. `jwk`, `jku`, `x5u` and `x5c` are not looked at.
-    /// Errors: `AuthError::Invalid`, also for any `crit`, as no extension is understood here (RFC 7515, 4.1.11).
+    /// Reads the header. `jwk`, `jku`, `x5u` and `x5c` are not looked at. Errors:
+    /// `AuthError::Invalid`, also for any `crit`, as no extension is understood here (RFC 7515,
+    /// 4.1.11).
     pub fn parse(token: &'a str) -> Result<Self, AuthError> {
         const FORM: AuthError = AuthError::Invalid("the token is not a signed JWT of three parts");
         let (message, signature) = token.rsplit_once('.').ok_or(FORM)?;
@@ -30,16 +31,20 @@ impl<'a> Token<'a> {
         if payload.contains('.') {
             return Err(FORM);
         }
-        let header = decode(header).ok_or(AuthError::Invalid("the token's header cannot be read"))?;
+        let header =
+            decode(header).ok_or(AuthError::Invalid("the token's header cannot be read"))?;
         if header.contains_key("crit") {
-            return Err(AuthError::Invalid("the token's header has a crit extension, and none is understood"));
+            return Err(AuthError::Invalid(
+                "the token's header has a crit extension, and none is understood",
+            ));
         }
         if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
             return Err(AuthError::Invalid("the token's payload must be base64url-encoded"));
         }
         let algorithm = header.get("alg").and_then(Value::as_str).and_then(SignatureAlgorithm::new);
-        let algorithm = algorithm
-            .ok_or(AuthError::Invalid("the token's alg must be one of HS256, RS256, PS256, ES256 and EdDSA"))?;
+        let algorithm = algorithm.ok_or(AuthError::Invalid(
+            "the token's alg must be one of HS256, RS256, PS256, ES256 and EdDSA",
+        ))?;
         let key_id = match header.get("kid") {
             None => None,
             Some(Value::String(key_id)) => Some(key_id.clone()),

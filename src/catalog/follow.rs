@@ -1,4 +1,5 @@
-//! Keeps the catalog as Postgres has it: by notification, by polling a version, and again after every loss.
+//! Keeps the catalog as Postgres has it: by notification, by polling a version, and again after
+//! every loss.
 
 use super::{Catalog, Snapshot, Tenant};
 use crate::store::{Changes, Configured, Store, StoreError};
@@ -18,8 +19,14 @@ pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Follows until `stop` turns true. A lost notification costs at most `poll`, a lost Postgres nothing but freshness.
-pub async fn follow(catalog: Catalog, store: Store, poll: Duration, mut stop: watch::Receiver<bool>) {
+/// Follows until `stop` turns true. A lost notification costs at most `poll`, a lost Postgres
+/// nothing but freshness.
+pub async fn follow(
+    catalog: Catalog,
+    store: Store,
+    poll: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut follower = Follower { catalog, store, changes: None, was_up: true };
     let mut tick = interval(poll);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,7 +57,8 @@ impl Follower {
         self.catalog.note_store(outcome.is_ok());
         match (&outcome, self.was_up) {
             (Err(error), true) => {
-                let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+                let cause =
+                    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(%error, error.cause = cause, "the catalog cannot be refreshed; what runs goes on");
             }
             (Ok(()), false) => tracing::info!("the catalog is fresh again"),
@@ -75,7 +83,8 @@ impl Follower {
     }
 }
 
-/// Resolves at a notification, and when the listener's connection is lost, which may have swallowed some.
+/// Resolves at a notification, and when the listener's connection is lost, which may have swallowed
+/// some.
 async fn notified(changes: &mut Option<Changes>) {
     let Some(open) = changes else { return std::future::pending().await };
     if let Err(error) = open.next().await {
@@ -86,7 +95,8 @@ async fn notified(changes: &mut Option<Changes>) {
 
 fn snapshot(rows: Vec<Configured>) -> Snapshot {
     let tenant = |Configured { instance, channels, revocations }: Configured| {
-        let channels = channels.into_iter().map(|channel| (channel.name.clone(), Arc::new(channel))).collect();
+        let channels =
+            channels.into_iter().map(|channel| (channel.name.clone(), Arc::new(channel))).collect();
         let revocations = revocations.into_iter().collect();
         (instance.id.clone(), Arc::new(Tenant { instance, channels, revocations }))
     };

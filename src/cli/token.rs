@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MAX_TTL: u64 = 31_536_000;
 
 pub(super) fn command() -> Command {
-    let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("TEXT").help(help);
+    let text = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("TEXT").help(help)
+    };
     let list = |name, help| text(name, help).action(ArgAction::Append);
     Command::new("token")
         .about("Print a token signed with the development key")
@@ -19,7 +21,10 @@ pub(super) fn command() -> Command {
         .arg(list("group", "A group id; may be given again"))
         .arg(list("role", "A role; may be given again [default: REALTIME_CONNECT]"))
         .arg(text("component", "Makes it a component's token: it may publish"))
-        .arg(list("instance", "Where it is valid, * for everywhere; may be given again [default: demo]"))
+        .arg(list(
+            "instance",
+            "Where it is valid, * for everywhere; may be given again [default: demo]",
+        ))
         .arg(list("claim", "Another claim as NAME=VALUE; VALUE is JSON if it parses, else a text"))
         .arg(text("ttl", "How long it is valid, such as 90s, 15m, 1h or 7d").default_value("1h"))
 }
@@ -31,7 +36,8 @@ pub(super) fn print(config: Config, arguments: &ArgMatches) -> Result<(), String
     }
     let claims = claims(arguments, SystemTime::now())?;
     let key = DevelopmentKey::open(&config.data_dir);
-    let key = key.map_err(|error| format!("the development key cannot be read or made: {error}"))?;
+    let key =
+        key.map_err(|error| format!("the development key cannot be read or made: {error}"))?;
     super::say(&(mint(key.secret(), &claims) + "\n"));
     Ok(())
 }
@@ -62,7 +68,8 @@ fn claims(arguments: &ArgMatches, now: SystemTime) -> Result<Value, String> {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    let wrong = || "--ttl is a whole number of s, m, h or d, such as 1h, and a year at most".to_owned();
+    let wrong =
+        || "--ttl is a whole number of s, m, h or d, such as 1h, and a year at most".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let factor = match unit {
         "s" => 1,
@@ -72,7 +79,10 @@ fn ttl(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    seconds.filter(|seconds| (1..=MAX_TTL).contains(seconds)).map(Duration::from_secs).ok_or_else(wrong)
+    seconds
+        .filter(|seconds| (1..=MAX_TTL).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -81,12 +91,17 @@ mod tests {
 
     #[test]
     fn claims_are_json_where_they_parse() {
-        let line =
-            ["token", "--user", "alice", "--group", "a", "--group", "b", "--claim", "plan=pro", "--claim", "level=7"];
+        let line = [
+            "token", "--user", "alice", "--group", "a", "--group", "b", "--claim", "plan=pro",
+            "--claim", "level=7",
+        ];
         let claims = claims(&command().get_matches_from(line), UNIX_EPOCH).unwrap();
         assert_eq!((&claims["sub"], &claims["groups"]), (&json!("alice"), &json!(["a", "b"])));
         assert_eq!((&claims["plan"], &claims["level"]), (&json!("pro"), &json!(7)));
-        assert_eq!((&claims["exp"], &claims["roles"]), (&json!(3_600), &json!(["REALTIME_CONNECT"])));
+        assert_eq!(
+            (&claims["exp"], &claims["roles"]),
+            (&json!(3_600), &json!(["REALTIME_CONNECT"]))
+        );
         assert_eq!((&claims["instances"], claims.get("component")), (&json!(["demo"]), None));
     }
 
@@ -95,7 +110,9 @@ mod tests {
         for (text, seconds) in [("1s", 1), ("15m", 900), ("1h", 3_600), ("365d", MAX_TTL)] {
             assert_eq!(ttl(text), Ok(Duration::from_secs(seconds)));
         }
-        for bad in ["", "s", "1", "0h", "-1h", "1.5h", "366d", "1w", "99999999999999999999d", "1\u{20ac}"] {
+        for bad in
+            ["", "s", "1", "0h", "-1h", "1.5h", "366d", "1w", "99999999999999999999d", "1\u{20ac}"]
+        {
             assert!(ttl(bad).is_err(), "{bad}");
         }
     }

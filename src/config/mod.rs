@@ -1,4 +1,5 @@
-//! What the service is told by flags and environment, checked once; the only place that reads the environment.
+//! What the service is told by flags and environment, checked once; the only place that reads the
+//! environment.
 
 mod reader;
 mod settings;
@@ -13,7 +14,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Set by orchestrators and by our own SDK in the same environment; not ours to judge (contract, "Running it").
+/// Set by orchestrators and by our own SDK in the same environment; not ours to judge (contract,
+/// "Running it").
 const IGNORED: [&str; 4] = ["HERALD_PORT", "HERALD_URL", "HERALD_TOKEN", "HERALD_INSTANCE"];
 /// The same, by how they begin.
 const IGNORED_PREFIXES: [&str; 2] = ["HERALD_SERVICE_", "HERALD_PORT_"];
@@ -202,7 +204,10 @@ pub struct Config {
 
 impl Config {
     /// Reads the environment; `flags`, by the variable's name, win. Errors: `ConfigError`.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the environment"
+    )]
     pub fn from_environment(flags: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let mut settings = BTreeMap::new();
         for (name, value) in std::env::vars_os() {
@@ -210,18 +215,22 @@ impl Config {
             if !is_ours(&name) {
                 continue;
             }
-            let value = value.into_string().map_err(|_| ConfigError(format!("{name} is not UTF-8")))?;
+            let value =
+                value.into_string().map_err(|_| ConfigError(format!("{name} is not UTF-8")))?;
             settings.insert(name, value);
         }
         settings.extend(flags);
         Self::from_settings(settings)
     }
 
-    /// Checks settings by the variables' names. Errors: `ConfigError`, for an unknown name or a bad value.
+    /// Checks settings by the variables' names. Errors: `ConfigError`, for an unknown name or a bad
+    /// value.
     pub fn from_settings(settings: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let reader = Reader::new(settings)?;
         let config = Self {
-            listen: reader.address("HERALD_LISTEN")?.ok_or_else(|| ConfigError("HERALD_LISTEN is missing".into()))?,
+            listen: reader
+                .address("HERALD_LISTEN")?
+                .ok_or_else(|| ConfigError("HERALD_LISTEN is missing".into()))?,
             proxy_listen: reader.address("HERALD_PROXY_LISTEN")?,
             metrics_listen: reader
                 .address("HERALD_METRICS_LISTEN")?
@@ -272,7 +281,8 @@ impl Config {
 }
 
 fn is_ours(name: &str) -> bool {
-    let ignored = IGNORED.contains(&name) || IGNORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let ignored =
+        IGNORED.contains(&name) || IGNORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     name == "DATABASE_URL" || (name.starts_with("HERALD_") && !ignored)
 }
 
@@ -280,13 +290,16 @@ fn certificate(reader: &Reader) -> Result<Option<(PathBuf, PathBuf)>, ConfigErro
     match (reader.some("HERALD_TLS_CERT"), reader.some("HERALD_TLS_KEY")) {
         (Some(certificate), Some(key)) => Ok(Some((certificate.into(), key.into()))),
         (None, None) => Ok(None),
-        _ => Err(ConfigError("HERALD_TLS_CERT and HERALD_TLS_KEY belong together: set both or none".into())),
+        _ => Err(ConfigError(
+            "HERALD_TLS_CERT and HERALD_TLS_KEY belong together: set both or none".into(),
+        )),
     }
 }
 
 fn signing_in(reader: &Reader) -> Result<SigningIn, ConfigError> {
     let secret = reader.some("HERALD_JWT_SECRET").map(Secret);
-    let public_keys: Vec<PathBuf> = reader.list("HERALD_JWT_PUBLIC_KEYS").into_iter().map(PathBuf::from).collect();
+    let public_keys: Vec<PathBuf> =
+        reader.list("HERALD_JWT_PUBLIC_KEYS").into_iter().map(PathBuf::from).collect();
     let jwks_urls = reader.urls("HERALD_JWKS_URLS")?;
     let keys = match secret.is_none() && public_keys.is_empty() && jwks_urls.is_empty() {
         true => SigningKeys::Development,
@@ -323,14 +336,22 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         queue_bytes: reader.number("HERALD_SHARD_QUEUE_BYTES", 131_072, 1_073_741_824)?,
         connections: reader.number("HERALD_MAX_CONNECTIONS", 0, 10_000_000)?,
         connections_per_address: reader.number("HERALD_CONNECTIONS_PER_ADDRESS", 1, 1_000_000)?,
-        connects_per_address: reader.number("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", 1, 100_000)?,
+        connects_per_address: reader.number(
+            "HERALD_CONNECTS_PER_ADDRESS_PER_SECOND",
+            1,
+            100_000,
+        )?,
         handshakes: reader.number("HERALD_HANDSHAKES", 1, 65_536)?,
         body_bytes: reader.number("HERALD_BODY_BYTES", 1_024, 16_777_216)?,
         batch_body_bytes: reader.number("HERALD_BATCH_BODY_BYTES", 1_024, 67_108_864)?,
         history_window: reader.seconds("HERALD_HISTORY_SECONDS", 1, 86_400)?,
         history_messages: reader.number("HERALD_HISTORY_MESSAGES", 0, 1_000_000)?,
         history_bytes: reader.number("HERALD_HISTORY_BYTES", 1_024, 1_073_741_824)?,
-        history_total_bytes: reader.number("HERALD_HISTORY_TOTAL_BYTES", 1_048_576, 1_099_511_627_776)?,
+        history_total_bytes: reader.number(
+            "HERALD_HISTORY_TOTAL_BYTES",
+            1_048_576,
+            1_099_511_627_776,
+        )?,
         ids: reader.number("HERALD_REMEMBERED_IDS", 1, 100_000_000)?,
         traced_messages: reader.number("HERALD_TRACED_MESSAGES", 1, 1_000_000)?,
         traced_connections: reader.number("HERALD_TRACED_CONNECTIONS", 1, 1_000_000)?,

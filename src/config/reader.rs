@@ -20,7 +20,9 @@ impl Reader {
                 )));
             }
             if value.trim().is_empty() {
-                return Err(ConfigError(format!("{name} is set and empty: give it a value or unset it")));
+                return Err(ConfigError(format!(
+                    "{name} is set and empty: give it a value or unset it"
+                )));
             }
         }
         Ok(Self(settings))
@@ -28,7 +30,12 @@ impl Reader {
 
     /// The value or the default; empty for nothing.
     pub fn text(&self, name: &str) -> String {
-        let default = || SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default);
+        let default = || {
+            SETTINGS
+                .iter()
+                .find(|setting| setting.name == name)
+                .map_or("", |setting| setting.default)
+        };
         self.0.get(name).map_or_else(|| default().to_owned(), |value| value.trim().to_owned())
     }
 
@@ -37,13 +44,25 @@ impl Reader {
     }
 
     pub fn list(&self, name: &str) -> Vec<String> {
-        self.text(name).split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        self.text(name)
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
-    pub fn number<T: TryFrom<u64>>(&self, name: &str, least: u64, most: u64) -> Result<T, ConfigError> {
-        let number = self.text(name).parse::<u64>().ok().filter(|number| (least..=most).contains(number));
+    pub fn number<T: TryFrom<u64>>(
+        &self,
+        name: &str,
+        least: u64,
+        most: u64,
+    ) -> Result<T, ConfigError> {
+        let number =
+            self.text(name).parse::<u64>().ok().filter(|number| (least..=most).contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
-        number.ok_or_else(|| self.bad(name, &format!("it is a whole number from {least} to {most}")))
+        number
+            .ok_or_else(|| self.bad(name, &format!("it is a whole number from {least} to {most}")))
     }
 
     pub fn seconds(&self, name: &str, least: u64, most: u64) -> Result<Duration, ConfigError> {
@@ -56,26 +75,35 @@ impl Reader {
 
     pub fn address(&self, name: &str) -> Result<Option<SocketAddr>, ConfigError> {
         let parse = |text: String| {
-            text.parse().map_err(|_| self.bad(name, "it is an address and a port such as 127.0.0.1:8443"))
+            text.parse()
+                .map_err(|_| self.bad(name, "it is an address and a port such as 127.0.0.1:8443"))
         };
         self.some(name).map(parse).transpose()
     }
 
     pub fn networks(&self, name: &str) -> Result<Vec<IpNet>, ConfigError> {
-        let parse = |text: &String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let parse = |text: &String| {
+            text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        };
         let networks = self.list(name).iter().map(parse).collect::<Option<Vec<_>>>();
-        networks
-            .ok_or_else(|| self.bad(name, "it is a comma-separated list of addresses and networks such as 10.0.0.0/8"))
+        networks.ok_or_else(|| {
+            self.bad(
+                name,
+                "it is a comma-separated list of addresses and networks such as 10.0.0.0/8",
+            )
+        })
     }
 
     pub fn urls(&self, name: &str) -> Result<Vec<Url>, ConfigError> {
-        let urls = self.list(name).iter().map(|text| Url::parse(text).ok()).collect::<Option<Vec<_>>>();
+        let urls =
+            self.list(name).iter().map(|text| Url::parse(text).ok()).collect::<Option<Vec<_>>>();
         urls.ok_or_else(|| self.bad(name, "it is a comma-separated list of URLs"))
     }
 
     /// The sentence for a bad value; shows it only if it is no secret.
     pub fn bad(&self, name: &str, expected: &str) -> ConfigError {
-        let is_open = |setting: &Setting| setting.name == name && setting.visibility == Visibility::Open;
+        let is_open =
+            |setting: &Setting| setting.name == name && setting.visibility == Visibility::Open;
         match SETTINGS.iter().any(is_open) {
             true => ConfigError(format!("{name} is `{}`, but {expected}", self.text(name))),
             false => ConfigError(format!("{name} cannot be used: {expected}")),

@@ -1,4 +1,5 @@
-//! Every setting: its variable, its default and what it is for. Flags, messages and the README's table come from here.
+//! Every setting: its variable, its default and what it is for. Flags, messages and the README's
+//! table come from here.
 
 /// Who may see a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,11 @@ const fn secret(name: &'static str, help: &'static str) -> Setting {
 /// All of them, grouped as the README shows them.
 pub const SETTINGS: &[Setting] = &[
     open("HERALD_LISTEN", "127.0.0.1:8443", "Address and port of https and wss"),
-    open("HERALD_DATA_DIR", "./data", "Folder of the private Postgres, the local certificate and the development key"),
+    open(
+        "HERALD_DATA_DIR",
+        "./data",
+        "Folder of the private Postgres, the local certificate and the development key",
+    ),
     secret("DATABASE_URL", "A Postgres of your own, instead of the private one"),
     open("HERALD_PG_BIN", "", "Folder with initdb and postgres, for the private one"),
     open("HERALD_TLS_CERT", "", "Certificate chain in PEM; followed when it changes"),
@@ -48,7 +53,11 @@ pub const SETTINGS: &[Setting] = &[
     secret("HERALD_JWT_SECRET", "HS256 secret, 32 bytes at least"),
     open("HERALD_JWT_PUBLIC_KEYS", "", "Public key files in PEM, comma-separated"),
     secret("HERALD_JWKS_URLS", "Key sets to fetch, comma-separated"),
-    open("HERALD_JWKS_ALLOW_PRIVATE", "false", "Whether key sets may be at private addresses and over plain http"),
+    open(
+        "HERALD_JWKS_ALLOW_PRIVATE",
+        "false",
+        "Whether key sets may be at private addresses and over plain http",
+    ),
     open("HERALD_JWT_ISSUER", "", "What iss must be"),
     open("HERALD_JWT_AUDIENCE", "", "What aud must be or contain"),
     open("HERALD_JWT_LEEWAY_SECONDS", "30", "How far clocks may differ, 0 to 300 s"),
@@ -63,7 +72,11 @@ pub const SETTINGS: &[Setting] = &[
     open("HERALD_JWT_CLAIM_INSTANCES", "instances", "Claim with the instances"),
     open("HERALD_JWT_CLAIM_INSTANCE", "instance", "Claim with the one instance"),
     open("HERALD_JWT_CLAIM_COMPONENT", "component", "Claim that makes a component token"),
-    open("HERALD_JWT_CACHE_ENTRIES", "10000", "Verified tokens that are remembered, 1 to 1,000,000"),
+    open(
+        "HERALD_JWT_CACHE_ENTRIES",
+        "10000",
+        "Verified tokens that are remembered, 1 to 1,000,000",
+    ),
     open("HERALD_PROXY_LISTEN", "", "Address and port of plain HTTP for proxies that end TLS"),
     open("HERALD_TRUSTED_PROXIES", "", "Their addresses or networks, comma-separated"),
     open("HERALD_METRICS_LISTEN", "127.0.0.1:9464", "Address and port of the Prometheus metrics"),
@@ -75,13 +88,21 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "How often clients must send something; closed after 1.25 times that, 1 to 3,600 s",
     ),
-    open("HERALD_STREAM_COMMENT_SECONDS", "15", "How often a quiet event stream is sent a comment, 1 to 60 s"),
+    open(
+        "HERALD_STREAM_COMMENT_SECONDS",
+        "15",
+        "How often a quiet event stream is sent a comment, 1 to 60 s",
+    ),
     open(
         "HERALD_EXPIRING_SECONDS",
         "60",
         "How long before the end of its token a connection is told to send a new one, 0 to 86,400 s",
     ),
-    open("HERALD_OUTBOX_BYTES", "262144", "Bytes that may wait for one connection, 131,072 to 16,777,216"),
+    open(
+        "HERALD_OUTBOX_BYTES",
+        "262144",
+        "Bytes that may wait for one connection, 131,072 to 16,777,216",
+    ),
     open(
         "HERALD_OUTBOX_SECONDS",
         "10",
@@ -97,8 +118,16 @@ pub const SETTINGS: &[Setting] = &[
         "16777216",
         "Bytes that may wait for one worker, shared likewise, 131,072 to 1,073,741,824",
     ),
-    open("HERALD_HISTORY_SECONDS", "120", "How long messages are kept for clients that resume, 1 to 86,400 s"),
-    open("HERALD_HISTORY_MESSAGES", "1000", "Messages kept of one audience, 0 to 1,000,000; 0 keeps nothing"),
+    open(
+        "HERALD_HISTORY_SECONDS",
+        "120",
+        "How long messages are kept for clients that resume, 1 to 86,400 s",
+    ),
+    open(
+        "HERALD_HISTORY_MESSAGES",
+        "1000",
+        "Messages kept of one audience, 0 to 1,000,000; 0 keeps nothing",
+    ),
     open("HERALD_HISTORY_BYTES", "1048576", "Bytes kept of one audience, 1,024 to 1,073,741,824"),
     open(
         "HERALD_HISTORY_TOTAL_BYTES",
@@ -110,24 +139,52 @@ pub const SETTINGS: &[Setting] = &[
         "200000",
         "Ids of messages that are remembered for as long as messages are kept, 1 to 100,000,000",
     ),
-    open("HERALD_TRACED_MESSAGES", "10000", "Messages of an instance that can be traced, 1 to 1,000,000"),
-    open("HERALD_TRACED_CONNECTIONS", "1000", "Ended connections of an instance that traces know, 1 to 1,000,000"),
+    open(
+        "HERALD_TRACED_MESSAGES",
+        "10000",
+        "Messages of an instance that can be traced, 1 to 1,000,000",
+    ),
+    open(
+        "HERALD_TRACED_CONNECTIONS",
+        "1000",
+        "Ended connections of an instance that traces know, 1 to 1,000,000",
+    ),
     open(
         "HERALD_TRACE_TOTAL_BYTES",
         "67108864",
         "Bytes of all traces; the least used instances give way, 64 KiB to 1 TiB",
     ),
-    open("HERALD_FILTERS", "64", "Filters of an instance that are kept with their answers in each worker, 1 to 10,000"),
-    open("HERALD_EXPLANATIONS", "4", "Explanations and traces of a user under way at a time, 1 to 256"),
-    open("HERALD_REPLAY_MESSAGES", "10000", "Messages that one client may be sent when it resumes, 1 to 1,000,000"),
+    open(
+        "HERALD_FILTERS",
+        "64",
+        "Filters of an instance that are kept with their answers in each worker, 1 to 10,000",
+    ),
+    open(
+        "HERALD_EXPLANATIONS",
+        "4",
+        "Explanations and traces of a user under way at a time, 1 to 256",
+    ),
+    open(
+        "HERALD_REPLAY_MESSAGES",
+        "10000",
+        "Messages that one client may be sent when it resumes, 1 to 1,000,000",
+    ),
     open(
         "HERALD_REPLAY_BYTES",
         "4194304",
         "Bytes that one client may be sent when it resumes, 65,536 to 1,073,741,824",
     ),
-    open("HERALD_MAX_CONNECTIONS", "0", "Connections of the process; 0 = from the limit on open files"),
+    open(
+        "HERALD_MAX_CONNECTIONS",
+        "0",
+        "Connections of the process; 0 = from the limit on open files",
+    ),
     open("HERALD_CONNECTIONS_PER_ADDRESS", "1000", "Open sockets of one address, 1 to 1,000,000"),
-    open("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100", "New sockets of one address a second, 1 to 100,000"),
+    open(
+        "HERALD_CONNECTS_PER_ADDRESS_PER_SECOND",
+        "100",
+        "New sockets of one address a second, 1 to 100,000",
+    ),
     open("HERALD_HANDSHAKES", "256", "TLS handshakes under way in one worker, 1 to 65,536"),
     open("HERALD_BODY_BYTES", "65536", "Most bytes of a request body, 1,024 to 16,777,216"),
     open("HERALD_BATCH_BODY_BYTES", "1048576", "Most bytes of a batch, 1,024 to 67,108,864"),
@@ -137,6 +194,10 @@ pub const SETTINGS: &[Setting] = &[
         "How often the configuration's version is looked at, beside notifications, 1 to 60 s",
     ),
     open("HERALD_SHUTDOWN_SECONDS", "10", "Longest shut-down, 3 to 300 s"),
-    open("HERALD_SOCKET_USER_TIMEOUT_SECONDS", "10", "After how long a peer that takes nothing is cut, 1 to 300 s"),
+    open(
+        "HERALD_SOCKET_USER_TIMEOUT_SECONDS",
+        "10",
+        "After how long a peer that takes nothing is cut, 1 to 300 s",
+    ),
     open("HERALD_SEND_BUFFER_BYTES", "0", "SO_SNDBUF of each socket; 0 = the system's own tuning"),
 ];

@@ -3,7 +3,9 @@
 use super::*;
 
 fn read(settings: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    Config::from_settings(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+    Config::from_settings(
+        settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+    )
 }
 
 fn refusal(settings: &[(&str, &str)]) -> String {
@@ -15,7 +17,11 @@ const SECRET: &str = "an-hs256-secret-of-more-than-32-bytes!";
 #[test]
 fn nothing_set_is_a_complete_service_on_loopback() {
     let config = read(&[]).unwrap();
-    assert!(config.is_development() && config.listen.ip().is_loopback() && config.database_url.is_none());
+    assert!(
+        config.is_development()
+            && config.listen.ip().is_loopback()
+            && config.database_url.is_none()
+    );
     assert_eq!((config.listen.port(), config.metrics_listen.port()), (8443, 9464));
 }
 
@@ -44,7 +50,9 @@ fn what_orchestrators_and_the_sdk_set_is_not_ours() {
 #[test]
 fn the_development_key_stays_on_loopback() {
     assert!(refusal(&[("HERALD_LISTEN", "0.0.0.0:8443")]).contains("development key"));
-    assert!(refusal(&[("HERALD_PROXY_LISTEN", "127.0.0.1:8080")]).contains("signing key of your own"));
+    assert!(
+        refusal(&[("HERALD_PROXY_LISTEN", "127.0.0.1:8080")]).contains("signing key of your own")
+    );
     assert!(read(&[("HERALD_LISTEN", "0.0.0.0:8443"), ("HERALD_JWT_SECRET", SECRET)]).is_ok());
 }
 
@@ -52,7 +60,12 @@ fn the_development_key_stays_on_loopback() {
 fn a_proxy_listener_needs_known_proxies() {
     let proxy = ("HERALD_PROXY_LISTEN", "127.0.0.1:8080");
     assert!(refusal(&[proxy, ("HERALD_JWT_SECRET", SECRET)]).contains("HERALD_TRUSTED_PROXIES"));
-    let config = read(&[proxy, ("HERALD_JWT_SECRET", SECRET), ("HERALD_TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).unwrap();
+    let config = read(&[
+        proxy,
+        ("HERALD_JWT_SECRET", SECRET),
+        ("HERALD_TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+    ])
+    .unwrap();
     assert_eq!(config.trusted_proxies.len(), 2);
 }
 
@@ -96,7 +109,9 @@ fn every_number_has_a_range() {
 fn a_bad_secret_is_not_shown() {
     let text = refusal(&[("HERALD_JWKS_URLS", "not a url with a pass:word@")]);
     assert!(text.starts_with("HERALD_JWKS_URLS cannot be used") && !text.contains("pass:word"));
-    let config = read(&[("HERALD_JWT_SECRET", SECRET), ("DATABASE_URL", "postgres://u:hunter2@h/d")]).unwrap();
+    let config =
+        read(&[("HERALD_JWT_SECRET", SECRET), ("DATABASE_URL", "postgres://u:hunter2@h/d")])
+            .unwrap();
     assert!(!format!("{config:?}").contains("hunter2") && !format!("{config:?}").contains(SECRET));
 }
 

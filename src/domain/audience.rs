@@ -81,8 +81,8 @@ pub enum AddressError {
 }
 
 impl Address {
-    /// Reads a `channel` field (contract, "Sending"). Prefixes are exactly `user:`, `group:`, `channel:`.
-    /// Errors: `AddressError`.
+    /// Reads a `channel` field (contract, "Sending"). Prefixes are exactly `user:`, `group:`,
+    /// `channel:`. Errors: `AddressError`.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text == "ALL" {
             return Ok(Self::All);
@@ -124,9 +124,9 @@ impl Address {
     }
 }
 
-/// Which audiences a principal hears: everyone, itself, its groups, and every channel that `lets_in` it; narrowed to
-/// `only`, where given. In the order `ALL`, user, groups, channels as they come; without doubles. Channels outside `only`
-/// are not asked about.
+/// Which audiences a principal hears: everyone, itself, its groups, and every channel that
+/// `lets_in` it; narrowed to `only`, where given. In the order `ALL`, user, groups, channels as
+/// they come; without doubles. Channels outside `only` are not asked about.
 pub fn audiences_of<'a>(
     principal: &Principal,
     channels: impl Iterator<Item = &'a Channel> + Clone,
@@ -135,7 +135,8 @@ pub fn audiences_of<'a>(
 ) -> Vec<Audience> {
     let named: Vec<&ChannelName> =
         only.map_or_else(Vec::new, |_| channels.clone().map(|channel| &channel.name).collect());
-    let is_wanted = |audience: &Audience| only.is_none_or(|narrowing| narrowing.includes(audience, &named));
+    let is_wanted =
+        |audience: &Audience| only.is_none_or(|narrowing| narrowing.includes(audience, &named));
     let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
     let groups = principal.groups.iter().cloned().map(Audience::Group);
     let mut audiences: Vec<Audience> = own.chain(groups).filter(is_wanted).collect();
@@ -173,7 +174,10 @@ impl Narrowing {
         let names: Vec<String> = if text.starts_with('[') {
             serde_json::from_str(text).map_err(|_| NarrowingError::NotAnArray)?
         } else {
-            text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+            text.split(',')
+                .map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
+                .collect()
         };
         if names.len() > MAX_NARROWING {
             return Err(NarrowingError::TooMany);
@@ -196,10 +200,15 @@ mod tests {
     #[test]
     fn prefixes_are_exact_and_everything_else_is_bare() {
         let name = |audience: &Audience| {
-            assert_eq!((audience.name(), audience.name_bytes()), (audience.to_string(), audience.name().len()));
+            assert_eq!(
+                (audience.name(), audience.name_bytes()),
+                (audience.to_string(), audience.name().len())
+            );
             audience.name()
         };
-        let canonical = |text: &str| Address::parse(text).unwrap().audiences().iter().map(name).collect::<Vec<_>>();
+        let canonical = |text: &str| {
+            Address::parse(text).unwrap().audiences().iter().map(name).collect::<Vec<_>>()
+        };
         assert_eq!(canonical("ALL"), ["ALL"]);
         assert_eq!(canonical("user:group:x"), ["user:group:x"]);
         assert_eq!(canonical("group:*"), ["group:*"]);
@@ -230,7 +239,8 @@ mod tests {
             assert!(matches!(Address::parse(bad), Err(AddressError::ChannelName(_))), "{bad}");
         }
         assert!(
-            Address::parse(&"x".repeat(128)).is_ok() && Address::parse(&format!("user:{}", "ü".repeat(64))).is_ok()
+            Address::parse(&"x".repeat(128)).is_ok()
+                && Address::parse(&format!("user:{}", "ü".repeat(64))).is_ok()
         );
     }
 }

@@ -42,7 +42,8 @@ pub struct Channel {
 /// What happens to a channel's messages where a receiver does not read them fast enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Slow {
-    /// All of them wait; where there is no room, the connection ends with 4420 and resumes by its cursor.
+    /// All of them wait; where there is no room, the connection ends with 4420 and resumes by its
+    /// cursor.
     #[default]
     Disconnect,
     /// Only the newest waits; the receiver is told how many it replaced.

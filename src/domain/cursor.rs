@@ -2,7 +2,8 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-/// Where in an instance's order something stands: an epoch (one unbroken memory of an instance) and a position in it.
+/// Where in an instance's order something stands: an epoch (one unbroken memory of an instance) and
+/// a position in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// Drawn at random for each instance; a new one whenever memory may have been lost.
@@ -56,8 +57,14 @@ mod tests {
         cursor.write(&mut place);
         assert_eq!(cursor.to_text().as_bytes(), place);
         assert_eq!(Cursor::parse(&cursor.to_text()), Ok(cursor));
-        for bad in ["", "0", "a b", &cursor.to_text()[1..], &format!("{}A", cursor.to_text()), "ÄÄÄÄÄÄÄÄÄÄÄ"]
-        {
+        for bad in [
+            "",
+            "0",
+            "a b",
+            &cursor.to_text()[1..],
+            &format!("{}A", cursor.to_text()),
+            "ÄÄÄÄÄÄÄÄÄÄÄ",
+        ] {
             assert!(Cursor::parse(bad).is_err(), "{bad}");
         }
     }

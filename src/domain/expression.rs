@@ -1,4 +1,5 @@
-//! `when` expressions and filters: CEL over what a verified token says, checked when saved and bounded when evaluated.
+//! `when` expressions and filters: CEL over what a verified token says, checked when saved and
+//! bounded when evaluated.
 
 mod calls;
 mod check;
@@ -33,7 +34,8 @@ use tree::Node;
 pub const MAX_BYTES: usize = 512;
 /// Most steps of one evaluation (`Work` says what a step is), and so the most bytes that it writes.
 pub const MAX_STEPS: u64 = 1_000_000;
-/// Most elements that a macro or `in` walks over, and that `+` makes; a longer list is an error when evaluated.
+/// Most elements that a macro or `in` walks over, and that `+` makes; a longer list is an error
+/// when evaluated.
 pub const MAX_ELEMENTS: usize = 256;
 /// Longest text that `+` makes and that a regular expression reads, in bytes.
 pub const MAX_TEXT: usize = 1_024;
@@ -46,7 +48,8 @@ const MAX_NESTING: u16 = 12;
 const MAX_DEPTH: usize = 32;
 /// Largest compiled regular expression, in bytes.
 const MAX_REGEX: usize = 64 << 10;
-/// Most text in the claims of a token of 8 KiB, which is Base64 of the claims beside a signature, in bytes.
+/// Most text in the claims of a token of 8 KiB, which is Base64 of the claims beside a signature,
+/// in bytes.
 const MAX_CLAIM_BYTES: usize = 6_144;
 /// Most values in the same claims: each takes two bytes of JSON.
 const MAX_CLAIM_VALUES: usize = MAX_CLAIM_BYTES / 2;
@@ -66,8 +69,8 @@ pub enum Scope {
     Filter,
 }
 
-/// An expression that was checked: it can be true or false, and its evaluation takes at most `MAX_STEPS`.
-/// Cloning copies a reference. Two are equal if their texts and scopes are.
+/// An expression that was checked: it can be true or false, and its evaluation takes at most
+/// `MAX_STEPS`. Cloning copies a reference. Two are equal if their texts and scopes are.
 #[derive(Clone)]
 pub struct Expression(Arc<Checked>);
 
@@ -95,8 +98,8 @@ pub enum Outcome {
     True,
     /// It does not.
     False,
-    /// It has no answer for them: a missing claim, another kind of value than it takes, or none of true and false.
-    /// This "does not allow" and "does deny".
+    /// It has no answer for them: a missing claim, another kind of value than it takes, or none of
+    /// true and false. This "does not allow" and "does deny".
     Error,
 }
 
@@ -112,14 +115,16 @@ pub struct Explanation {
 /// What an evaluation took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// A step is a part of the expression evaluated, an element or a pair looked at, up to 16 bytes of text read (8 steps a
-    /// byte where a regular expression reads, one a byte where `bucket` does), or one byte of a new text or list written.
+    /// A step is a part of the expression evaluated, an element or a pair looked at, up to 16 bytes
+    /// of text read (8 steps a byte where a regular expression reads, one a byte where `bucket`
+    /// does), or one byte of a new text or list written.
     pub steps: u64,
     /// The bytes of texts, lists and maps that were made; each was a step.
     pub bytes_written: u64,
 }
 
-/// What expressions are evaluated over. Making it copies nothing of the claims; it serves any number of expressions.
+/// What expressions are evaluated over. Making it copies nothing of the claims; it serves any
+/// number of expressions.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     principal: &'a Principal,
@@ -136,7 +141,8 @@ pub struct ConnectionFacts {
 }
 
 impl Expression {
-    /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the first mistake found.
+    /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the
+    /// first mistake found.
     pub fn parse(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
         Self::read(text, scope).map_err(|ExpressionError { position, reason }| ExpressionError {
             position,
@@ -149,7 +155,9 @@ impl Expression {
         let root = check::check(text, scope, &parsed, &positions)?;
         let price = price::price(&root);
         if price > MAX_STEPS {
-            let reason = format!("evaluating this could take {price} steps; at most {MAX_STEPS} are allowed");
+            let reason = format!(
+                "evaluating this could take {price} steps; at most {MAX_STEPS} are allowed"
+            );
             return Err(ExpressionError { position: root.at, reason });
         }
         Ok(Self(Arc::new(Checked { text: text.into(), scope, root, price })))
@@ -170,7 +178,8 @@ impl Expression {
         self.0.price
     }
 
-    /// What it says of someone. For claims larger than a token can carry it ends after `MAX_STEPS` with `Error`.
+    /// What it says of someone. For claims larger than a token can carry it ends after `MAX_STEPS`
+    /// with `Error`.
     pub fn evaluate(&self, facts: &Facts<'_>) -> Outcome {
         self.evaluate_counted(facts).0
     }
@@ -187,7 +196,9 @@ impl Expression {
         let outcome = Outcome::of(&truth);
         let reason = match truth {
             // Its parts may well have an answer, and would seem to contradict it.
-            Err(failure) if failure.cause == Cause::TooMuchWork => explain::failed(&self.0.root, &failure),
+            Err(failure) if failure.cause == Cause::TooMuchWork => {
+                explain::failed(&self.0.root, &failure)
+            }
             _ => Explainer::new(facts).reason(&self.0.root),
         };
         Explanation { outcome, reason }
@@ -229,15 +240,19 @@ impl<'a> Facts<'a> {
 }
 
 impl ConnectionFacts {
-    /// `user_agent` is empty where there was none, and cut to 800 bytes. An IPv4 address in IPv6 clothes is shown as IPv4.
+    /// `user_agent` is empty where there was none, and cut to 800 bytes. An IPv4 address in IPv6
+    /// clothes is shown as IPv4.
     pub fn new(address: IpAddr, user_agent: &str) -> Self {
         let end = user_agent.floor_char_boundary(MAX_USER_AGENT);
-        Self { address: address.to_canonical().to_string().into(), user_agent: user_agent[..end].into() }
+        Self {
+            address: address.to_canonical().to_string().into(),
+            user_agent: user_agent[..end].into(),
+        }
     }
 }
 
-/// What the fuzz target and the tests run on any text: reading, evaluating and explaining hold their bounds.
-/// Panics where they do not.
+/// What the fuzz target and the tests run on any text: reading, evaluating and explaining hold
+/// their bounds. Panics where they do not.
 #[doc(hidden)]
 pub fn fuzz(text: &str) {
     fuzzing::fuzz(text);

@@ -30,8 +30,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Whether a browser page of this origin may use the instance. `None` (not a browser) always may;
-    /// `null` only if listed, even where any origin may.
+    /// Whether a browser page of this origin may use the instance. `None` (not a browser) always
+    /// may; `null` only if listed, even where any origin may.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         match origin {
             None => true,
@@ -101,7 +101,8 @@ pub enum LimitError {
 }
 
 impl LimitName {
-    /// Every limit in the order of the API, with its largest value (payloads: contract, "Managing").
+    /// Every limit in the order of the API, with its largest value (payloads: contract,
+    /// "Managing").
     const ALL: [(&'static str, u32); 9] = [
         ("payloadBytes", 65_536),
         ("componentPayloadBytes", 65_536),
@@ -116,7 +117,11 @@ impl LimitName {
 
     /// The limit that the API calls `name`. Errors: `LimitError::Unknown`.
     pub fn new(name: &str) -> Result<Self, LimitError> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(known, _)| Self(known)).ok_or(LimitError::Unknown)
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(known, _)| Self(known))
+            .ok_or(LimitError::Unknown)
     }
 
     /// Every limit, in the order of the API.
@@ -145,7 +150,8 @@ impl Limits {
         *self.clone().slot(name)
     }
 
-    /// Sets one limit. Errors: `LimitError::OutOfRange` unless 1 <= `value` <= the limit's largest value.
+    /// Sets one limit. Errors: `LimitError::OutOfRange` unless 1 <= `value` <= the limit's largest
+    /// value.
     pub fn set(&mut self, name: LimitName, value: u32) -> Result<(), LimitError> {
         if !(1..=name.most()).contains(&value) {
             return Err(LimitError::OutOfRange { name: name.as_str(), most: name.most() });
@@ -182,7 +188,8 @@ mod tests {
             limits.set(name, name.most()).unwrap();
             assert_eq!(limits.get(name), name.most());
             limits.set(name, 1).unwrap();
-            let changed = LimitName::all().filter(|other| limits.get(*other) != Limits::default().get(*other));
+            let changed = LimitName::all()
+                .filter(|other| limits.get(*other) != Limits::default().get(*other));
             assert_eq!(changed.map(LimitName::as_str).collect::<Vec<_>>(), [name.as_str()]);
         }
         assert_eq!(LimitName::new("PayloadBytes"), Err(LimitError::Unknown));

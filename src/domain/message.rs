@@ -39,13 +39,14 @@ pub enum PayloadError {
 }
 
 impl Payload {
-    /// Takes a text that a JSON parser has accepted; numbers, key order and escapes stay as they are.
-    /// `limit` is in bytes. Errors: `PayloadError`; depth is looked at first.
+    /// Takes a text that a JSON parser has accepted; numbers, key order and escapes stay as they
+    /// are. `limit` is in bytes. Errors: `PayloadError`; depth is looked at first.
     pub fn new(json: &str, limit: usize) -> Result<Self, PayloadError> {
         Self::from_box(json.into(), limit)
     }
 
-    /// The same of a text that nobody else needs: without white space to leave out, it is kept as it is.
+    /// The same of a text that nobody else needs: without white space to leave out, it is kept as
+    /// it is.
     pub fn from_box(json: Box<str>, limit: usize) -> Result<Self, PayloadError> {
         let (compact, depth) = compact(json);
         if depth > MAX_DEPTH {
@@ -92,8 +93,8 @@ fn compact(json: Box<str>) -> (Box<str>, usize) {
     (kept.into(), deepest)
 }
 
-/// Behind the quote that ends the string which `at` lies in. Most of a message is inside strings, where only two bytes
-/// matter: looking for them is many times faster than looking at each.
+/// Behind the quote that ends the string which `at` lies in. Most of a message is inside strings,
+/// where only two bytes matter: looking for them is many times faster than looking at each.
 fn string_end(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
@@ -141,8 +142,8 @@ pub struct Reach {
     pub filter: Option<Expression>,
 }
 
-/// A message that may be sent: whole, within its limits, and for audiences that exist. What is remembered of it shares its
-/// parts.
+/// A message that may be sent: whole, within its limits, and for audiences that exist. What is
+/// remembered of it shares its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Unique in the instance.
@@ -153,17 +154,20 @@ pub struct Message {
     pub address: Arc<str>,
     /// Whom it is for.
     pub reach: Arc<Reach>,
-    /// What a receiver gets that does not read fast enough; `Latest` only of a message for one channel.
+    /// What a receiver gets that does not read fast enough; `Latest` only of a message for one
+    /// channel.
     pub slow: Slow,
     /// When it was accepted; receivers see milliseconds.
     pub time: DateTime<Utc>,
-    /// How long it is worth sending to those who resume; none for as long as the window, zero for live only.
+    /// How long it is worth sending to those who resume; none for as long as the window, zero for
+    /// live only.
     pub ttl: Option<Duration>,
     /// What is delivered.
     pub payload: Payload,
 }
 
-/// What a publisher asked for: read and checked, but not yet resolved against the configured channels.
+/// What a publisher asked for: read and checked, but not yet resolved against the configured
+/// channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// `channel` as written.
@@ -186,7 +190,11 @@ pub struct Draft {
 impl Reach {
     /// Everyone of this audience.
     pub fn all_of(audience: super::audience::Audience) -> Self {
-        Self { audiences: smallvec::smallvec![audience], exclude: Exclusion::default(), filter: None }
+        Self {
+            audiences: smallvec::smallvec![audience],
+            exclude: Exclusion::default(),
+            filter: None,
+        }
     }
 }
 
@@ -222,7 +230,10 @@ mod tests {
     #[test]
     fn the_quota_counts_bytes_without_white_space() {
         assert!(Payload::new(" \"éé\" ", 6).is_ok());
-        assert_eq!(Payload::new(" \"éé\" ", 5), Err(PayloadError::TooLarge { limit: 5, actual: 6 }));
+        assert_eq!(
+            Payload::new(" \"éé\" ", 5),
+            Err(PayloadError::TooLarge { limit: 5, actual: 6 })
+        );
     }
 
     #[test]

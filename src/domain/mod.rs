@@ -13,7 +13,8 @@ pub mod rule;
 /// Longest user or group id, in bytes (contract, "Signing in").
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Whether `text` may be a user id, a group id or a bare word: 1 to 128 bytes without control characters.
+/// Whether `text` may be a user id, a group id or a bare word: 1 to 128 bytes without control
+/// characters.
 fn is_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }

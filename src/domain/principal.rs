@@ -88,10 +88,12 @@ impl Principal {
         self.roles.iter().any(|held| held.as_str() == role)
     }
 
-    /// Whether the token may publish at all: `REALTIME_CONNECT`, and either a component or one of `publish_roles`.
+    /// Whether the token may publish at all: `REALTIME_CONNECT`, and either a component or one of
+    /// `publish_roles`.
     pub fn may_publish(&self, publish_roles: &[Role]) -> bool {
         self.has_role(Role::CONNECT)
-            && (self.component.is_some() || publish_roles.iter().any(|role| self.roles.contains(role)))
+            && (self.component.is_some()
+                || publish_roles.iter().any(|role| self.roles.contains(role)))
     }
 
     /// Whether the bearer may learn about others' claims (`dryRun` and the like).

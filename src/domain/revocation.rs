@@ -1,4 +1,5 @@
-//! Tokens that an instance's administrators no longer accept: by id, or all that a user got before a time.
+//! Tokens that an instance's administrators no longer accept: by id, or all that a user got before
+//! a time.
 
 use super::principal::{Principal, UserId};
 use super::text_value;
@@ -9,7 +10,8 @@ use std::collections::{HashMap, HashSet};
 pub const MAX_REVOCATIONS: usize = 10_000;
 
 text_value! {
-    /// A token's id, its `jti` (RFC 7519, section 4.1.7): 1 to 512 bytes without control characters.
+    /// A token's id, its `jti` (RFC 7519, section 4.1.7): 1 to 512 bytes without control
+    /// characters.
     TokenId, TokenIdError,
     "a token's id is 1 to 512 bytes without control characters",
     |text: &str| (1..=512).contains(&text.len()) && !text.chars().any(char::is_control)
@@ -57,7 +59,8 @@ impl Revocation {
     }
 }
 
-/// `time` in whole seconds, rounded up: a token that was issued earlier in the same second counts as before.
+/// `time` in whole seconds, rounded up: a token that was issued earlier in the same second counts
+/// as before.
 pub fn whole_seconds(time: DateTime<Utc>) -> DateTime<Utc> {
     let whole = time.with_nanosecond(0).unwrap_or(time);
     if whole == time { whole } else { whole + Duration::seconds(1) }
@@ -72,11 +75,15 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Whether the principal's token is one of them. Ends are not looked at: a token whose entry has ended has expired.
+    /// Whether the principal's token is one of them. Ends are not looked at: a token whose entry
+    /// has ended has expired.
     pub fn revokes(&self, principal: &Principal) -> bool {
         let by_id = principal.token_id.as_ref().is_some_and(|id| self.tokens.contains(id.as_str()));
         let issued_before = self.users.get(&principal.user);
-        by_id || issued_before.is_some_and(|before| principal.issued_at.is_none_or(|issued_at| issued_at < *before))
+        by_id
+            || issued_before.is_some_and(|before| {
+                principal.issued_at.is_none_or(|issued_at| issued_at < *before)
+            })
     }
 }
 
@@ -130,7 +137,8 @@ mod tests {
 
     #[test]
     fn a_token_is_revoked_by_its_id_or_by_its_user_and_time() {
-        let all: Revocations = [token("t", 900), user("a", 100), user("a", 50)].into_iter().collect();
+        let all: Revocations =
+            [token("t", 900), user("a", 100), user("a", 50)].into_iter().collect();
         for (user, token_id, issued_at, revoked) in [
             ("b", Some("t"), Some(500), true),
             ("b", Some("T"), Some(0), false),
@@ -160,7 +168,11 @@ mod tests {
     #[test]
     fn a_part_of_a_second_counts_as_the_whole() {
         for (millis, seconds) in [(5_000, 5), (5_001, 6), (5_999, 6), (-1, 0), (-1_000, -1)] {
-            assert_eq!(whole_seconds(DateTime::from_timestamp_millis(millis).unwrap()), time(seconds), "{millis}");
+            assert_eq!(
+                whole_seconds(DateTime::from_timestamp_millis(millis).unwrap()),
+                time(seconds),
+                "{millis}"
+            );
         }
     }
 }

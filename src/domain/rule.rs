@@ -1,4 +1,5 @@
-//! Who may hear or publish: allow and deny rules over users, groups and expressions, decided without any state.
+//! Who may hear or publish: allow and deny rules over users, groups and expressions, decided
+//! without any state.
 
 mod explain;
 
@@ -58,7 +59,8 @@ pub struct TooManyRules {
 pub struct Decision {
     /// The outcome.
     pub allowed: bool,
-    /// The rule that decided, by its index: the first deny that applies, else the first allow, else none.
+    /// The rule that decided, by its index: the first deny that applies, else the first allow, else
+    /// none.
     pub rule: Option<usize>,
 }
 
@@ -88,8 +90,12 @@ impl Rules {
 
     /// What follows from each rule's outcome, asked for by index and rule.
     fn decide_by(&self, outcome: impl Fn(usize, &Rule) -> Outcome) -> Decision {
-        let is_first = |effect, index, rule: &Rule| rule.effect == effect && rule.applies(outcome(index, rule));
-        let first = |effect| self.0.iter().enumerate().position(|(index, rule)| is_first(effect, index, rule));
+        let is_first = |effect, index, rule: &Rule| {
+            rule.effect == effect && rule.applies(outcome(index, rule))
+        };
+        let first = |effect| {
+            self.0.iter().enumerate().position(|(index, rule)| is_first(effect, index, rule))
+        };
         match first(Effect::Deny) {
             Some(rule) => Decision { allowed: false, rule: Some(rule) },
             None => {
@@ -101,7 +107,8 @@ impl Rules {
 }
 
 impl Rule {
-    /// Whether it has its effect where its subject has this outcome: what has no answer "does not allow" and "does deny".
+    /// Whether it has its effect where its subject has this outcome: what has no answer "does not
+    /// allow" and "does deny".
     pub fn applies(&self, outcome: Outcome) -> bool {
         match outcome {
             Outcome::True => true,

@@ -15,8 +15,8 @@ pub(super) struct Account {
     pub(super) group_id: u32,
 }
 
-/// Chooses the user for Postgres: none if Herald is not root, else the owner of the cluster if there is one, else
-/// `postgres`, else `nobody`. Errors: there is no such user.
+/// Chooses the user for Postgres: none if Herald is not root, else the owner of the cluster if
+/// there is one, else `postgres`, else `nobody`. Errors: there is no such user.
 pub(super) fn server_account(cluster: Option<&Metadata>) -> Result<Option<Account>, PostgresError> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -24,8 +24,10 @@ pub(super) fn server_account(cluster: Option<&Metadata>) -> Result<Option<Accoun
     if let Some(owner) = cluster.filter(|cluster| cluster.uid() != 0) {
         return Ok(Some(Account { user_id: owner.uid(), group_id: owner.gid() }));
     }
-    let passwd = fs::read_to_string("/etc/passwd").map_err(PostgresError::io("read", "/etc/passwd"))?;
-    let account = ["postgres", "_postgres", "nobody"].iter().find_map(|name| account_named(name, &passwd));
+    let passwd =
+        fs::read_to_string("/etc/passwd").map_err(PostgresError::io("read", "/etc/passwd"))?;
+    let account =
+        ["postgres", "_postgres", "nobody"].iter().find_map(|name| account_named(name, &passwd));
     account.map(Some).ok_or(PostgresError::NoAccount)
 }
 
@@ -44,7 +46,8 @@ pub(super) fn give(dir: &Path, account: Option<Account>) -> Result<(), PostgresE
 }
 
 impl Account {
-    /// Lets the user through a directory that is closed to all but root: through, but not to list it.
+    /// Lets the user through a directory that is closed to all but root: through, but not to list
+    /// it.
     pub(super) fn let_through(self, dir: &Path) -> Result<(), PostgresError> {
         let metadata = fs::metadata(dir).map_err(PostgresError::io("read", dir))?;
         if metadata.uid() != 0 || metadata.mode() & 0o077 != 0 {
@@ -88,7 +91,10 @@ mod tests {
     #[test]
     fn an_account_is_found_by_its_whole_name_and_is_never_root() {
         let passwd = "root:x:0:0::/root:/bin/sh\npostgresql:x:7:8::/:/bin/sh\npostgres:x:101:104::/:/bin/sh\n";
-        assert_eq!(account_named("postgres", passwd), Some(Account { user_id: 101, group_id: 104 }));
+        assert_eq!(
+            account_named("postgres", passwd),
+            Some(Account { user_id: 101, group_id: 104 })
+        );
         assert_eq!(account_named("root", passwd), None);
         assert_eq!(account_named("nobody", passwd), None);
     }

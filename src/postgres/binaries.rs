@@ -15,9 +15,13 @@ pub(super) struct Binaries {
     pub(super) postgres: PathBuf,
 }
 
-/// Finds the programs: in `bin_dir` alone if it is given, else in PATH and in the usual places. `made_by` is the major
-/// version that made the cluster, if there is one. Errors: none found, or none of that version.
-pub(super) async fn find_binaries(bin_dir: Option<&Path>, made_by: Option<u32>) -> Result<Binaries, PostgresError> {
+/// Finds the programs: in `bin_dir` alone if it is given, else in PATH and in the usual places.
+/// `made_by` is the major version that made the cluster, if there is one. Errors: none found, or
+/// none of that version.
+pub(super) async fn find_binaries(
+    bin_dir: Option<&Path>,
+    made_by: Option<u32>,
+) -> Result<Binaries, PostgresError> {
     let places = match bin_dir {
         Some(dir) if holds_server(dir) => {
             vec![std::path::absolute(dir).map_err(PostgresError::io("resolve", dir))?]
@@ -38,22 +42,29 @@ pub(super) async fn find_binaries(bin_dir: Option<&Path>, made_by: Option<u32>) 
     Err(other.unwrap_or(PostgresError::NoBinaries))
 }
 
-/// Finds util-linux's setpriv, which has Postgres killed when Herald is; other systems and busybox have none.
+/// Finds util-linux's setpriv, which has Postgres killed when Herald is; other systems and busybox
+/// have none.
 pub(super) async fn find_setpriv() -> Option<PathBuf> {
     let path = search_path();
     let usual = ["/usr/bin", "/bin"].map(PathBuf::from);
-    let dir = env::split_paths(&path).chain(usual).find(|dir| dir.is_absolute() && dir.join("setpriv").is_file())?;
+    let dir = env::split_paths(&path)
+        .chain(usual)
+        .find(|dir| dir.is_absolute() && dir.join("setpriv").is_file())?;
     let setpriv = dir.join("setpriv");
     let help = Command::new(&setpriv).arg("--help").output().await.ok()?;
     String::from_utf8_lossy(&help.stdout).contains("--pdeathsig").then_some(setpriv)
 }
 
-#[expect(clippy::disallowed_methods, reason = "where a system keeps its programs is no setting of Herald")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where a system keeps its programs is no setting of Herald"
+)]
 fn search_path() -> OsString {
     env::var_os("PATH").unwrap_or_default()
 }
 
-/// Reads the major version at the start of `text`, such as 15 in "15.13 (Debian)", "15" or "15beta1".
+/// Reads the major version at the start of `text`, such as 15 in "15.13 (Debian)", "15" or
+/// "15beta1".
 pub(super) fn major_version(text: &str) -> Option<u32> {
     let text = text.trim_start();
     let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
@@ -80,7 +91,8 @@ fn usual_places(path: Option<&OsStr>, root: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The `bin` directories of the versions in `parent`, whose names begin with `prefix`: `15` or `postgresql@15`.
+/// The `bin` directories of the versions in `parent`, whose names begin with `prefix`: `15` or
+/// `postgresql@15`.
 fn newest_first(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let mut versions: Vec<(u32, PathBuf)> = entries

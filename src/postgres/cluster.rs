@@ -39,7 +39,8 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Finds the cluster of a data directory, or a place for one. `data_dir` is absolute and without links.
+    /// Finds the cluster of a data directory, or a place for one. `data_dir` is absolute and
+    /// without links.
     pub(super) fn locate(data_dir: &Path) -> Result<Self, PostgresError> {
         let entry = data_dir.join("postgres");
         let found = match entry.canonicalize() {
@@ -89,7 +90,11 @@ impl Cluster {
     }
 
     /// Makes it, beside its place: it is there as a whole or not at all.
-    pub(super) async fn make(&self, binaries: &Binaries, launcher: &Launcher) -> Result<(), PostgresError> {
+    pub(super) async fn make(
+        &self,
+        binaries: &Binaries,
+        launcher: &Launcher,
+    ) -> Result<(), PostgresError> {
         let unfinished = self.directory.with_added_extension("new");
         remove(&unfinished).await?;
         make_private_dir(&unfinished, self.account)?;
@@ -100,14 +105,17 @@ impl Cluster {
         if !initdb.map_err(PostgresError::io("run", &binaries.initdb))?.ended().await {
             return Err(PostgresError::Initdb(launcher.log_end()));
         }
-        fs::rename(&unfinished, &self.directory).map_err(PostgresError::io("make", &self.directory))?;
+        fs::rename(&unfinished, &self.directory)
+            .map_err(PostgresError::io("make", &self.directory))?;
         if self.entry != self.directory && !self.entry.is_symlink() {
-            symlink(&self.directory, &self.entry).map_err(PostgresError::io("make the link", &self.entry))?;
+            symlink(&self.directory, &self.entry)
+                .map_err(PostgresError::io("make the link", &self.entry))?;
         }
         [&self.directory, &self.entry].into_iter().try_for_each(|path| sync_parent(path))
     }
 
-    /// Makes the socket's directory if it is not the cluster's. Errors: it is there, but somebody else's.
+    /// Makes the socket's directory if it is not the cluster's. Errors: it is there, but somebody
+    /// else's.
     pub(super) fn make_socket_dir(&self) -> Result<(), PostgresError> {
         if self.socket == self.directory {
             return Ok(());
@@ -116,8 +124,10 @@ impl Cluster {
             return make_private_dir(&self.socket, self.account);
         }
         let own = rustix::process::geteuid().as_raw();
-        let metadata = fs::symlink_metadata(&self.socket).map_err(PostgresError::io("read", &self.socket))?;
-        let is_own = metadata.uid() == own || self.account.is_some_and(|account| account.user_id == metadata.uid());
+        let metadata =
+            fs::symlink_metadata(&self.socket).map_err(PostgresError::io("read", &self.socket))?;
+        let is_own = metadata.uid() == own
+            || self.account.is_some_and(|account| account.user_id == metadata.uid());
         if !metadata.is_dir() || !is_own || metadata.mode() & 0o077 != 0 {
             return Err(PostgresError::ForeignSocketDirectory(self.socket.clone()));
         }
@@ -125,7 +135,8 @@ impl Cluster {
     }
 }
 
-/// A place for a new cluster: in the data directory, unless the user of Postgres does not come there.
+/// A place for a new cluster: in the data directory, unless the user of Postgres does not come
+/// there.
 fn free_place(data_dir: &Path, account: Option<Account>) -> Result<PathBuf, PostgresError> {
     let Some(account) = account else { return Ok(data_dir.join("postgres")) };
     if data_dir.parent().is_none_or(|parent| account.reaches(parent)) {
@@ -137,7 +148,8 @@ fn free_place(data_dir: &Path, account: Option<Account>) -> Result<PathBuf, Post
     fs::create_dir_all(ELSEWHERE).map_err(PostgresError::io("make the directory", ELSEWHERE))?;
     let place = Path::new(ELSEWHERE).join(digest(data_dir));
     if place.exists() {
-        // Its data directory was deleted: a new one begins empty, but deleting the data is not for Herald to decide.
+        // Its data directory was deleted: a new one begins empty, but deleting the data is not for
+        // Herald to decide.
         let seconds = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
         let aside = place.with_added_extension(seconds.to_string());
         fs::rename(&place, &aside).map_err(PostgresError::io("move aside", &place))?;
@@ -146,8 +158,8 @@ fn free_place(data_dir: &Path, account: Option<Account>) -> Result<PathBuf, Post
     Ok(place)
 }
 
-/// The cluster's own directory, or a short one if the socket's path would be too long there or could not be written in
-/// the list that the setting `unix_socket_directories` is.
+/// The cluster's own directory, or a short one if the socket's path would be too long there or
+/// could not be written in the list that the setting `unix_socket_directories` is.
 fn socket_dir(cluster: &Path) -> PathBuf {
     let bytes = cluster.as_os_str().as_bytes();
     let length = bytes.len() + format!("/.s.PGSQL.{PORT}").len();
@@ -171,7 +183,9 @@ async fn remove(dir: &Path) -> Result<(), PostgresError> {
         match fs::remove_dir_all(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound && !dir.exists() => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(PostgresError::io("delete", dir)(error)),
+            Err(error) if Instant::now() > deadline => {
+                return Err(PostgresError::io("delete", dir)(error));
+            }
             Err(_) => sleep(LOOK).await,
         }
     }

@@ -1,4 +1,5 @@
-//! `postmaster.pid`: who serves the cluster, whether it is ready, and the remains of one that was killed.
+//! `postmaster.pid`: who serves the cluster, whether it is ready, and the remains of one that was
+//! killed.
 
 use super::cluster::Cluster;
 use super::error::PostgresError;
@@ -35,15 +36,16 @@ impl PidFile {
 
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        let process_id = lines.next()?.trim().parse().ok().filter(|id| *id > 0).and_then(Pid::from_raw)?;
+        let process_id =
+            lines.next()?.trim().parse().ok().filter(|id| *id > 0).and_then(Pid::from_raw)?;
         let directory = PathBuf::from(lines.next()?);
         let is_ready = lines.nth(5).is_some_and(|status| status.trim() == "ready");
         Some(Self { process_id, directory, is_ready })
     }
 }
 
-/// Ends what is left of an earlier Postgres whose Herald was killed. Only for the holder of the cluster's lock.
-/// Errors: it does not end.
+/// Ends what is left of an earlier Postgres whose Herald was killed. Only for the holder of the
+/// cluster's lock. Errors: it does not end.
 pub(super) async fn end_remains(cluster: &Cluster) -> Result<(), PostgresError> {
     let directory = cluster.directory();
     let begun = Instant::now();
@@ -62,7 +64,10 @@ pub(super) async fn end_remains(cluster: &Cluster) -> Result<(), PostgresError> 
             // Without their postmaster the others have nothing to wait for.
             remains.iter().for_each(|id| signal(*id, Signal::QUIT));
         } else if !was_asked {
-            tracing::warn!(process.id = file.process_id.as_raw_nonzero(), "ending an earlier Postgres");
+            tracing::warn!(
+                process.id = file.process_id.as_raw_nonzero(),
+                "ending an earlier Postgres"
+            );
             signal(file.process_id, Signal::INT);
             was_asked = true;
         }
@@ -71,16 +76,20 @@ pub(super) async fn end_remains(cluster: &Cluster) -> Result<(), PostgresError> 
     Ok(())
 }
 
-/// The processes of Postgres that live on the cluster. All of them work in its directory; where `/proc` does not tell,
-/// the postmaster of the file is the only one known.
+/// The processes of Postgres that live on the cluster. All of them work in its directory; where
+/// `/proc` does not tell, the postmaster of the file is the only one known.
 fn remains(directory: &Path, file: &PidFile) -> Vec<Pid> {
     if !knows_processes() {
         let is_remaining = file.directory == directory && is_postgres(file.process_id);
         return is_remaining.then_some(file.process_id).into_iter().collect();
     }
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let works_here = |process: &Path| fs::read_link(process.join("cwd")).is_ok_and(|working| working == directory);
-    let is_postgres = |process: &Path| fs::read(process.join("comm")).is_ok_and(|name| name.starts_with(b"postgres"));
+    let works_here = |process: &Path| {
+        fs::read_link(process.join("cwd")).is_ok_and(|working| working == directory)
+    };
+    let is_postgres = |process: &Path| {
+        fs::read(process.join("comm")).is_ok_and(|name| name.starts_with(b"postgres"))
+    };
     entries
         .filter_map(|entry| {
             let id = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
@@ -90,7 +99,8 @@ fn remains(directory: &Path, file: &PidFile) -> Vec<Pid> {
         .collect()
 }
 
-/// Postgres refuses to start if the number of its killed postmaster belongs to anyone now, even to a zombie.
+/// Postgres refuses to start if the number of its killed postmaster belongs to anyone now, even to
+/// a zombie.
 fn forget_foreign(cluster: &Cluster, file: &PidFile) {
     if !knows_processes() || test_kill_process(file.process_id).is_err() {
         return;
@@ -113,7 +123,8 @@ fn knows_processes() -> bool {
 }
 
 fn is_postgres(id: Pid) -> bool {
-    let output = Command::new("ps").args(["-o", "comm=", "-p", &id.as_raw_nonzero().to_string()]).output();
+    let output =
+        Command::new("ps").args(["-o", "comm=", "-p", &id.as_raw_nonzero().to_string()]).output();
     output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with("postgres"))
 }
 

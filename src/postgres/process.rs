@@ -31,7 +31,11 @@ pub(super) struct Launcher {
 
 impl Launcher {
     /// Makes ready the log at `log`, which is emptied if it has grown long.
-    pub(super) fn new(setpriv: Option<PathBuf>, account: Option<Account>, log: PathBuf) -> Result<Self, PostgresError> {
+    pub(super) fn new(
+        setpriv: Option<PathBuf>,
+        account: Option<Account>,
+        log: PathBuf,
+    ) -> Result<Self, PostgresError> {
         let file = open_log(&log).map_err(PostgresError::io("open", &log))?;
         let length = || -> io::Result<u64> {
             if file.metadata()?.len() > LONGEST_LOG {
@@ -58,7 +62,8 @@ impl Launcher {
             // The standard library leaves root's other groups too when root sets a user.
             command.uid(account.user_id).gid(account.group_id);
         }
-        // Herald's environment holds secrets and may hold settings of other clusters (PGDATA, PGPORT).
+        // Herald's environment holds secrets and may hold settings of other clusters (PGDATA,
+        // PGPORT).
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C");
         command.stdin(Stdio::null()).stdout(log()?).stderr(log()?).current_dir("/");
         // Ctrl-C in the terminal is for Herald, which then stops Postgres in its own time.
@@ -78,7 +83,8 @@ impl Launcher {
         };
         let text = read().unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let mut lines: Vec<String> = text.lines().rev().take(LOG_LINES).map(str::to_owned).collect();
+        let mut lines: Vec<String> =
+            text.lines().rev().take(LOG_LINES).map(str::to_owned).collect();
         lines.reverse();
         LogEnd { path: self.log.clone(), lines }
     }
@@ -101,8 +107,11 @@ impl Process {
     pub(super) async fn spawn(command: Command) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (ended, outcome) = watch::channel(None);
-        // The signal on the parent's death is sent when the thread that forked dies: this one lives as long as its child.
-        thread::Builder::new().name("postgres".into()).spawn(move || run(command, started, ended))?;
+        // The signal on the parent's death is sent when the thread that forked dies: this one lives
+        // as long as its child.
+        thread::Builder::new()
+            .name("postgres".into())
+            .spawn(move || run(command, started, ended))?;
         let id = start.await.map_err(io::Error::other)??;
         Ok(Self { id, outcome })
     }
@@ -135,7 +144,11 @@ impl Drop for Process {
     }
 }
 
-fn run(mut command: Command, started: oneshot::Sender<io::Result<Pid>>, ended: watch::Sender<Option<bool>>) {
+fn run(
+    mut command: Command,
+    started: oneshot::Sender<io::Result<Pid>>,
+    ended: watch::Sender<Option<bool>>,
+) {
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {

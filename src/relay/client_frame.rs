@@ -57,8 +57,10 @@ mod tests {
 
     #[test]
     fn texts_are_read_by_their_type() {
-        let ping = |cursor: Option<&'static str>| ClientFrame::Ping { cursor: cursor.map(Cow::from) };
-        let auth = |authorization: &'static str| ClientFrame::Auth { authorization: authorization.into() };
+        let ping =
+            |cursor: Option<&'static str>| ClientFrame::Ping { cursor: cursor.map(Cow::from) };
+        let auth =
+            |authorization: &'static str| ClientFrame::Auth { authorization: authorization.into() };
         for (text, frame) in [
             ("PING", ping(None)),
             (r#"{"type":"PING"}"#, ping(None)),

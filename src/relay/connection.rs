@@ -25,7 +25,8 @@ use tokio::time::timeout;
 pub const SUBPROTOCOL: &str = "herald.v1";
 /// How long a close waits for the client's answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a closed connection is read on: closing with unread bytes would reset it, and the client might never see why.
+/// How long a closed connection is read on: closing with unread bytes would reset it, and the
+/// client might never see why.
 const LINGER: Duration = Duration::from_millis(500);
 /// Read from a socket at once. Clients send little.
 const READ_BYTES: usize = 4 * 1_024;
@@ -67,9 +68,13 @@ pub struct Buffers {
     joined: Vec<u8>,
 }
 
-/// Answers the handshake with a socket that lives as long as `registration`. Errors: the handshake's own, when the
-/// request is no WebSocket handshake (RFC 6455 section 4.2.1).
-pub async fn accept(request: &HttpRequest, registration: Registration, terms: Terms) -> Result<HttpResponse, Error> {
+/// Answers the handshake with a socket that lives as long as `registration`. Errors: the
+/// handshake's own, when the request is no WebSocket handshake (RFC 6455 section 4.2.1).
+pub async fn accept(
+    request: &HttpRequest,
+    registration: Registration,
+    terms: Terms,
+) -> Result<HttpResponse, Error> {
     let Terms { bounds, renewer, held } = terms;
     let judge = Judge::new(registration.link.clone(), bounds);
     let buffers = registration.worker().buffers.clone();
@@ -77,26 +82,34 @@ pub async fn accept(request: &HttpRequest, registration: Registration, terms: Te
     upgrade(request, Parts { judge, buffers, admitted, held }).await
 }
 
-/// Answers the handshake with a socket that is closed at once, so that a browser can read the reason.
-pub async fn refuse(request: &HttpRequest, worker: &Worker, close: Close, held: Held) -> Result<HttpResponse, Error> {
+/// Answers the handshake with a socket that is closed at once, so that a browser can read the
+/// reason.
+pub async fn refuse(
+    request: &HttpRequest,
+    worker: &Worker,
+    close: Close,
+    held: Held,
+) -> Result<HttpResponse, Error> {
     let link = Rc::new(Link::new(String::new()));
     link.outbox.close(close);
     let judge = Judge::new(link, OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE });
     upgrade(request, Parts { judge, buffers: worker.buffers.clone(), admitted: None, held }).await
 }
 
-/// The handshake is actix-ws'. Its session and stream are not used: they would hold a channel and buffers a connection.
+/// The handshake is actix-ws'. Its session and stream are not used: they would hold a channel and
+/// buffers a connection.
 async fn upgrade(request: &HttpRequest, parts: Parts) -> Result<HttpResponse, Error> {
     let nothing = web::Payload::from_request(request, &mut dev::Payload::None).await?;
-    let (response, _session, _stream) = actix_ws::handle_with_protocols(request, nothing, &[SUBPROTOCOL])?;
+    let (response, _session, _stream) =
+        actix_ws::handle_with_protocols(request, nothing, &[SUBPROTOCOL])?;
     let mut response = response.set_body(BoxBody::new(()));
     response.extensions_mut().insert(Upgrade(Box::new(parts)));
     Ok(response)
 }
 
 impl Upgrade {
-    /// Lives on `io` until it is closed; `read` is what was read of it behind the handshake. The task belongs to the
-    /// worker and ends with it; a drain waits for its registration.
+    /// Lives on `io` until it is closed; `read` is what was read of it behind the handshake. The
+    /// task belongs to the worker and ends with it; a drain waits for its registration.
     pub fn run<T: AsyncRead + AsyncWrite + Unpin + 'static>(self, io: T, read: BytesMut) {
         let Parts { judge, buffers, admitted, held } = *self.0;
         let socket = Open {
@@ -166,7 +179,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Future for Socket<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Begun(begun) = &mut *self {
-            let Some((mut open, read)) = begun.take().map(|begun| *begun) else { return Poll::Ready(()) };
+            let Some((mut open, read)) = begun.take().map(|begun| *begun) else {
+                return Poll::Ready(());
+            };
             open.take(&read);
             *self = Self::Open(open);
         }
@@ -211,7 +226,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         let buffers = self.buffers.clone();
         let incoming = &mut buffers.borrow_mut().incoming;
         incoming.resize(READ_BYTES, 0);
-        // Behind an error or a close frame nothing is read; what waits, and the close, are still to be written.
+        // Behind an error or a close frame nothing is read; what waits, and the close, are still to
+        // be written.
         while !self.judge.is_done() {
             let mut buffer = ReadBuf::new(incoming);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
@@ -240,7 +256,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
             };
             match (asked, &self.admitted) {
                 (Some(Asked::Renewal(token)), Some(_)) => self.begin_renewal(token),
-                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => admitted.registration.acknowledge(cursor),
+                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => {
+                    admitted.registration.acknowledge(cursor)
+                }
                 _ => {}
             }
         }
@@ -253,7 +271,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     }
 
     fn poll_renewal(&mut self, cx: &mut Context<'_>) {
-        let Some(Poll::Ready(renewal)) = self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx)) else { return };
+        let Some(Poll::Ready(renewal)) =
+            self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx))
+        else {
+            return;
+        };
         self.renewal = None;
         let Some(Admitted { registration, .. }) = &self.admitted else { return };
         match renewal {
@@ -263,15 +285,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         }
     }
 
-    /// Writes what waits, joined, once a turn, and takes no more than `io` takes; resolves to the close that is due.
-    /// Errors: the connection is gone.
+    /// Writes what waits, joined, once a turn, and takes no more than `io` takes; resolves to the
+    /// close that is due. Errors: the connection is gone.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Close>> {
         let buffers = self.buffers.clone();
         let joined = &mut buffers.borrow_mut().joined;
         loop {
-            // A socket that can be written to again waits for its turn as well: there may be thousands.
+            // A socket that can be written to again waits for its turn as well: there may be
+            // thousands.
             let has_something = self.is_blocked || self.judge.link().outbox.has_something();
-            if has_something && !self.admitted.as_ref().is_none_or(|admitted| admitted.registration.take_turn()) {
+            if has_something
+                && !self.admitted.as_ref().is_none_or(|admitted| admitted.registration.take_turn())
+            {
                 self.judge.link().outbox.wait_for_turn(cx);
                 return Poll::Pending;
             }
@@ -283,7 +308,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
                 Batch::Frame(frame) => self.write(cx, frame.bytes())?,
                 Batch::Joined => self.write(cx, joined)?,
                 Batch::Close(close) => {
-                    tracing::debug!(connection.id = self.judge.link().id, close.code = close.code, "closing a socket");
+                    tracing::debug!(
+                        connection.id = self.judge.link().id,
+                        close.code = close.code,
+                        "closing a socket"
+                    );
                     return Poll::Ready(Ok(close));
                 }
             }
@@ -319,8 +348,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Whether what stands before the close frame is not taken either: a client that reads a byte now and then holds no
-    /// connection that is over. The tick looks at those that end.
+    /// Whether what stands before the close frame is not taken either: a client that reads a byte
+    /// now and then holds no connection that is over. The tick looks at those that end.
     fn takes_too_long_to_end(&mut self) -> bool {
         if !self.judge.link().outbox.is_ending() {
             return false;
@@ -334,7 +363,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         deregister(admitted, (held, io)).await;
     }
 
-    /// Writes the close frame, waits for the client's, and ends the connection; each for a short time only.
+    /// Writes the close frame, waits for the client's, and ends the connection; each for a short
+    /// time only.
     async fn leave(self, close: Close) {
         let Self { mut io, mut judge, mut reader, admitted, held, .. } = self;
         let farewell = Frame::close(&close);

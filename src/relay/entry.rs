@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
-/// Bytes that an entry is counted with beyond its frame; generous, so that the bound holds for small messages too.
+/// Bytes that an entry is counted with beyond its frame; generous, so that the bound holds for
+/// small messages too.
 const ENTRY_BYTES: usize = 384;
 
 /// One message in the window; every audience that it was for shares it.
@@ -16,7 +17,8 @@ pub struct Entry {
     pub position: u64,
     /// What was and will be sent.
     pub frame: Frame,
-    /// Whom it was for; excluded connections count when it was sent first, and none is known after a restart.
+    /// Whom it was for; excluded connections count when it was sent first, and none is known after
+    /// a restart.
     pub reach: Arc<Reach>,
     /// When it leaves the window.
     pub kept_until: Instant,

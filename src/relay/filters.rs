@@ -1,10 +1,12 @@
-//! Who of a room passes a message's filter: each connection is asked once, and the answer kept as long as it holds.
+//! Who of a room passes a message's filter: each connection is asked once, and the answer kept as
+//! long as it holds.
 
 use super::shard::Key;
 use crate::domain::expression::Expression;
 use indexmap::{IndexMap, IndexSet};
 
-/// The filters that an instance's publishers used lately; each holds at most a key for every connection.
+/// The filters that an instance's publishers used lately; each holds at most a key for every
+/// connection.
 #[derive(Debug, Default)]
 pub struct Filters(IndexMap<Expression, Sieve>);
 
@@ -34,9 +36,14 @@ impl Filters {
         }
     }
 
-    /// The answers to `filter`, which becomes the one most recently used. If it is new, `everyone` is still to be asked, and
-    /// of more than `most` the one least recently used gives way.
-    pub fn sieve(&mut self, filter: &Expression, everyone: &IndexSet<Key>, most: usize) -> &mut Sieve {
+    /// The answers to `filter`, which becomes the one most recently used. If it is new, `everyone`
+    /// is still to be asked, and of more than `most` the one least recently used gives way.
+    pub fn sieve(
+        &mut self,
+        filter: &Expression,
+        everyone: &IndexSet<Key>,
+        most: usize,
+    ) -> &mut Sieve {
         let known = self.0.shift_remove(filter);
         if known.is_none() && self.0.len() >= most {
             self.0.shift_remove_index(0);
@@ -47,8 +54,8 @@ impl Filters {
 }
 
 impl Sieve {
-    /// Asks those of `keys` who were not asked yet, as long as there is time, and one at least. True when nobody of them
-    /// is left.
+    /// Asks those of `keys` who were not asked yet, as long as there is time, and one at least.
+    /// True when nobody of them is left.
     pub fn ask(
         &mut self,
         keys: impl Iterator<Item = Key>,
@@ -135,7 +142,10 @@ mod tests {
             filters.sieve(&text(number), &everyone, 3).ask([1].into_iter(), |_| true, || true);
         }
         for number in [1, 2, 0] {
-            assert!(filters.sieve(&text(number), &everyone, 3).unknown.is_empty(), "there is room for all");
+            assert!(
+                filters.sieve(&text(number), &everyone, 3).unknown.is_empty(),
+                "there is room for all"
+            );
         }
         filters.sieve(&text(3), &everyone, 3);
         assert_eq!(filters.0.len(), 3);

@@ -12,17 +12,20 @@ use bytes::BufMut;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Most bytes of a close frame's reason (RFC 6455 section 5.5: a control frame has at most 125, two are the code).
+/// Most bytes of a close frame's reason (RFC 6455 section 5.5: a control frame has at most 125, two
+/// are the code).
 const MAX_REASON_BYTES: usize = 123;
 
 /// A text frame (RFC 6455 section 11.8).
 const TEXT: u8 = 0x1;
 
-/// Bytes of a message's JSON that are neither payload nor id nor channel: names and punctuation, the cursor, the time.
+/// Bytes of a message's JSON that are neither payload nor id nor channel: names and punctuation,
+/// the cursor, the time.
 const MESSAGE_OVERHEAD: usize = 69 + Cursor::TEXT_BYTES + 24;
 
-/// One whole WebSocket frame as it goes over the wire. Server frames are unmasked (RFC 6455 section 5.1), hence the
-/// same bytes serve every receiver, and a clone costs one reference. Two are equal if their bytes are.
+/// One whole WebSocket frame as it goes over the wire. Server frames are unmasked (RFC 6455 section
+/// 5.1), hence the same bytes serve every receiver, and a clone costs one reference. Two are equal
+/// if their bytes are.
 #[derive(Clone, Debug)]
 pub struct Frame(Arc<Encoded>);
 
@@ -47,7 +50,8 @@ impl Frame {
         Unplaced::new(message).at(cursor)
     }
 
-    /// How long that frame is, in bytes: what an outbox has room for can be told before the message has its place.
+    /// How long that frame is, in bytes: what an outbox has room for can be told before the message
+    /// has its place.
     pub fn message_bytes(message: &Message) -> usize {
         let json = json_bytes(message);
         json + header_bytes(json)
@@ -133,7 +137,8 @@ impl Frame {
     }
 }
 
-/// The header of a final frame (RFC 6455 section 5.2) with the shortest form of its length, and room for the payload.
+/// The header of a final frame (RFC 6455 section 5.2) with the shortest form of its length, and
+/// room for the payload.
 fn with_header(opcode: u8, length: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(header_bytes(length) + length);
     frame.put_u8(0x80 | opcode);
@@ -152,7 +157,8 @@ fn with_header(opcode: u8, length: usize) -> Vec<u8> {
 }
 
 fn json_bytes(message: &Message) -> usize {
-    // As `put_string` escapes (RFC 8259 section 7); ids and names hold no more than the first two of them.
+    // As `put_string` escapes (RFC 8259 section 7); ids and names hold no more than the first two
+    // of them.
     let written = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
         0..=0x1F => 6,
@@ -164,7 +170,10 @@ fn json_bytes(message: &Message) -> usize {
         0 => text.len(),
         _ => text.bytes().map(written).sum::<usize>(),
     };
-    message.payload.as_str().len() + escaped(&message.address) + escaped(&message.id) + MESSAGE_OVERHEAD
+    message.payload.as_str().len()
+        + escaped(&message.address)
+        + escaped(&message.id)
+        + MESSAGE_OVERHEAD
 }
 
 fn header_bytes(payload: usize) -> usize {
@@ -176,7 +185,8 @@ fn header_bytes(payload: usize) -> usize {
 }
 
 fn put_string(json: &mut Vec<u8>, text: &str) {
-    // Writing a string into memory cannot fail; nothing of it is lost if it did, since the frame stays valid JSON.
+    // Writing a string into memory cannot fail; nothing of it is lost if it did, since the frame
+    // stays valid JSON.
     if serde_json::to_writer(&mut *json, text).is_err() {
         json.extend_from_slice(b"\"\"");
     }
@@ -254,7 +264,8 @@ pub fn names(audiences: &[Audience]) -> Vec<String> {
     audiences.iter().map(Audience::name).collect()
 }
 
-/// Why a connection ends: a close code (RFC 6455 section 7.4, or 44xx of the contract) and `CODE: short sentence`.
+/// Why a connection ends: a close code (RFC 6455 section 7.4, or 44xx of the contract) and `CODE:
+/// short sentence`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     /// 1000 to 4999.
@@ -304,7 +315,8 @@ impl Close {
         Self::new(4403, "INSTANCE_DISABLED", "the instance was disabled")
     }
 
-    /// The instance was deleted: 4404 for a token valid everywhere, 4403 for others, who are not told what exists.
+    /// The instance was deleted: 4404 for a token valid everywhere, 4403 for others, who are not
+    /// told what exists.
     pub fn instance_gone(valid_everywhere: bool) -> Self {
         if valid_everywhere {
             Self::new(4404, "INSTANCE_NOT_FOUND", "the instance was deleted")
@@ -336,8 +348,12 @@ mod tests {
             assert_eq!(value["data"].to_string(), json);
             assert_eq!((&value["id"], &value["channel"]), (&"m\"1".into(), &"group:\"a\"".into()));
             assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
-            let short =
-                Message { id: "m".into(), address: "a\\".into(), payload: Payload::new("1", 1).unwrap(), ..message };
+            let short = Message {
+                id: "m".into(),
+                address: "a\\".into(),
+                payload: Payload::new("1", 1).unwrap(),
+                ..message
+            };
             let frame = Frame::message(&short, Cursor { epoch: 1, position: 2 });
             assert_eq!((frame.wire_bytes(), frame.bytes()[1]), (Frame::message_bytes(&short), 120));
         }
@@ -354,7 +370,9 @@ mod tests {
 
     #[test]
     fn notices_have_the_contracts_names() {
-        let text = |notice: Notice<'_>| String::from_utf8(Frame::of(&notice).bytes()[2..].to_vec()).unwrap();
+        let text = |notice: Notice<'_>| {
+            String::from_utf8(Frame::of(&notice).bytes()[2..].to_vec()).unwrap()
+        };
         assert_eq!(text(Notice::Pong {}), r#"{"type":"PONG"}"#);
         assert_eq!(text(Notice::Reconnect { after_ms: 5 }), r#"{"type":"RECONNECT","afterMs":5}"#);
         assert_eq!(

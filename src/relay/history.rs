@@ -1,4 +1,5 @@
-//! The window that resuming reads: what was sent lately, by audience, within bounds of time, messages and bytes.
+//! The window that resuming reads: what was sent lately, by audience, within bounds of time,
+//! messages and bytes.
 
 use super::entry::Entry;
 use super::frame::Frame;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Audiences that have nothing left and are remembered only for how far they were trimmed; beyond so many, the older
-/// half is forgotten, and whoever resumes from before that is told `TOO_OLD`.
+/// Audiences that have nothing left and are remembered only for how far they were trimmed; beyond
+/// so many, the older half is forgotten, and whoever resumes from before that is told `TOO_OLD`.
 const MAX_EMPTY_RINGS: usize = 16_384;
 
 /// How much is kept.
@@ -103,9 +104,15 @@ impl History {
         self.bytes
     }
 
-    /// Keeps a message; must be called for every position in turn, with none for a message that is live only. What gives
-    /// way to it is left to the caller to let go of where nobody waits for it.
-    pub fn push(&mut self, position: u64, entry: Option<Entry>, now: Instant) -> Option<Arc<Entry>> {
+    /// Keeps a message; must be called for every position in turn, with none for a message that is
+    /// live only. What gives way to it is left to the caller to let go of where nobody waits for
+    /// it.
+    pub fn push(
+        &mut self,
+        position: u64,
+        entry: Option<Entry>,
+        now: Instant,
+    ) -> Option<Arc<Entry>> {
         debug_assert_eq!(position, self.first + self.line.len() as u64);
         let before = self.bytes;
         self.let_go(now);
@@ -114,12 +121,19 @@ impl History {
         last_gone
     }
 
-    /// What someone who heard everything up to `position` has missed of these audiences, in order, once; filters are still
-    /// to be asked, by `replay`. Errors: `Loss`, when that cannot be said whole.
-    pub fn since(&mut self, position: u64, who: Listener<'_>, now: Instant) -> Result<Vec<Arc<Entry>>, Loss> {
+    /// What someone who heard everything up to `position` has missed of these audiences, in order,
+    /// once; filters are still to be asked, by `replay`. Errors: `Loss`, when that cannot be said
+    /// whole.
+    pub fn since(
+        &mut self,
+        position: u64,
+        who: Listener<'_>,
+        now: Instant,
+    ) -> Result<Vec<Arc<Entry>>, Loss> {
         // What has left the window is a loss; only a message's own ttl may end it unseen.
         self.trim(now);
-        let trimmed_to = |audience| self.rings.get(audience).map_or(self.forgotten_to, |ring| ring.trimmed_to);
+        let trimmed_to =
+            |audience| self.rings.get(audience).map_or(self.forgotten_to, |ring| ring.trimmed_to);
         if who.audiences.iter().any(|audience| trimmed_to(audience) > position) {
             return Err(Loss::TooOld);
         }
@@ -128,7 +142,8 @@ impl History {
         Ok(missed)
     }
 
-    /// What is kept of what someone was sent behind `after` and up to `to`, in order, once; filters are still to be asked.
+    /// What is kept of what someone was sent behind `after` and up to `to`, in order, once; filters
+    /// are still to be asked.
     pub fn between(&self, after: u64, to: u64, who: Listener<'_>) -> Vec<Arc<Entry>> {
         let mut found: Vec<&Arc<Entry>> = Vec::new();
         for ring in who.audiences.iter().filter_map(|audience| self.rings.get(audience)) {
@@ -137,7 +152,11 @@ impl History {
         }
         found.sort_unstable_by_key(|entry| entry.position);
         found.dedup_by_key(|entry| entry.position);
-        found.into_iter().filter(|entry| !entry.reach.exclude.users.contains(who.user)).cloned().collect()
+        found
+            .into_iter()
+            .filter(|entry| !entry.reach.exclude.users.contains(who.user))
+            .cloned()
+            .collect()
     }
 
     /// Lets go of what is older than the window.
@@ -165,15 +184,21 @@ impl History {
         Exported {
             forgotten_to: self.forgotten_to,
             entries: self.line.iter().flatten().cloned().collect(),
-            trimmed: self.rings.iter().map(|(audience, ring)| (audience.clone(), ring.trimmed_to)).collect(),
+            trimmed: self
+                .rings
+                .iter()
+                .map(|(audience, ring)| (audience.clone(), ring.trimmed_to))
+                .collect(),
         }
     }
 
     /// The window that `export` gave, in an order that stands at `position`.
     pub fn import(&mut self, position: u64, exported: Exported<Entry>, now: Instant) {
         *self = Self::new(self.bounds, 0, self.total.clone());
-        (self.first, self.forgotten_to) =
-            (exported.entries.first().map_or(position + 1, |entry| entry.position), exported.forgotten_to);
+        (self.first, self.forgotten_to) = (
+            exported.entries.first().map_or(position + 1, |entry| entry.position),
+            exported.forgotten_to,
+        );
         for (audience, trimmed_to) in exported.trimmed {
             self.rings.insert(audience, Ring { trimmed_to, ..Ring::default() });
             self.empty += 1;
@@ -329,7 +354,10 @@ pub fn replay(
 }
 
 /// Those entries whose filter `passes`; each filter is asked about once.
-pub fn let_through(entries: &[Arc<Entry>], passes: impl Fn(&Expression) -> bool) -> impl Iterator<Item = &Arc<Entry>> {
+pub fn let_through(
+    entries: &[Arc<Entry>],
+    passes: impl Fn(&Expression) -> bool,
+) -> impl Iterator<Item = &Arc<Entry>> {
     let mut answers: HashMap<&str, bool> = HashMap::new();
     entries.iter().filter(move |entry| match &entry.reach.filter {
         Some(filter) => *answers.entry(filter.as_str()).or_insert_with(|| passes(filter)),
@@ -370,7 +398,12 @@ impl Ring {
 }
 
 /// One ring less holds `entry`; the last one leaves a hole in the line.
-fn release(line: &mut VecDeque<Option<Arc<Entry>>>, first: u64, entry: &Arc<Entry>, bytes: &mut usize) {
+fn release(
+    line: &mut VecDeque<Option<Arc<Entry>>>,
+    first: u64,
+    entry: &Arc<Entry>,
+    bytes: &mut usize,
+) {
     if entry.held_by.fetch_sub(1, Relaxed) == 1
         && let Some(place) = line.get_mut((entry.position - first) as usize)
         && place.take().is_some()

@@ -1,4 +1,5 @@
-//! The window against a naive one that forgets nothing and computes from all messages what must still be there.
+//! The window against a naive one that forgets nothing and computes from all messages what must
+//! still be there.
 
 use super::entry::{Entry, Times};
 use super::frame::{Frame, Notice};
@@ -32,8 +33,10 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let some =
-        || prop::collection::btree_set(0..GROUPS.len(), 1..3).prop_map(|set| set.into_iter().collect::<Vec<_>>());
+    let some = || {
+        prop::collection::btree_set(0..GROUPS.len(), 1..3)
+            .prop_map(|set| set.into_iter().collect::<Vec<_>>())
+    };
     let without = prop::collection::vec(0..USERS.len(), 0..2);
     let ttl = prop_oneof![2 => Just(20u64), 1 => 0u64..20];
     prop_oneof![
@@ -62,7 +65,8 @@ struct World {
     sent: Vec<Sent>,
     start: Instant,
     now: u64,
-    /// Messages up to here were given up for the process's bound: whether they are there is not the model's to say.
+    /// Messages up to here were given up for the process's bound: whether they are there is not the
+    /// model's to say.
     evicted_to: u64,
     total: Arc<AtomicUsize>,
 }
@@ -93,7 +97,9 @@ impl World {
 
     fn apply(&mut self, step: Step) {
         match step {
-            Step::Publish { audiences, without, ttl, padding } => self.publish(audiences, without, ttl, padding),
+            Step::Publish { audiences, without, ttl, padding } => {
+                self.publish(audiences, without, ttl, padding)
+            }
             Step::Wait(seconds) => self.now += seconds,
             Step::Resume { back, audiences, user } => self.resume(back, &audiences, user),
             Step::Evict => {
@@ -107,11 +113,14 @@ impl World {
 
     fn publish(&mut self, audiences: Vec<usize>, without: Vec<usize>, ttl: u64, padding: usize) {
         let position = self.sent.len() as u64 + 1;
-        let frame = Frame::of(&Notice::Channels { channels: vec![position.to_string(), "x".repeat(padding)] });
+        let frame = Frame::of(&Notice::Channels {
+            channels: vec![position.to_string(), "x".repeat(padding)],
+        });
         let times = Times { kept_until: self.at(self.now + 20), expires: self.at(self.now + ttl) };
         let groups: Vec<Audience> = audiences.iter().copied().map(group).collect();
         let users: Vec<UserId> = without.iter().copied().map(user).collect();
-        let entry = (ttl > 0).then(|| Entry::new(position, frame.clone(), reach(groups, users), times));
+        let entry =
+            (ttl > 0).then(|| Entry::new(position, frame.clone(), reach(groups, users), times));
         self.history.push(position, entry, self.at(self.now));
         self.sent.push(Sent { position, frame, audiences, without, at: self.now, ttl });
     }
@@ -134,12 +143,15 @@ impl World {
         let listener = Listener { audiences: &groups, user: &user(who) };
         let now = self.at(self.now);
         let found = self.history.since(position, listener, now);
-        let found = found.and_then(|missed| replay(&missed, BOUNDS, |_| unreachable!("nothing has a filter")));
+        let found = found
+            .and_then(|missed| replay(&missed, BOUNDS, |_| unreachable!("nothing has a filter")));
         let lost = audiences.iter().any(|audience| self.trimmed_to(*audience) > position);
         let missed: Vec<&Sent> = self
             .sent
             .iter()
-            .filter(|sent| sent.position > position && sent.at + sent.ttl > self.now && sent.ttl > 0)
+            .filter(|sent| {
+                sent.position > position && sent.at + sent.ttl > self.now && sent.ttl > 0
+            })
             .filter(|sent| sent.audiences.iter().any(|audience| audiences.contains(audience)))
             .filter(|sent| !sent.without.contains(&who))
             .collect();
@@ -148,7 +160,10 @@ impl World {
         match found {
             Ok(frames) => {
                 assert!(!lost, "a partial replay is called whole");
-                assert_eq!(frames, missed.iter().map(|sent| sent.frame.clone()).collect::<Vec<_>>());
+                assert_eq!(
+                    frames,
+                    missed.iter().map(|sent| sent.frame.clone()).collect::<Vec<_>>()
+                );
             }
             Err(Loss::TooOld) => assert!(lost || position < self.evicted_to, "nothing was lost"),
             Err(Loss::TooMuch) => assert!(too_much),
@@ -159,7 +174,9 @@ impl World {
     /// The newest message of an audience that its bounds no longer hold.
     fn trimmed_to(&self, audience: usize) -> u64 {
         let (mut messages, mut bytes) = (0, 0);
-        for sent in self.sent.iter().rev().filter(|sent| sent.ttl > 0 && sent.audiences.contains(&audience)) {
+        for sent in
+            self.sent.iter().rev().filter(|sent| sent.ttl > 0 && sent.audiences.contains(&audience))
+        {
             (messages, bytes) = (messages + 1, bytes + sent.frame.wire_bytes());
             if messages > BOUNDS.messages || bytes > BOUNDS.bytes || sent.at + 20 <= self.now {
                 return sent.position;
@@ -189,9 +206,13 @@ proptest! {
 fn audiences_that_fell_silent_are_forgotten_by_halves_and_said_to_be() {
     let mut history = History::new(HistoryBounds::WIDE, 0, Arc::default());
     let start = Instant::now();
-    let users: Vec<UserId> = (0..20_000).map(|number| UserId::new(number.to_string()).unwrap()).collect();
+    let users: Vec<UserId> =
+        (0..20_000).map(|number| UserId::new(number.to_string()).unwrap()).collect();
     for (index, user) in users.iter().enumerate() {
-        let times = Times { kept_until: start + Duration::from_secs(1), expires: start + Duration::from_secs(1) };
+        let times = Times {
+            kept_until: start + Duration::from_secs(1),
+            expires: start + Duration::from_secs(1),
+        };
         let frame = Frame::of(&Notice::Pong {});
         let reach = reach(vec![Audience::User(user.clone())], vec![]);
         let entry = Entry::new(index as u64 + 1, frame, reach, times);

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-/// Largest message of a client, in bytes, fragments added up (contract, "Receiving"; an `AUTH` frame fits).
+/// Largest message of a client, in bytes, fragments added up (contract, "Receiving"; an `AUTH`
+/// frame fits).
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1_024;
 /// Frames a client may send at once.
 const FRAME_BURST: u32 = 60;
@@ -22,8 +23,9 @@ pub enum InboundRefusal {
     TooManyFrames,
 }
 
-/// Follows the frames of a byte stream by their headers alone, and says stop as soon as one announces too much. The codec
-/// behind it would look at the length only once the whole frame is in memory.
+/// Follows the frames of a byte stream by their headers alone, and says stop as soon as one
+/// announces too much. The codec behind it would look at the length only once the whole frame is in
+/// memory.
 pub struct Meter {
     /// The header under way.
     header: [u8; MAX_HEADER_BYTES],
@@ -82,7 +84,8 @@ impl Meter {
         self.frames_left -= 1.0;
         let (is_control, is_final) = (self.header[0] & 0x08 != 0, self.header[0] & 0x80 != 0);
         let length = payload_length(&self.header);
-        let message_bytes = if is_control { length } else { self.message_bytes.saturating_add(length) };
+        let message_bytes =
+            if is_control { length } else { self.message_bytes.saturating_add(length) };
         if message_bytes > MAX_MESSAGE_BYTES as u64 {
             return Err(InboundRefusal::TooLarge);
         }
@@ -124,7 +127,9 @@ mod tests {
         let mut bytes = vec![first];
         match length {
             0..=125 => bytes.push(0x80 | length as u8),
-            126..=0xFFFF => bytes.extend([[0xFE].as_slice(), &(length as u16).to_be_bytes()].concat()),
+            126..=0xFFFF => {
+                bytes.extend([[0xFE].as_slice(), &(length as u16).to_be_bytes()].concat())
+            }
             _ => bytes.extend([[0xFF].as_slice(), &(length as u64).to_be_bytes()].concat()),
         }
         bytes.extend([1, 2, 3, 4]);
@@ -143,7 +148,10 @@ mod tests {
 
     #[test]
     fn a_message_of_16_kib_passes_and_one_byte_more_does_not() {
-        assert_eq!(read(&[frame(0x81, MAX_MESSAGE_BYTES - 1), frame(0x81, MAX_MESSAGE_BYTES)]), Ok(()));
+        assert_eq!(
+            read(&[frame(0x81, MAX_MESSAGE_BYTES - 1), frame(0x81, MAX_MESSAGE_BYTES)]),
+            Ok(())
+        );
         assert_eq!(read(&[frame(0x81, MAX_MESSAGE_BYTES + 1)]), Err(InboundRefusal::TooLarge));
         assert_eq!(read(&[frame(0x82, 1 << 30)[..14].to_vec()]), Err(InboundRefusal::TooLarge));
     }
@@ -153,7 +161,10 @@ mod tests {
         let halves = [frame(0x01, 8_192), frame(0x89, 100), frame(0x00, 8_191), frame(0x80, 1)];
         assert_eq!(read(&halves), Ok(()));
         assert_eq!(read(&[halves.as_slice(), &halves].concat()), Ok(()));
-        assert_eq!(read(&[frame(0x01, 8_192), frame(0x00, 8_192), frame(0x80, 1)]), Err(InboundRefusal::TooLarge));
+        assert_eq!(
+            read(&[frame(0x01, 8_192), frame(0x00, 8_192), frame(0x80, 1)]),
+            Err(InboundRefusal::TooLarge)
+        );
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl Judge {
         self.link.last_heard.set(now);
         match message {
             AggregatedMessage::Text(text) => return self.take_text(&text, now),
-            AggregatedMessage::Binary(bytes) if bytes.len() > MAX_TEXT_BYTES => self.link.outbox.close(too_large()),
+            AggregatedMessage::Binary(bytes) if bytes.len() > MAX_TEXT_BYTES => {
+                self.link.outbox.close(too_large())
+            }
             AggregatedMessage::Binary(_) => self.refuse(now),
             AggregatedMessage::Ping(payload) => self.send(&Frame::pong(&payload), now),
             AggregatedMessage::Pong(_) => {}
@@ -85,10 +87,14 @@ impl Judge {
 
     fn take_text(&mut self, text: &str, now: Instant) -> Option<Asked> {
         match ClientFrame::parse(text) {
-            ClientFrame::Auth { authorization } => return Some(Asked::Renewal(authorization.into_owned())),
+            ClientFrame::Auth { authorization } => {
+                return Some(Asked::Renewal(authorization.into_owned()));
+            }
             ClientFrame::Ping { cursor } => {
                 self.send(&Frame::of(&Notice::Pong {}), now);
-                return cursor.and_then(|cursor| Cursor::parse(&cursor).ok()).map(Asked::Acknowledgement);
+                return cursor
+                    .and_then(|cursor| Cursor::parse(&cursor).ok())
+                    .map(Asked::Acknowledgement);
             }
             ClientFrame::TooLarge => self.link.outbox.close(too_large()),
             ClientFrame::Other => self.refuse(now),
@@ -97,8 +103,10 @@ impl Judge {
     }
 
     fn refuse(&mut self, now: Instant) {
-        let (code, detail) =
-            ("ONE_DIRECTIONAL", "clients only send PING and AUTH; messages are sent through the REST API");
+        let (code, detail) = (
+            "ONE_DIRECTIONAL",
+            "clients only send PING and AUTH; messages are sent through the REST API",
+        );
         if self.refused_at.is_some_and(|at| now.duration_since(at) < REFUSAL_MEMORY) {
             return self.link.outbox.close(Close::new(4400, code, detail));
         }
@@ -115,10 +123,12 @@ fn too_large() -> Close {
     Close::new(1009, "PAYLOAD_TOO_LARGE", "a client's message has at most 1024 bytes")
 }
 
-/// RFC 6455 section 7.4.1: 1007 for text that is not UTF-8, 1009 for too much, 1002 for a broken protocol.
+/// RFC 6455 section 7.4.1: 1007 for text that is not UTF-8, 1009 for too much, 1002 for a broken
+/// protocol.
 fn close_for(error: &ReadError) -> Close {
     match error {
-        ReadError::Refused(InboundRefusal::TooLarge) | ReadError::Protocol(ProtocolError::Overflow) => too_large(),
+        ReadError::Refused(InboundRefusal::TooLarge)
+        | ReadError::Protocol(ProtocolError::Overflow) => too_large(),
         ReadError::Refused(InboundRefusal::TooManyFrames) => {
             Close::new(4429, "RATE_LIMITED", "at most 60 frames at once, then 10 a second")
         }

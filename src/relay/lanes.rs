@@ -1,4 +1,5 @@
-//! What waits for one socket under the `latest` policy: of each channel the newest message, and word of those before it.
+//! What waits for one socket under the `latest` policy: of each channel the newest message, and
+//! word of those before it.
 
 use super::frame::{Frame, Notice};
 use super::progress::Step;
@@ -8,7 +9,8 @@ use crate::domain::cursor::Cursor;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// A message's way under the `latest` policy: a newer one of the same channel takes the place of one that still waits.
+/// A message's way under the `latest` policy: a newer one of the same channel takes the place of
+/// one that still waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lane {
     /// Whose receivers get only the newest when they are slow.
@@ -37,8 +39,9 @@ struct Item {
 enum Content {
     /// Waits since then.
     Message { frame: Frame, since: Instant },
-    /// Stands where the first of so many messages would have been written: what was replaced is told before anything
-    /// behind it, so that no cursor that the client keeps passes over it in silence.
+    /// Stands where the first of so many messages would have been written: what was replaced is
+    /// told before anything behind it, so that no cursor that the client keeps passes over it in
+    /// silence.
     Dropped { count: u64 },
 }
 
@@ -64,9 +67,9 @@ impl Lanes {
         waiting.map(|item| if item.is_older_than(before) { item.bytes() } else { 0 }).sum()
     }
 
-    /// Queues a message. What waits of its channel since before `now` has had its turn and was not taken: the message
-    /// takes its place. What came at the same instant stays, so that a burst reaches those who keep up. Returns the
-    /// positions of those that were replaced.
+    /// Queues a message. What waits of its channel since before `now` has had its turn and was not
+    /// taken: the message takes its place. What came at the same instant stays, so that a burst
+    /// reaches those who keep up. Returns the positions of those that were replaced.
     pub fn push(&mut self, place: u64, lane: &Lane, frame: &Frame, now: Instant) -> Vec<u64> {
         let replaced = self.replace(&lane.channel, now);
         self.bytes += frame.wire_bytes();
@@ -167,7 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_message_takes_the_place_of_those_that_had_their_turn_and_they_are_told_where_they_stood() {
+    fn a_newer_message_takes_the_place_of_those_that_had_their_turn_and_they_are_told_where_they_stood()
+     {
         let (mut lanes, start) = (Lanes::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for (place, channel, seconds, replaced) in [
@@ -178,14 +182,22 @@ mod tests {
             (5, "a", 2, &[3, 4]),
             (6, "b", 2, &[2]),
         ] {
-            assert_eq!(lanes.push(place, &lane(channel, place), &message(place), at(seconds)), replaced, "{place}");
+            assert_eq!(
+                lanes.push(place, &lane(channel, place), &message(place), at(seconds)),
+                replaced,
+                "{place}"
+            );
         }
         assert_eq!(lanes.bytes(), message(5).wire_bytes() + message(6).wire_bytes());
         let dropped = |channel: &str, count: u64, position| {
             let cursor = Cursor { epoch: 1, position }.to_text();
-            format!(r#"{{"type":"DROPPED","channel":"channel:{channel}","count":{count},"cursor":"{cursor}"}}"#)
+            format!(
+                r#"{{"type":"DROPPED","channel":"channel:{channel}","count":{count},"cursor":"{cursor}"}}"#
+            )
         };
-        for (place, expected) in [(1, dropped("a", 3, 1)), (2, dropped("b", 1, 2)), (5, "5".into()), (6, "6".into())] {
+        for (place, expected) in
+            [(1, dropped("a", 3, 1)), (2, dropped("b", 1, 2)), (5, "5".into()), (6, "6".into())]
+        {
             assert_eq!((lanes.first(), text(lanes.pop())), (Some(place), expected));
         }
         assert!(lanes.is_empty() && lanes.bytes() == 0 && lanes.pop().is_none());

@@ -12,7 +12,8 @@ pub struct Link {
     pub id: String,
     /// What waits for the socket.
     pub outbox: Outbox,
-    /// When the client last sent a frame; of a stream, which sends none, when it was last written to.
+    /// When the client last sent a frame; of a stream, which sends none, when it was last written
+    /// to.
     pub last_heard: Cell<Instant>,
     /// How far the client says that it has heard everything.
     pub acknowledged: Cell<Option<Cursor>>,

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Tells a total of the whole process what has changed in a part of it: mostly nothing, when as much is let go of as is
-/// taken in, and then the total is not taken from the other processors.
+/// Tells a total of the whole process what has changed in a part of it: mostly nothing, when as
+/// much is let go of as is taken in, and then the total is not taken from the other processors.
 pub(super) fn settle(total: &AtomicUsize, before: usize, after: usize) {
     match after.cmp(&before) {
         Ordering::Greater => total.fetch_add(after - before, Relaxed),
@@ -25,8 +25,8 @@ pub(super) fn settle(total: &AtomicUsize, before: usize, after: usize) {
     };
 }
 
-/// What gave way to a newer message. Letting go of it takes as long as giving a message its place: it is to outlive the
-/// order's lock.
+/// What gave way to a newer message. Letting go of it takes as long as giving a message its place:
+/// it is to outlive the order's lock.
 #[derive(Default)]
 pub(super) struct Forgotten {
     _trace: Option<Trace>,
@@ -39,18 +39,33 @@ impl Relay {
         self.realms().get(instance).and_then(|realm| realm.traces.find(id, Instant::now()))
     }
 
-    /// Gives a message the next place, and remembers it: for traces, and for those who resume unless it is live only.
-    pub(super) fn remember(&self, order: &mut Order<'_>, message: &Message, frame: &Frame) -> Forgotten {
+    /// Gives a message the next place, and remembers it: for traces, and for those who resume
+    /// unless it is live only.
+    pub(super) fn remember(
+        &self,
+        order: &mut Order<'_>,
+        message: &Message,
+        frame: &Frame,
+    ) -> Forgotten {
         let (cursor, now) = (order.next(), Instant::now());
         let HistoryBounds { window, messages, .. } = self.0.settings.history;
         let entry = self.entry(message, cursor, frame, now);
         let replayed = entry.as_ref().filter(|_| messages > 0).map(|entry| entry.expires);
         let progress = frame.progress().cloned().unwrap_or_default();
         let trace = Trace::new(message, cursor, progress, Until { kept: now + window, replayed });
-        Forgotten { _trace: order.realm().traces.insert(trace, now), _entry: order.advance(entry, now) }
+        Forgotten {
+            _trace: order.realm().traces.insert(trace, now),
+            _entry: order.advance(entry, now),
+        }
     }
 
-    fn entry(&self, message: &Message, cursor: Cursor, frame: &Frame, now: Instant) -> Option<Entry> {
+    fn entry(
+        &self,
+        message: &Message,
+        cursor: Cursor,
+        frame: &Frame,
+        now: Instant,
+    ) -> Option<Entry> {
         let window = self.0.settings.history.window;
         let ttl = message.ttl.unwrap_or(window);
         if ttl.is_zero() {
@@ -60,14 +75,26 @@ impl Relay {
         Some(Entry::new(cursor.position, frame.clone(), message.reach.clone(), times))
     }
 
-    /// Where windows or traces take more than the process may, those that were used least recently give way first.
+    /// Where windows or traces take more than the process may, those that were used least recently
+    /// give way first.
     pub(super) fn bound_memory(&self) {
         let RelaySettings { history, traces, .. } = &self.0.settings;
         self.bound(&self.0.history_bytes, history.total_bytes, Realm::history_bytes, Realm::evict);
-        self.bound(&self.0.trace_bytes, traces.total_bytes, |realm| realm.traces.bytes(), |realm| realm.traces.evict());
+        self.bound(
+            &self.0.trace_bytes,
+            traces.total_bytes,
+            |realm| realm.traces.bytes(),
+            |realm| realm.traces.evict(),
+        );
     }
 
-    fn bound(&self, held: &AtomicUsize, most: usize, bytes: impl Fn(&Realm) -> usize, evict: impl Fn(&Realm)) {
+    fn bound(
+        &self,
+        held: &AtomicUsize,
+        most: usize,
+        bytes: impl Fn(&Realm) -> usize,
+        evict: impl Fn(&Realm),
+    ) {
         if held.load(Relaxed) <= most {
             return;
         }
@@ -108,7 +135,8 @@ mod tests {
     #[tokio::test]
     async fn where_traces_take_too_much_those_of_the_least_recently_used_instance_give_way() {
         let traces = TraceBounds { total_bytes: 6_000, ..SETTINGS.traces };
-        let relay = Relay::new(Catalog::new(Snapshot::default()), RelaySettings { traces, ..SETTINGS });
+        let relay =
+            Relay::new(Catalog::new(Snapshot::default()), RelaySettings { traces, ..SETTINGS });
         let [quiet, busy] = ["quiet", "busy"].map(|id| InstanceId::new(id).unwrap());
         let known = |instance, ids: std::ops::Range<u32>| {
             ids.filter(|id| relay.trace_of(instance, &id.to_string()).is_some()).count()

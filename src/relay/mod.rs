@@ -156,17 +156,21 @@ impl Relay {
         }))
     }
 
-    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`, as actix workers do.
+    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`, as actix
+    /// workers do.
     pub fn add_worker(&self) -> Worker {
         let (sender, receiver) = queue::bounded(self.0.settings.queue);
         let (asked, questions) = mpsc::channel(roster::MAX_QUESTIONS);
         let mut waiting = self.0.waiting.write().unwrap_or_else(PoisonError::into_inner);
         let index = waiting.len();
         waiting.push(0);
-        self.0.queues.rcu(|queues| queues.iter().cloned().chain([sender.clone()]).collect::<Vec<_>>());
+        self.0
+            .queues
+            .rcu(|queues| queues.iter().cloned().chain([sender.clone()]).collect::<Vec<_>>());
         self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
         drop(waiting);
-        let shard = Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
+        let shard =
+            Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
         let worker = Worker {
             relay: self.clone(),
             shard,
@@ -175,13 +179,20 @@ impl Relay {
             turnstile: Turnstile::default(),
             buffers: Rc::default(),
         };
-        tokio::task::spawn_local(tokio::task::unconstrained(worker.clone().run(receiver, questions)));
+        tokio::task::spawn_local(tokio::task::unconstrained(
+            worker.clone().run(receiver, questions),
+        ));
         worker
     }
 
     /// Claims an id that a publisher chose; waits while another request with it is being answered.
     /// Errors: `ClaimError`.
-    pub async fn claim(&self, instance: &InstanceId, id: &str, same: Fingerprint) -> Result<Claim, ClaimError> {
+    pub async fn claim(
+        &self,
+        instance: &InstanceId,
+        id: &str,
+        same: Fingerprint,
+    ) -> Result<Claim, ClaimError> {
         self.realm(instance).repeats.claim(id, same).await
     }
 
@@ -200,8 +211,8 @@ impl Relay {
         *self.0.draining.borrow()
     }
 
-    /// Tells every connection to come back later, closes them in waves, and waits until they are gone or `deadline`
-    /// has passed. Returns how many were still open.
+    /// Tells every connection to come back later, closes them in waves, and waits until they are
+    /// gone or `deadline` has passed. Returns how many were still open.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.0.draining.send_replace(true);
         let end = tokio::time::Instant::now() + deadline;
@@ -272,7 +283,9 @@ impl Relay {
     }
 
     fn note_waiting(&self, worker: usize, bytes: usize) {
-        if let Some(waiting) = self.0.waiting.write().unwrap_or_else(PoisonError::into_inner).get_mut(worker) {
+        if let Some(waiting) =
+            self.0.waiting.write().unwrap_or_else(PoisonError::into_inner).get_mut(worker)
+        {
             *waiting = bytes;
         }
     }

@@ -1,4 +1,5 @@
-//! The whole relay against a naive model: random people, channels, rules, messages, stalls, losses and restarts.
+//! The whole relay against a naive model: random people, channels, rules, messages, stalls, losses
+//! and restarts.
 
 mod client;
 mod naive;
@@ -66,14 +67,23 @@ fn rule() -> impl Strategy<Value = Rule> {
         }),
         2 => Just(Subject::Everyone),
     ];
-    (prop::bool::weighted(0.8), subject)
-        .prop_map(|(allow, subject)| Rule { effect: if allow { Effect::Allow } else { Effect::Deny }, subject })
+    (prop::bool::weighted(0.8), subject).prop_map(|(allow, subject)| Rule {
+        effect: if allow { Effect::Allow } else { Effect::Deny },
+        subject,
+    })
 }
 
 fn address() -> impl Strategy<Value = String> {
     let words = WORDS.iter().chain(&CHANNELS);
     let mut all: Vec<String> = words
-        .flat_map(|word| [word.to_string(), format!("user:{word}"), format!("group:{word}"), format!("channel:{word}")])
+        .flat_map(|word| {
+            [
+                word.to_string(),
+                format!("user:{word}"),
+                format!("group:{word}"),
+                format!("channel:{word}"),
+            ]
+        })
         .chain(["ALL".to_string()])
         .collect();
     all.retain(|text| Address::parse(text).is_ok());
@@ -94,16 +104,19 @@ fn level() -> impl Strategy<Value = Option<i64>> {
 fn person() -> impl Strategy<Value = Person> {
     let narrowing = prop::option::weighted(0.3, prop::collection::vec(address(), 0..3));
     (0..INSTANCES.len(), prop::sample::select(WORDS.to_vec()), groups(), level(), narrowing)
-        .prop_map(|(instance, user, groups, level, narrowing)| Person { instance, user, groups, level, narrowing })
+        .prop_map(|(instance, user, groups, level, narrowing)| Person {
+            instance,
+            user,
+            groups,
+            level,
+            narrowing,
+        })
 }
 
 fn state() -> impl Strategy<Value = State> {
     let slow = prop::sample::select(vec![Slow::Disconnect, Slow::Latest]);
-    (prop::bool::weighted(0.9), prop::collection::vec(rule(), 0..3), slow).prop_map(|(enabled, rules, slow)| State {
-        enabled,
-        rules,
-        slow,
-    })
+    (prop::bool::weighted(0.9), prop::collection::vec(rule(), 0..3), slow)
+        .prop_map(|(enabled, rules, slow)| State { enabled, rules, slow })
 }
 
 fn draft() -> impl Strategy<Value = Draft> {
@@ -169,7 +182,9 @@ async fn take(world: &mut World, step: Step) {
                 world.connect(which);
             }
         }
-        Step::Configure { instance, channel, state } => world.configure(instance, CHANNELS[channel], state).await,
+        Step::Configure { instance, channel, state } => {
+            world.configure(instance, CHANNELS[channel], state).await
+        }
         Step::Publish(draft) => world.publish(draft).await,
         Step::Stall => world.stall(),
         Step::Trim { instance, all } => world.trim(instance, all),

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use waiting::Waiting;
 
-/// How long a socket may take to read its first frame and what it missed: messages that left the window are held no
-/// longer than that.
+/// How long a socket may take to read its first frame and what it missed: messages that left the
+/// window are held no longer than that.
 const OPENING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much may wait for one socket.
@@ -37,7 +37,8 @@ pub enum Pushed {
     Ending,
 }
 
-/// Frames are joined up to about so many bytes before they are written: fewer writes beat everything.
+/// Frames are joined up to about so many bytes before they are written: fewer writes beat
+/// everything.
 pub const JOINED_BYTES: usize = 32 * 1_024;
 
 /// What the socket is to do next, one frame at a time.
@@ -82,8 +83,9 @@ impl Outbox {
         pushed
     }
 
-    /// Queues a message as `push` does; with a lane, in the place of those of its lane that had their turn. Wakes nobody
-    /// yet: true where the socket waits, or is to go, and the caller is to call `wake` when it is its turn.
+    /// Queues a message as `push` does; with a lane, in the place of those of its lane that had
+    /// their turn. Wakes nobody yet: true where the socket waits, or is to go, and the caller is to
+    /// call `wake` when it is its turn.
     pub fn push_message(
         &self,
         frame: &Frame,
@@ -105,9 +107,16 @@ impl Outbox {
     }
 
     /// What `push_message` would say now, but for what it would replace.
-    pub fn rehearse(&self, frame_bytes: usize, lane: Option<&Lane>, bounds: OutboxBounds, now: Instant) -> Pushed {
+    pub fn rehearse(
+        &self,
+        frame_bytes: usize,
+        lane: Option<&Lane>,
+        bounds: OutboxBounds,
+        now: Instant,
+    ) -> Pushed {
         let waiting = self.0.borrow();
-        let waiting_bytes = lane.map_or_else(|| waiting.total(), |lane| waiting.total_behind(lane, waiting.turn(now)));
+        let waiting_bytes = lane
+            .map_or_else(|| waiting.total(), |lane| waiting.total_behind(lane, waiting.turn(now)));
         match waiting.ending {
             true => Pushed::Ending,
             false if waiting_bytes + frame_bytes > bounds.bytes => Pushed::Full,
@@ -122,11 +131,13 @@ impl Outbox {
         waiting.wake();
     }
 
-    /// Ends the connection with 4420 if something waits and nothing was taken for `bounds.stall`. True when it did.
+    /// Ends the connection with 4420 if something waits and nothing was taken for `bounds.stall`.
+    /// True when it did.
     pub fn close_if_stalled(&self, bounds: OutboxBounds, now: Instant) -> bool {
         let mut waiting = self.0.borrow_mut();
-        let stalled = waiting.stalled_since.is_some_and(|since| now.duration_since(since) >= bounds.stall)
-            || waiting.opening_ends.is_some_and(|end| now >= end);
+        let stalled =
+            waiting.stalled_since.is_some_and(|since| now.duration_since(since) >= bounds.stall)
+                || waiting.opening_ends.is_some_and(|end| now >= end);
         if stalled && !waiting.ending {
             waiting.end(Close::too_slow(), true);
             waiting.wake();
@@ -173,7 +184,8 @@ impl Outbox {
     pub fn may_be_replaced(&self, position: u64) -> bool {
         let waiting = self.0.borrow();
         let record = waiting.record.as_ref();
-        record.is_some_and(|record| record.was_replaced(position) || record.may_be_replaced(position))
+        record
+            .is_some_and(|record| record.was_replaced(position) || record.may_be_replaced(position))
     }
 
     /// What is remembered of it.
@@ -201,13 +213,15 @@ impl Outbox {
         }
     }
 
-    /// Everything that is to be written next, up to about 32 KiB, joined in `joined` where it is more than one frame;
-    /// remembers the task otherwise.
+    /// Everything that is to be written next, up to about 32 KiB, joined in `joined` where it is
+    /// more than one frame; remembers the task otherwise.
     pub fn poll_batch(&self, cx: &mut Context<'_>, joined: &mut Vec<u8>) -> Poll<Batch> {
         let mut waiting = self.0.borrow_mut();
         (waiting.called_at, waiting.handed) = (None, 0);
         let mut clock = None;
-        let Some(first) = waiting.take(&mut clock) else { return waiting.poll_close(cx).map(Batch::Close) };
+        let Some(first) = waiting.take(&mut clock) else {
+            return waiting.poll_close(cx).map(Batch::Close);
+        };
         if waiting.is_empty() {
             waiting.go_on(Instant::now);
             waiting.handed = first.wire_bytes();

@@ -60,7 +60,8 @@ fn frames_that_wait_are_joined_up_to_a_bound_and_a_lone_one_is_not_copied() {
     let (outbox, now) = (Outbox::default(), Instant::now());
     let bounds = OutboxBounds { bytes: 1 << 20, ..BOUNDS };
     let mut joined = b"of another".to_vec();
-    let batch = |joined: &mut Vec<u8>| outbox.poll_batch(&mut Context::from_waker(Waker::noop()), joined);
+    let batch =
+        |joined: &mut Vec<u8>| outbox.poll_batch(&mut Context::from_waker(Waker::noop()), joined);
     let frame = Frame::of_json("x".repeat(20_000).as_bytes());
     outbox.push(&frame, bounds, now);
     assert_eq!(batch(&mut joined), Poll::Ready(Batch::Frame(frame.clone())));
@@ -68,9 +69,16 @@ fn frames_that_wait_are_joined_up_to_a_bound_and_a_lone_one_is_not_copied() {
         outbox.push(&frame, bounds, now);
     }
     outbox.close(Close::restarting());
-    assert_eq!((batch(&mut joined), joined.len()), (Poll::Ready(Batch::Joined), 2 * frame.wire_bytes()));
+    assert_eq!(
+        (batch(&mut joined), joined.len()),
+        (Poll::Ready(Batch::Joined), 2 * frame.wire_bytes())
+    );
     assert_eq!(joined, [frame.bytes(), frame.bytes()].concat());
-    assert_eq!(outbox.waiting_bytes(), 3 * frame.wire_bytes(), "what was handed over may not be written yet");
+    assert_eq!(
+        outbox.waiting_bytes(),
+        3 * frame.wire_bytes(),
+        "what was handed over may not be written yet"
+    );
     assert_eq!(batch(&mut joined), Poll::Ready(Batch::Frame(frame)));
     assert_eq!(batch(&mut joined), Poll::Ready(Batch::Close(Close::restarting())));
     assert_eq!(batch(&mut joined), Poll::Pending);

@@ -133,8 +133,14 @@ const WITNESS_BYTES: usize = 2_048;
 impl Witness {
     /// What it takes at most, in bytes: its token's claims may be its own.
     pub fn bytes(&self) -> usize {
-        let claims = self.principal.claims.iter().map(|(name, value)| name.len() + weight(value)).sum::<usize>();
-        let groups = self.principal.groups.iter().map(|group| group.as_str().len() + size_of::<usize>() * 4);
+        let claims = self
+            .principal
+            .claims
+            .iter()
+            .map(|(name, value)| name.len() + weight(value))
+            .sum::<usize>();
+        let groups =
+            self.principal.groups.iter().map(|group| group.as_str().len() + size_of::<usize>() * 4);
         WITNESS_BYTES + claims + groups.sum::<usize>()
     }
 
@@ -143,7 +149,9 @@ impl Witness {
         let (position, record) = (trace.cursor.position, &self.record);
         match self.stage {
             Stage::Open { holds: true } => return Outcome::Waiting,
-            Stage::Gone { position: last, .. } if position > last => return Outcome::NoLongerConnected,
+            Stage::Gone { position: last, .. } if position > last => {
+                return Outcome::NoLongerConnected;
+            }
             _ if record.was_replaced(position) => return Outcome::Replaced,
             _ if record.refused() == Some(position) => return Outcome::Dropped,
             _ => {}
@@ -152,22 +160,29 @@ impl Witness {
             return match self.barred(trace, tenant, Sent::Live) {
                 Some(barred) => barred,
                 None if self.is_behind_the_end(trace) => Outcome::Ending,
-                None if record.may_be_replaced(position) && trace.progress.was_replaced() => Outcome::WrittenOrReplaced,
+                None if record.may_be_replaced(position) && trace.progress.was_replaced() => {
+                    Outcome::WrittenOrReplaced
+                }
                 None => record.written(position).map_or_else(|| self.unwritten(), Outcome::Written),
             };
         }
         match self.begun.since {
             None => Outcome::NotYetConnected,
             Some(since) if since >= position => Outcome::Resumed,
-            Some(_) if trace.replayed_until.is_none_or(|until| until <= self.begun.at) => Outcome::NotReplayed,
+            Some(_) if trace.replayed_until.is_none_or(|until| until <= self.begun.at) => {
+                Outcome::NotReplayed
+            }
             Some(_) => match self.barred(trace, tenant, Sent::Again) {
                 Some(barred) => barred,
-                None => record.written(position).map_or_else(|| self.unwritten(), Outcome::Replayed),
+                None => {
+                    record.written(position).map_or_else(|| self.unwritten(), Outcome::Replayed)
+                }
             },
         }
     }
 
-    /// Whether its rights have changed since the message: what is told of them may have been otherwise then.
+    /// Whether its rights have changed since the message: what is told of them may have been
+    /// otherwise then.
     pub fn rights_changed(&self, trace: &Trace) -> bool {
         self.rights_since_ms >= trace.time.timestamp_millis()
     }
@@ -209,7 +224,9 @@ impl Witness {
         let facts = self.origin.facts(&self.principal);
         let lets_in = |channel: &Channel| {
             let is_meant = |audience: &Audience| matches!(audience, Audience::Channel(name) if *name == channel.name);
-            trace.reach.audiences.iter().any(is_meant) && channel.enabled && channel.rules.decide(&facts).allowed
+            trace.reach.audiences.iter().any(is_meant)
+                && channel.enabled
+                && channel.rules.decide(&facts).allowed
         };
         let channels = tenant.channels.values().map(|channel| &**channel);
         let hears = |only: Option<&Narrowing>| {
@@ -220,7 +237,8 @@ impl Witness {
             return Some(if hears(None) { Outcome::Narrowed } else { self.denied(trace, tenant) });
         }
         let explanation = trace.reach.filter.as_ref().map(|filter| filter.explain(&facts));
-        let explanation = explanation.filter(|explanation| explanation.outcome != expression::Outcome::True);
+        let explanation =
+            explanation.filter(|explanation| explanation.outcome != expression::Outcome::True);
         explanation.map(|explanation| Outcome::Filtered(explanation.reason))
     }
 

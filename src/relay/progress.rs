@@ -94,7 +94,8 @@ impl Sums {
 
     /// Connections in whose outbox it still is.
     pub fn waiting(&self) -> u64 {
-        let gone = [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended].map(|step| self.of(step));
+        let gone =
+            [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended].map(|step| self.of(step));
         self.of(Step::Queued).saturating_sub(gone.iter().sum())
     }
 }
@@ -113,7 +114,11 @@ mod tests {
         for step in [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended] {
             let before = progress.sums().waiting();
             progress.count(step);
-            assert_eq!((progress.sums().waiting(), progress.sums().of(step)), (before - 1, 1), "{step:?}");
+            assert_eq!(
+                (progress.sums().waiting(), progress.sums().of(step)),
+                (before - 1, 1),
+                "{step:?}"
+            );
         }
         progress.count(Step::Replayed);
         progress.count(Step::Acknowledged);

@@ -1,4 +1,5 @@
-//! From publishers to the workers: a message gets its place in the order and is handed to whoever has someone for it.
+//! From publishers to the workers: a message gets its place in the order and is handed to whoever
+//! has someone for it.
 
 use super::Relay;
 use super::frame::{Frame, Unplaced};
@@ -19,8 +20,9 @@ use tokio::time::Instant;
 /// How long a publish waits for the workers' counts (contract, "Sending").
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Most messages of one publisher that get their places in one go: while they do, nobody else of the instance gets one,
-/// and a worker may have to wait that wants to say that it has dealt with some.
+/// Most messages of one publisher that get their places in one go: while they do, nobody else of
+/// the instance gets one, and a worker may have to wait that wants to say that it has dealt with
+/// some.
 pub const LONGEST_RUN: usize = 16;
 
 /// A message found its place in the order.
@@ -49,10 +51,14 @@ struct Handed {
 }
 
 impl Relay {
-    /// Gives `message` its place in the instance's order and hands it to every worker that has someone of the
-    /// instance. Waits for their counts, one second at most, and for no socket. Errors: `Overloaded`, before the
-    /// message has a place.
-    pub async fn publish(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
+    /// Gives `message` its place in the instance's order and hands it to every worker that has
+    /// someone of the instance. Waits for their counts, one second at most, and for no socket.
+    /// Errors: `Overloaded`, before the message has a place.
+    pub async fn publish(
+        &self,
+        instance: &InstanceId,
+        message: &Message,
+    ) -> Result<Published, Overloaded> {
         let realm = self.realm(instance);
         let unplaced = Ok(Unplaced::new(message));
         let handed = self.hand_over(&mut realm.order(), message, unplaced)?;
@@ -60,10 +66,15 @@ impl Relay {
         Ok(handed.counted(&realm, Instant::now() + PATIENCE).await)
     }
 
-    /// Publishes messages one after another, each as `publish` does, and waits less for it: up to [`LONGEST_RUN`] get their
-    /// places in one go and are counted together. One for which there is no room waits until those before it are
-    /// counted, and is refused only then. The answers are in the order of the messages.
-    pub async fn publish_run(&self, instance: &InstanceId, messages: &[Message]) -> Vec<Result<Published, Overloaded>> {
+    /// Publishes messages one after another, each as `publish` does, and waits less for it: up to
+    /// [`LONGEST_RUN`] get their places in one go and are counted together. One for which there is
+    /// no room waits until those before it are counted, and is refused only then. The answers are
+    /// in the order of the messages.
+    pub async fn publish_run(
+        &self,
+        instance: &InstanceId,
+        messages: &[Message],
+    ) -> Vec<Result<Published, Overloaded>> {
         let realm = self.realm(instance);
         let mut published = Vec::with_capacity(messages.len());
         while published.len() < messages.len() {
@@ -81,8 +92,13 @@ impl Relay {
         published
     }
 
-    /// Everything but the sending: the counts that `publish` would come back with now, and the newest cursor.
-    pub async fn rehearse(&self, instance: &InstanceId, message: &Message) -> Result<Published, Overloaded> {
+    /// Everything but the sending: the counts that `publish` would come back with now, and the
+    /// newest cursor.
+    pub async fn rehearse(
+        &self,
+        instance: &InstanceId,
+        message: &Message,
+    ) -> Result<Published, Overloaded> {
         let realm = self.realm(instance);
         let bytes = Err(Frame::message_bytes(message));
         let Handed { parcel, .. } = self.hand_over(&mut realm.order(), message, bytes)?;
@@ -104,8 +120,8 @@ impl Relay {
         run
     }
 
-    /// Gives `message` its place, and every worker that may have someone for it a parcel. One that is only to be counted
-    /// is given as its length on the wire, and gets no place.
+    /// Gives `message` its place, and every worker that may have someone for it a parcel. One that
+    /// is only to be counted is given as its length on the wire, and gets no place.
     fn hand_over(
         &self,
         order: &mut Order<'_>,
@@ -114,10 +130,15 @@ impl Relay {
     ) -> Result<Handed, Overloaded> {
         let queues = self.0.queues.load();
         let bytes = unplaced.as_ref().map_or_else(|bytes| *bytes, Unplaced::wire_bytes);
-        // Waking a worker costs more than all the rest, and many messages are for users who are away.
+        // Waking a worker costs more than all the rest, and many messages are for users who are
+        // away.
         let is_without = order.is_without(&message.reach.audiences);
-        let present = queues.iter().enumerate().filter(|(shard, _)| !is_without && order.has_someone_on(*shard));
-        let places = present.map(|(shard, queue)| Some((shard, queue.reserve(bytes, order.backlog(shard))?)));
+        let present = queues
+            .iter()
+            .enumerate()
+            .filter(|(shard, _)| !is_without && order.has_someone_on(*shard));
+        let places = present
+            .map(|(shard, queue)| Some((shard, queue.reserve(bytes, order.backlog(shard))?)));
         let places = places.collect::<Option<Vec<_>>>().ok_or(Overloaded)?;
         let cursor = order.next();
         let frame = unplaced.map(|unplaced| unplaced.at(cursor));
@@ -157,7 +178,12 @@ async fn count(parcel: Option<Arc<Parcel>>, deadline: Instant) -> (Counts, bool)
 }
 
 /// A message as the workers get it; without a frame it is only counted.
-pub(super) fn delivery(realm: &Realm, message: &Message, cursor: Cursor, frame: Result<Frame, usize>) -> Delivery {
+pub(super) fn delivery(
+    realm: &Realm,
+    message: &Message,
+    cursor: Cursor,
+    frame: Result<Frame, usize>,
+) -> Delivery {
     Delivery {
         instance: realm.instance.clone(),
         reach: message.reach.clone(),
@@ -170,7 +196,9 @@ pub(super) fn delivery(realm: &Realm, message: &Message, cursor: Cursor, frame: 
 /// Only a message for one channel can have a lane: the policy is the channel's.
 fn lane(message: &Message, cursor: Cursor) -> Option<Lane> {
     match (message.slow, message.reach.audiences.as_slice()) {
-        (Slow::Latest, [Audience::Channel(channel)]) => Some(Lane { channel: channel.clone(), cursor }),
+        (Slow::Latest, [Audience::Channel(channel)]) => {
+            Some(Lane { channel: channel.clone(), cursor })
+        }
         _ => None,
     }
 }

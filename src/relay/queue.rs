@@ -1,9 +1,12 @@
-//! The way from publishers to one worker: a queue bounded in messages and bytes, and the counts that come back.
+//! The way from publishers to one worker: a queue bounded in messages and bytes, and the counts
+//! that come back.
 
 use super::realm::Realm;
 use super::shard::{Counts, Delivery};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout_at};
 
@@ -69,7 +72,10 @@ struct Waiting {
 
 impl Waiting {
     fn add(&self, bytes: usize) -> Backlog {
-        Backlog { messages: self.messages.fetch_add(1, AcqRel), bytes: self.bytes.fetch_add(bytes, AcqRel) }
+        Backlog {
+            messages: self.messages.fetch_add(1, AcqRel),
+            bytes: self.bytes.fetch_add(bytes, AcqRel),
+        }
     }
 
     fn subtract(&self, bytes: usize) {
@@ -82,13 +88,16 @@ impl Waiting {
 pub fn bounded(bounds: QueueBounds) -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(bounds.messages);
     let waiting = Arc::new(Waiting::default());
-    (Sender { queue: sender, waiting: waiting.clone(), bounds }, Receiver { queue: receiver, waiting })
+    (
+        Sender { queue: sender, waiting: waiting.clone(), bounds },
+        Receiver { queue: receiver, waiting },
+    )
 }
 
 impl Sender {
-    /// A place for a frame of `bytes`, or none when the queue is full in messages or bytes. An instance whose own share is
-    /// `share` takes no more than it leaves free for others: alone at most half, and however many fill the queue, one that
-    /// comes new finds room.
+    /// A place for a frame of `bytes`, or none when the queue is full in messages or bytes. An
+    /// instance whose own share is `share` takes no more than it leaves free for others: alone at
+    /// most half, and however many fill the queue, one that comes new finds room.
     pub fn reserve(&self, bytes: usize, share: Backlog) -> Option<Place<'_>> {
         let permit = self.queue.try_reserve().ok()?;
         let place = Place { permit: Some(permit), waiting: &self.waiting, bytes };
@@ -166,7 +175,8 @@ impl Tally {
 
     /// The sum of the reports, and whether every worker has reported before the deadline.
     pub async fn wait(&self, deadline: Instant) -> (Counts, bool) {
-        let complete = self.missing.load(Acquire) == 0 || timeout_at(deadline, self.complete.notified()).await.is_ok();
+        let complete = self.missing.load(Acquire) == 0
+            || timeout_at(deadline, self.complete.notified()).await.is_ok();
         let sum = |counter: &AtomicU64| counter.load(Relaxed);
         let counts = Counts {
             matched: sum(&self.matched),

@@ -1,4 +1,5 @@
-//! A client's bytes as messages: metered by the headers of their frames, decoded by actix' codec, fragments joined.
+//! A client's bytes as messages: metered by the headers of their frames, decoded by actix' codec,
+//! fragments joined.
 
 use super::inbound::{InboundRefusal, MAX_MESSAGE_BYTES, Meter};
 use actix_codec::Decoder;
@@ -80,8 +81,8 @@ impl Default for Partial {
 }
 
 impl Partial {
-    /// A message that is whole with this frame. What the codec lets pass as a continuation belongs to the message that is
-    /// under way, and the meter has bounded their sum.
+    /// A message that is whole with this frame. What the codec lets pass as a continuation belongs
+    /// to the message that is under way, and the meter has bounded their sum.
     fn take(&mut self, frame: Frame) -> Result<Option<AggregatedMessage>, ReadError> {
         Ok(Some(match frame {
             Frame::Text(bytes) => text(bytes)?,
@@ -89,8 +90,12 @@ impl Partial {
             Frame::Ping(bytes) => AggregatedMessage::Ping(bytes),
             Frame::Pong(bytes) => AggregatedMessage::Pong(bytes),
             Frame::Close(reason) => AggregatedMessage::Close(reason),
-            Frame::Continuation(Item::FirstText(bytes)) => return Ok(self.begin(Kind::Text, &bytes)),
-            Frame::Continuation(Item::FirstBinary(bytes)) => return Ok(self.begin(Kind::Binary, &bytes)),
+            Frame::Continuation(Item::FirstText(bytes)) => {
+                return Ok(self.begin(Kind::Text, &bytes));
+            }
+            Frame::Continuation(Item::FirstBinary(bytes)) => {
+                return Ok(self.begin(Kind::Binary, &bytes));
+            }
             Frame::Continuation(Item::Continue(bytes)) => {
                 self.fragments.extend_from_slice(&bytes);
                 return Ok(None);

@@ -1,4 +1,5 @@
-//! What the relay keeps for one instance across all workers: the order of its messages, who is present, what was counted.
+//! What the relay keeps for one instance across all workers: the order of its messages, who is
+//! present, what was counted.
 
 use super::entry::Entry;
 use super::history::{Exported, History, Listener, Loss};
@@ -24,8 +25,9 @@ pub struct Realm {
     pub instance: InstanceId,
     /// Drawn at random when the relay first meets the instance.
     epoch: u64,
-    /// The order, the window and the population; held for less than a microsecond a message, never across an `.await`. Its
-    /// mutex spins before it sleeps: putting a worker to sleep and waking it takes longer than it would have waited.
+    /// The order, the window and the population; held for less than a microsecond a message, never
+    /// across an `.await`. Its mutex spins before it sleeps: putting a worker to sleep and waking
+    /// it takes longer than it would have waited.
     state: Mutex<State>,
     /// The ids that publishers chose.
     pub repeats: Arc<Repeats>,
@@ -45,7 +47,8 @@ struct State {
     position: u64,
     /// Registered connections by shard; an index beyond the end counts as 0.
     present: Vec<u32>,
-    /// What waits for each shard of this instance's messages; an index beyond the end counts as nothing.
+    /// What waits for each shard of this instance's messages; an index beyond the end counts as
+    /// nothing.
     backlogs: Vec<Backlog>,
     /// Seats taken: connections that are registered or about to be.
     seats: u32,
@@ -133,11 +136,23 @@ impl Realm {
             seats: 0,
             seats_of: HashMap::default(),
         };
-        Self { instance, epoch, state: Mutex::new(state), repeats, traces, counters: Counters::default() }
+        Self {
+            instance,
+            epoch,
+            state: Mutex::new(state),
+            repeats,
+            traces,
+            counters: Counters::default(),
+        }
     }
 
     /// The same realm where an earlier process left it.
-    pub fn resumed(instance: InstanceId, cursor: Cursor, mut memory: Memory, exported: Exported<Entry>) -> Self {
+    pub fn resumed(
+        instance: InstanceId,
+        cursor: Cursor,
+        mut memory: Memory,
+        exported: Exported<Entry>,
+    ) -> Self {
         memory.history.import(cursor.position, exported, Instant::now());
         let realm = Self::new(instance, cursor.epoch, memory);
         realm.lock().position = cursor.position;
@@ -174,9 +189,14 @@ impl Realm {
         Cursor { epoch: self.epoch, position: self.lock().position }
     }
 
-    /// Counts one more connection on `shard`, and collects what it missed since `since`, in one step: what is replayed
-    /// and what is sent live meet without gap or double.
-    pub fn arrive(&self, shard: usize, since: Option<Option<Cursor>>, who: Listener<'_>) -> Arrival {
+    /// Counts one more connection on `shard`, and collects what it missed since `since`, in one
+    /// step: what is replayed and what is sent live meet without gap or double.
+    pub fn arrive(
+        &self,
+        shard: usize,
+        since: Option<Option<Cursor>>,
+        who: Listener<'_>,
+    ) -> Arrival {
         let mut state = self.lock();
         if state.present.len() <= shard {
             state.present.resize(shard + 1, 0);
@@ -192,7 +212,8 @@ impl Realm {
         Arrival { cursor, missed }
     }
 
-    /// What is kept of what someone was sent behind `after` and up to `to`; see [`History::between`].
+    /// What is kept of what someone was sent behind `after` and up to `to`; see
+    /// [`History::between`].
     pub fn between(&self, after: u64, to: u64, who: Listener<'_>) -> Vec<Arc<Entry>> {
         self.lock().history.between(after, to, who)
     }
@@ -253,7 +274,9 @@ impl Realm {
         let counted = [counts.matched, counts.queued, counts.dropped, counts.replaced];
         // Most are 0, and even adding nothing would take the counters from the other workers.
         let counters = [matched, queued, dropped, replaced].into_iter().zip(counted);
-        counters.filter(|(_, more)| *more > 0).for_each(|(counter, more)| _ = counter.fetch_add(more, Relaxed));
+        counters
+            .filter(|(_, more)| *more > 0)
+            .for_each(|(counter, more)| _ = counter.fetch_add(more, Relaxed));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -281,8 +304,9 @@ impl Order<'_> {
         self.state.backlogs[shard].bytes += bytes;
     }
 
-    /// Whether nobody is connected whom one of `audiences` could mean: all of them are users, and none has a seat, which
-    /// is taken before a connection is registered and given back after it has left.
+    /// Whether nobody is connected whom one of `audiences` could mean: all of them are users, and
+    /// none has a seat, which is taken before a connection is registered and given back after it
+    /// has left.
     pub fn is_without(&self, audiences: &[Audience]) -> bool {
         let is_away = |audience: &Audience| match audience {
             Audience::User(user) => !self.state.seats_of.contains_key(user),
@@ -352,7 +376,10 @@ mod tests {
         let second = realm.take_seat(&user("a"), &limits).unwrap();
         assert_eq!(realm.take_seat(&user("a"), &limits).unwrap_err(), NoSeat::User { limit: 2 });
         let third = realm.take_seat(&user("b"), &limits).unwrap();
-        assert_eq!(realm.take_seat(&user("c"), &limits).unwrap_err(), NoSeat::Instance { limit: 3 });
+        assert_eq!(
+            realm.take_seat(&user("c"), &limits).unwrap_err(),
+            NoSeat::Instance { limit: 3 }
+        );
         drop((first, second, third));
         assert_eq!(realm.connections(), 0);
         assert!(realm.lock().seats_of.is_empty());
@@ -365,7 +392,10 @@ mod tests {
         let [alice, bob] = ["alice", "bob"].map(|user| Audience::User(UserId::new(user).unwrap()));
         let seat = realm.take_seat(&UserId::new("alice").unwrap(), &Limits::default()).unwrap();
         assert!(realm.order().is_without(std::slice::from_ref(&bob)));
-        assert!(!realm.order().is_without(&[bob, alice.clone()]) && !realm.order().is_without(&[Audience::All]));
+        assert!(
+            !realm.order().is_without(&[bob, alice.clone()])
+                && !realm.order().is_without(&[Audience::All])
+        );
         drop(seat);
         assert!(realm.order().is_without(&[alice]));
     }
@@ -391,7 +421,10 @@ mod tests {
             );
         }
         for foreign in [None, Some(Cursor { epoch: 2, position: 1 })] {
-            assert_eq!(realm.arrive(0, Some(foreign), who).missed.and_then(Result::err), Some(Loss::Epoch));
+            assert_eq!(
+                realm.arrive(0, Some(foreign), who).missed.and_then(Result::err),
+                Some(Loss::Epoch)
+            );
         }
         realm.leave(3);
         assert!(!realm.order().has_someone_on(3));

@@ -1,4 +1,5 @@
-//! What is remembered of one connection's outbox, so that it can be said what became of a message: little, and bounded.
+//! What is remembered of one connection's outbox, so that it can be said what became of a message:
+//! little, and bounded.
 
 use super::frame::Close;
 use std::collections::VecDeque;
@@ -64,7 +65,8 @@ impl Record {
     /// Newer messages took the places of these.
     pub fn replace(&mut self, positions: &[u64]) {
         for position in positions {
-            self.has_forgotten_replaced |= push_bounded(&mut self.replaced, *position, MAX_REPLACED);
+            self.has_forgotten_replaced |=
+                push_bounded(&mut self.replaced, *position, MAX_REPLACED);
         }
     }
 
@@ -82,7 +84,11 @@ impl Record {
     pub fn written(&self, position: u64) -> Option<When> {
         let index = self.marks.partition_point(|mark| mark.position < position);
         let mark = self.marks.get(index)?;
-        Some(if index == 0 && self.has_forgotten { When::By(mark.at_ms) } else { When::At(mark.at_ms) })
+        Some(if index == 0 && self.has_forgotten {
+            When::By(mark.at_ms)
+        } else {
+            When::At(mark.at_ms)
+        })
     }
 
     /// Whether a newer message took this one's place.
@@ -90,9 +96,11 @@ impl Record {
         self.replaced.contains(&position)
     }
 
-    /// Whether a newer message may have taken this one's place: what was replaced so early is no longer remembered.
+    /// Whether a newer message may have taken this one's place: what was replaced so early is no
+    /// longer remembered.
     pub fn may_be_replaced(&self, position: u64) -> bool {
-        self.has_forgotten_replaced && self.replaced.front().is_some_and(|oldest| position < *oldest)
+        self.has_forgotten_replaced
+            && self.replaced.front().is_some_and(|oldest| position < *oldest)
     }
 
     /// The message that had no room, by its position.
@@ -129,10 +137,16 @@ mod tests {
             record.write(number * 10 - 5, number as i64);
             record.write(number * 10, number as i64);
         }
-        assert_eq!((record.written(1), record.written(10), record.written(11)), (at(1), at(1), at(2)));
+        assert_eq!(
+            (record.written(1), record.written(10), record.written(11)),
+            (at(1), at(1), at(2))
+        );
         assert_eq!((record.written(160), record.written(161)), (at(16), None));
         record.write(170, 17);
-        assert_eq!((record.written(1), record.written(20), record.written(21)), (by(2), by(2), at(3)));
+        assert_eq!(
+            (record.written(1), record.written(20), record.written(21)),
+            (by(2), by(2), at(3))
+        );
         assert_eq!(record.marks.len(), MAX_MARKS);
     }
 
@@ -140,7 +154,11 @@ mod tests {
     fn the_last_replaced_messages_are_remembered() {
         let mut record = Record::default();
         record.replace(&(1..=MAX_REPLACED as u64).collect::<Vec<_>>());
-        assert!(record.was_replaced(1) && record.was_replaced(MAX_REPLACED as u64) && !record.may_be_replaced(0));
+        assert!(
+            record.was_replaced(1)
+                && record.was_replaced(MAX_REPLACED as u64)
+                && !record.may_be_replaced(0)
+        );
         record.replace(&[1_000]);
         assert!(!record.was_replaced(1) && record.was_replaced(2) && record.was_replaced(1_000));
         assert!(record.may_be_replaced(1) && !record.may_be_replaced(2));

@@ -51,7 +51,8 @@ pub struct Joining {
     pub origin: Origin,
     /// `channels=`.
     pub narrowing: Option<Narrowing>,
-    /// `cursor=`, where it was given: how far the client has heard everything; none within for a text that is no cursor.
+    /// `cursor=`, where it was given: how far the client has heard everything; none within for a
+    /// text that is no cursor.
     pub since: Option<Option<Cursor>>,
 }
 
@@ -71,8 +72,9 @@ pub struct Registration {
 struct ProcessSeat(Arc<AtomicUsize>);
 
 impl Relay {
-    /// Lets a connection in on the calling worker: takes its seat, registers it, and puts `CONNECTED` into its outbox,
-    /// with no gap and no double between that cursor and the first message. Errors: `ConnectError`.
+    /// Lets a connection in on the calling worker: takes its seat, registers it, and puts
+    /// `CONNECTED` into its outbox, with no gap and no double between that cursor and the first
+    /// message. Errors: `ConnectError`.
     pub fn connect(&self, worker: &Worker, joining: Joining) -> Result<Registration, ConnectError> {
         if self.is_draining() {
             return Err(ConnectError::Draining);
@@ -101,10 +103,17 @@ impl Relay {
             cursor: whole_to(cursor, since, &replay).to_text(),
             keep_alive_seconds: self.0.settings.keep_alive_seconds,
             recovered: replay.as_ref().map(Result::is_ok),
-            reason: replay.as_ref().and_then(|replay| replay.as_ref().err()).map(|loss| loss.as_str()),
+            reason: replay
+                .as_ref()
+                .and_then(|replay| replay.as_ref().err())
+                .map(|loss| loss.as_str()),
         };
         let (now, position) = (Instant::now(), cursor.position);
-        link.outbox.begin(Frame::of(&connected), replay.and_then(Result::ok).unwrap_or_default(), now);
+        link.outbox.begin(
+            Frame::of(&connected),
+            replay.and_then(Result::ok).unwrap_or_default(),
+            now,
+        );
         let begun = Begun { position, since: recovered_from.map(|since| since.position), at: now };
         let member = Member {
             link: link.clone(),
@@ -125,9 +134,14 @@ impl Relay {
     }
 }
 
-/// Up to where the client has everything once it has read `CONNECTED`: while a replay follows, no further than before. A
-/// client that is cut in between keeps this cursor, and must be sent the rest of the replay again.
-fn whole_to(newest: Cursor, since: Option<Option<Cursor>>, replay: &Option<Result<Vec<Frame>, Loss>>) -> Cursor {
+/// Up to where the client has everything once it has read `CONNECTED`: while a replay follows, no
+/// further than before. A client that is cut in between keeps this cursor, and must be sent the
+/// rest of the replay again.
+fn whole_to(
+    newest: Cursor,
+    since: Option<Option<Cursor>>,
+    replay: &Option<Result<Vec<Frame>, Loss>>,
+) -> Cursor {
     match (since.flatten(), replay) {
         (Some(since), Some(Ok(missed))) if !missed.is_empty() => since,
         _ => newest,
@@ -160,8 +174,9 @@ impl Registration {
         &self.seat.realm.instance
     }
 
-    /// Notes how far the client says that it has heard everything, and counts it for the messages behind what it said
-    /// before. A cursor that it was never sent is not believed, and none takes back an earlier one.
+    /// Notes how far the client says that it has heard everything, and counts it for the messages
+    /// behind what it said before. A cursor that it was never sent is not believed, and none takes
+    /// back an earlier one.
     pub fn acknowledge(&self, cursor: Cursor) {
         let shard = self.worker.shard.borrow();
         let Some(member) = shard.get(self.key) else { return };
@@ -188,7 +203,12 @@ impl Registration {
 impl Registration {
     /// The canonical names of what it hears now.
     pub fn hears(&self) -> Vec<String> {
-        self.worker.shard.borrow().get(self.key).map(|member| names(&member.audiences)).unwrap_or_default()
+        self.worker
+            .shard
+            .borrow()
+            .get(self.key)
+            .map(|member| names(&member.audiences))
+            .unwrap_or_default()
     }
 }
 
@@ -209,7 +229,8 @@ impl Drop for ProcessSeat {
 }
 
 impl Member {
-    /// Counts for what is kept of what it was sent behind `after` and up to `to` that the client has it.
+    /// Counts for what is kept of what it was sent behind `after` and up to `to` that the client
+    /// has it.
     fn count_acknowledged(&self, after: u64, to: u64) {
         if after >= to {
             return;

@@ -1,4 +1,5 @@
-//! What a dry run tells beyond its counts: the users whom a message is for, and what becomes of one user's connections.
+//! What a dry run tells beyond its counts: the users whom a message is for, and what becomes of one
+//! user's connections.
 
 use super::Relay;
 use super::frame::Frame;
@@ -75,20 +76,28 @@ impl Relay {
         let realm = self.realm(instance);
         // News for everyone: what is not sent is behind no position.
         let cursor = Cursor { epoch: realm.epoch(), position: u64::MAX };
-        let delivery = Arc::new(delivery(&realm, message, cursor, Err(Frame::message_bytes(message))));
-        let what = |answer| What::Rehearse { delivery: delivery.clone(), inquiry: inquiry.clone(), answer };
+        let delivery =
+            Arc::new(delivery(&realm, message, cursor, Err(Frame::message_bytes(message))));
+        let what = |answer| What::Rehearse {
+            delivery: delivery.clone(),
+            inquiry: inquiry.clone(),
+            answer,
+        };
         let parts = self.ask(instance, &Filter::default(), what).await?;
         Ok(Findings::whole(parts, inquiry.most))
     }
 }
 
 impl Findings {
-    /// Each worker tells the first `most` of its own users, hence all that are among the first `most` of the whole.
+    /// Each worker tells the first `most` of its own users, hence all that are among the first
+    /// `most` of the whole.
     fn whole(parts: Vec<Self>, most: usize) -> Self {
         let mut whole = Self::default();
         let mut users: BTreeMap<UserId, u64> = BTreeMap::new();
         for part in parts {
-            part.users.into_iter().for_each(|(user, connections)| *users.entry(user).or_default() += connections);
+            part.users
+                .into_iter()
+                .for_each(|(user, connections)| *users.entry(user).or_default() += connections);
             whole.considered.extend(part.considered);
             whole.connections += part.connections;
             whole.receiving += part.receiving;
@@ -108,14 +117,18 @@ impl Inquiry {
         let mut findings = Findings { users: self.users(&chosen, shard), ..Findings::default() };
         let Some(about) = &self.about else { return findings };
         let keys = shard.keys(&delivery.instance).into_iter();
-        let theirs = keys.filter_map(|key| Some((key, shard.get(key)?))).filter(|(_, it)| it.principal.user == *about);
+        let theirs = keys
+            .filter_map(|key| Some((key, shard.get(key)?)))
+            .filter(|(_, it)| it.principal.user == *about);
         let mut fates: Vec<(&Member, Fate)> =
             theirs.map(|(key, member)| (member, Fate::of(member, chosen.get(&key)))).collect();
         findings.connections = fates.len() as u64;
-        findings.receiving = fates.iter().filter(|(_, fate)| *fate == Fate::Receives).count() as u64;
+        findings.receiving =
+            fates.iter().filter(|(_, fate)| *fate == Fate::Receives).count() as u64;
         fates.sort_unstable_by(|(a, _), (b, _)| a.link.id.cmp(&b.link.id));
         let first = fates.into_iter().take(MAX_CONSIDERED);
-        findings.considered = first.map(|(member, fate)| Considered { who: member.present(), fate }).collect();
+        findings.considered =
+            first.map(|(member, fate)| Considered { who: member.present(), fate }).collect();
         findings
     }
 
@@ -123,7 +136,9 @@ impl Inquiry {
     fn users(&self, chosen: &IndexMap<Key, Pushed>, shard: &Shard) -> Vec<(UserId, u64)> {
         let mut users: BTreeMap<UserId, u64> = BTreeMap::new();
         let matched = chosen.iter().filter(|(_, pushed)| **pushed != Pushed::Ending);
-        for user in matched.filter_map(|(key, _)| shard.get(*key)).map(|member| &member.principal.user) {
+        for user in
+            matched.filter_map(|(key, _)| shard.get(*key)).map(|member| &member.principal.user)
+        {
             if self.after.as_ref().is_some_and(|after| user <= after) {
                 continue;
             }

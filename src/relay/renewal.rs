@@ -24,5 +24,10 @@ pub enum Renewal {
 /// Verifies the token of an `AUTH` frame.
 pub trait Renewer {
     /// Judges `token` for a connection that `current` has in `instance`.
-    fn renew(&self, current: Arc<Principal>, instance: InstanceId, token: String) -> LocalBoxFuture<'static, Renewal>;
+    fn renew(
+        &self,
+        current: Arc<Principal>,
+        instance: InstanceId,
+        token: String,
+    ) -> LocalBoxFuture<'static, Renewal>;
 }

@@ -1,4 +1,5 @@
-//! The ids that publishers chose, remembered for the window's time, so that a repeated request sends nothing twice.
+//! The ids that publishers chose, remembered for the window's time, so that a repeated request
+//! sends nothing twice.
 
 use super::Published;
 use std::collections::{HashMap, VecDeque};
@@ -88,7 +89,11 @@ impl Repeats {
     }
 
     /// Claims an id; waits while another request with it is being answered. Errors: `ClaimError`.
-    pub async fn claim(self: &Arc<Self>, id: &str, fingerprint: Fingerprint) -> Result<Claim, ClaimError> {
+    pub async fn claim(
+        self: &Arc<Self>,
+        id: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<Claim, ClaimError> {
         loop {
             let told = match self.look(id, fingerprint)? {
                 Looked::Free(ticket) => return Ok(Claim::First(ticket)),
@@ -142,13 +147,24 @@ impl Repeats {
         let line = |(until, id): &(Instant, Arc<str>)| {
             let known = ids.known.get(id)?;
             let State::Answered(remembered) = &known.state else { return None };
-            Some((id.clone(), known.fingerprint, remembered.clone(), until.saturating_duration_since(now)))
+            Some((
+                id.clone(),
+                known.fingerprint,
+                remembered.clone(),
+                until.saturating_duration_since(now),
+            ))
         };
         ids.order.iter().filter_map(line).collect()
     }
 
     /// Takes up one line of `export`; lines must come in its order.
-    pub fn import(&self, id: &str, fingerprint: Fingerprint, remembered: Remembered, until: Instant) {
+    pub fn import(
+        &self,
+        id: &str,
+        fingerprint: Fingerprint,
+        remembered: Remembered,
+        until: Instant,
+    ) {
         let (id, mut ids): (Arc<str>, _) = (id.into(), self.lock());
         let known = Known { fingerprint, state: State::Answered(Arc::new(remembered)) };
         if ids.known.insert(id.clone(), known).is_none() {
@@ -210,7 +226,10 @@ mod tests {
 
     fn answer(position: u64) -> Remembered {
         let cursor = Cursor { epoch: 1, position };
-        Remembered { published: Published { cursor, counts: Counts::default(), complete: true }, audiences: vec![] }
+        Remembered {
+            published: Published { cursor, counts: Counts::default(), complete: true },
+            audiences: vec![],
+        }
     }
 
     async fn first(repeats: &Arc<Repeats>, id: &str) -> Ticket {
@@ -228,7 +247,9 @@ mod tests {
         assert!(matches!(repeats.claim("a", [2; 32]).await, Err(ClaimError::Reused)));
         let second = tokio::spawn({
             let repeats = repeats.clone();
-            async move { matches!(repeats.claim("a", [1; 32]).await, Ok(Claim::Repeat(known)) if *known == answer(7)) }
+            async move {
+                matches!(repeats.claim("a", [1; 32]).await, Ok(Claim::Repeat(known)) if *known == answer(7))
+            }
         });
         tokio::task::yield_now().await;
         ticket.keep(answer(7));

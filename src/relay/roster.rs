@@ -1,4 +1,5 @@
-//! Questions about connections that every worker answers for its own: who is there, and send these away.
+//! Questions about connections that every worker answers for its own: who is there, and send these
+//! away.
 
 use super::Relay;
 use super::frame::Close;
@@ -158,22 +159,34 @@ impl Relay {
         Ok(whole)
     }
 
-    /// Closes connections of an instance; how many. Errors: `Silent`, when some may be closed and others not.
-    pub async fn disconnect(&self, instance: &InstanceId, filter: &Filter, close: &Close) -> Result<u64, Silent> {
+    /// Closes connections of an instance; how many. Errors: `Silent`, when some may be closed and
+    /// others not.
+    pub async fn disconnect(
+        &self,
+        instance: &InstanceId,
+        filter: &Filter,
+        close: &Close,
+    ) -> Result<u64, Silent> {
         let what = |answer| What::Disconnect { close: close.clone(), answer };
         Ok(self.ask(instance, filter, what).await?.into_iter().sum())
     }
 
-    /// A connection as the newest rules see it: a worker that has not followed a change yet is asked again.
-    /// Errors: `Silent`.
-    pub async fn find_connection(&self, instance: &InstanceId, id: &str) -> Result<Option<Present>, Silent> {
+    /// A connection as the newest rules see it: a worker that has not followed a change yet is
+    /// asked again. Errors: `Silent`.
+    pub async fn find_connection(
+        &self,
+        instance: &InstanceId,
+        id: &str,
+    ) -> Result<Option<Present>, Silent> {
         let filter = Filter { id: Some(id.to_owned()), ..Filter::default() };
         let follow = async {
             loop {
                 let newest = self.catalog().tenant(instance);
                 let found = self.ask(instance, &filter, |answer| What::Show { answer }).await?;
                 let found = found.into_iter().flatten().next();
-                let is_behind = |present: &Present| newest.is_some_and(|new| !Arc::ptr_eq(&new, &present.judged_by));
+                let is_behind = |present: &Present| {
+                    newest.is_some_and(|new| !Arc::ptr_eq(&new, &present.judged_by))
+                };
                 if !found.as_ref().is_some_and(is_behind) {
                     return Ok(found);
                 }
@@ -183,7 +196,8 @@ impl Relay {
         tokio::time::timeout(PATIENCE, follow).await.map_err(|_| Silent)?
     }
 
-    /// What is known of a user's connections for the message of this position, open and ended, by id. Errors: `Silent`.
+    /// What is known of a user's connections for the message of this position, open and ended, by
+    /// id. Errors: `Silent`.
     pub async fn witnesses(
         &self,
         instance: &InstanceId,
@@ -192,10 +206,12 @@ impl Relay {
     ) -> Result<Vec<Arc<Witness>>, Silent> {
         let filter = Filter { user: Some(user.clone()), ..Filter::default() };
         let open = self.ask(instance, &filter, |answer| What::Witness { position, answer }).await?;
-        // Asked afterwards: one that ends in between is in both lists, and in none if it was the other way round.
+        // Asked afterwards: one that ends in between is in both lists, and in none if it was the
+        // other way round.
         let mut all = self.realm(instance).traces.ended(user, Instant::now());
         let open = open.into_iter().flatten().map(Arc::new);
-        let open: Vec<_> = open.filter(|open| all.iter().all(|ended| ended.id != open.id)).collect();
+        let open: Vec<_> =
+            open.filter(|open| all.iter().all(|ended| ended.id != open.id)).collect();
         all.extend(open);
         all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Ok(all)
@@ -207,11 +223,13 @@ impl Relay {
         filter: &Filter,
         what: impl Fn(oneshot::Sender<T>) -> What,
     ) -> Result<Vec<T>, Silent> {
-        let workers: Vec<mpsc::Sender<Question>> = self.0.questions.load().iter().cloned().collect();
+        let workers: Vec<mpsc::Sender<Question>> =
+            self.0.questions.load().iter().cloned().collect();
         let mut answers = Vec::with_capacity(workers.len());
         for worker in workers {
             let (answer, told) = oneshot::channel();
-            let question = Question { instance: instance.clone(), filter: filter.clone(), what: what(answer) };
+            let question =
+                Question { instance: instance.clone(), filter: filter.clone(), what: what(answer) };
             worker.try_send(question).map_err(|_| Silent)?;
             answers.push(told);
         }
@@ -225,9 +243,12 @@ impl Question {
     pub(super) fn answer(self, shard: &mut Shard) {
         let Self { instance, filter, what } = self;
         match what {
-            What::Rehearse { delivery, inquiry, answer } => drop(answer.send(inquiry.answer(&delivery, shard))),
+            What::Rehearse { delivery, inquiry, answer } => {
+                drop(answer.send(inquiry.answer(&delivery, shard)))
+            }
             What::Witness { position, answer } => {
-                let stage = |member: &Member| Stage::Open { holds: member.link.outbox.holds(position) };
+                let stage =
+                    |member: &Member| Stage::Open { holds: member.link.outbox.holds(position) };
                 let members = filter.all_members(&instance, shard);
                 drop(answer.send(members.map(|member| member.witness(stage(member))).collect()));
             }
@@ -256,12 +277,20 @@ impl Question {
 
 impl Filter {
     /// Those who are meant and are not ending.
-    fn members<'a>(&'a self, instance: &InstanceId, shard: &'a Shard) -> impl Iterator<Item = &'a Member> {
+    fn members<'a>(
+        &'a self,
+        instance: &InstanceId,
+        shard: &'a Shard,
+    ) -> impl Iterator<Item = &'a Member> {
         self.all_members(instance, shard).filter(|member| !member.link.outbox.is_ending())
     }
 
     /// Those who are meant.
-    fn all_members<'a>(&'a self, instance: &InstanceId, shard: &'a Shard) -> impl Iterator<Item = &'a Member> {
+    fn all_members<'a>(
+        &'a self,
+        instance: &InstanceId,
+        shard: &'a Shard,
+    ) -> impl Iterator<Item = &'a Member> {
         let members = shard.keys(instance).into_iter().filter_map(|key| shard.get(key));
         members.filter(|member| self.includes(member))
     }

@@ -113,7 +113,13 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(bounds: Bounds, evaluations: Arc<AtomicU64>) -> Self {
-        Self { members: Slab::new(), rooms: HashMap::default(), line: Line::default(), bounds, evaluations }
+        Self {
+            members: Slab::new(),
+            rooms: HashMap::default(),
+            line: Line::default(),
+            bounds,
+            evaluations,
+        }
     }
 
     /// Registers a connection under its audiences.
@@ -163,7 +169,10 @@ impl Shard {
 
     /// Every connection of an instance, for work that is cut into pieces.
     pub fn keys(&self, instance: &InstanceId) -> Vec<Key> {
-        self.rooms.get(instance).map(|room| room.members.iter().copied().collect()).unwrap_or_default()
+        self.rooms
+            .get(instance)
+            .map(|room| room.members.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     /// Every connection.
@@ -181,7 +190,8 @@ impl Shard {
         self.members.get(key)
     }
 
-    /// Once a second: keep-alives, comments, token expiry, stuck sockets. Returns the bytes that wait in all outboxes.
+    /// Once a second: keep-alives, comments, token expiry, stuck sockets. Returns the bytes that
+    /// wait in all outboxes.
     pub fn tick(&mut self, now: Instant, unix_seconds: i64) -> usize {
         let mut waiting = 0;
         for (_, member) in &mut self.members {
@@ -190,12 +200,17 @@ impl Shard {
             let silence = now.duration_since(member.link.last_heard.get());
             if outbox.is_ending() {
                 outbox.wake();
-            } else if unix_seconds >= member.principal.expires_at.saturating_add(self.bounds.leeway_seconds) {
+            } else if unix_seconds
+                >= member.principal.expires_at.saturating_add(self.bounds.leeway_seconds)
+            {
                 outbox.close(Close::token_expired());
             } else if transport == Transport::Wss && silence >= self.bounds.keep_alive {
                 outbox.close(Close::keep_alive_missed());
             } else if outbox.close_if_stalled(self.bounds.outbox, now) {
-                tracing::info!(connection.id = member.link.id, "a socket took nothing for too long; closed with 4420");
+                tracing::info!(
+                    connection.id = member.link.id,
+                    "a socket took nothing for too long; closed with 4420"
+                );
             } else if transport == Transport::Sse && silence >= self.bounds.comment {
                 outbox.push(&Frame::ping(), self.bounds.outbox, now);
                 member.link.last_heard.set(now);

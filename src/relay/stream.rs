@@ -1,4 +1,5 @@
-//! One event stream's life: the frames of its outbox as server-sent events (HTML standard, section 9.2).
+//! One event stream's life: the frames of its outbox as server-sent events (HTML standard, section
+//! 9.2).
 
 use super::Registration;
 use super::connection::Held;
@@ -14,12 +15,14 @@ use std::time::{Duration, Instant};
 
 /// What a stream begins with: when the client connects again if it breaks, in milliseconds.
 const OPENING: &[u8] = b"retry: 2000\n\n";
-/// Shortest `retry:` of a `RECONNECT`: a client keeps to it while the node is away, and must not hammer its address.
+/// Shortest `retry:` of a `RECONNECT`: a client keeps to it while the node is away, and must not
+/// hammer its address.
 const SHORTEST_RETRY_MS: u64 = 1_000;
 const COMMENT: &[u8] = b": keep-alive\n\n";
 /// Longer than any interval of comments (`HERALD_STREAM_COMMENT_SECONDS`).
 const LONG_SILENCE: Duration = Duration::from_secs(60);
-/// How often a second the socket may stir without anything to write, before the client is told to stop.
+/// How often a second the socket may stir without anything to write, before the client is told to
+/// stop.
 const STIRS_A_SECOND: u32 = 100;
 /// What one turn is good for: as much as actix' dispatcher takes at once.
 const TURN_BYTES: usize = 32 << 10;
@@ -64,7 +67,10 @@ impl MessageBody for EventStream {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
         match self.stage {
             Stage::Opening => {
                 self.stage = Stage::Flowing;
@@ -87,7 +93,11 @@ impl MessageBody for EventStream {
         let event = match next {
             Next::Frame(frame) => event(&frame),
             Next::Close(close) => {
-                tracing::debug!(connection.id = link.id, close.code = close.code, "closing a stream");
+                tracing::debug!(
+                    connection.id = link.id,
+                    close.code = close.code,
+                    "closing a stream"
+                );
                 self.stage = Stage::Closed;
                 close_event(&close)
             }
@@ -102,8 +112,9 @@ impl EventStream {
         Self { registration, _held: held, stage: Stage::Opening, left: 0, stirs: Stirs::default() }
     }
 
-    /// Whether it is its turn to write what waits, if something does. Who can be written to again waits for a turn as well:
-    /// there may be thousands, and other instances' connections among them.
+    /// Whether it is its turn to write what waits, if something does. Who can be written to again
+    /// waits for a turn as well: there may be thousands, and other instances' connections among
+    /// them.
     fn may_write(&mut self) -> bool {
         if self.left > 0 || !self.registration.link.outbox.has_something() {
             return true;
@@ -112,10 +123,14 @@ impl EventStream {
         self.left > 0
     }
 
-    /// Called where nothing is to be written. If that was so before, the socket has woken the dispatcher: bytes came that
-    /// nobody reads, or the client's end. Only writing tells whether it still listens, and only the second time: the first
-    /// is answered with a reset. So a comment goes out now and another at the next tick.
-    fn look_at_the_socket(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+    /// Called where nothing is to be written. If that was so before, the socket has woken the
+    /// dispatcher: bytes came that nobody reads, or the client's end. Only writing tells whether it
+    /// still listens, and only the second time: the first is answered with a reset. So a comment
+    /// goes out now and another at the next tick.
+    fn look_at_the_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
         if !std::mem::replace(&mut self.stirs.is_waiting, true) {
             return Poll::Pending;
         }
@@ -128,7 +143,11 @@ impl EventStream {
             }
             // The dispatcher asks without end while more pipelined requests wait than it takes.
             STIRS_A_SECOND => {
-                link.outbox.close(Close::new(4400, "ONE_DIRECTIONAL", "nothing is read from a stream's client"));
+                link.outbox.close(Close::new(
+                    4400,
+                    "ONE_DIRECTIONAL",
+                    "nothing is read from a stream's client",
+                ));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -137,13 +156,16 @@ impl EventStream {
     }
 }
 
-/// A stream of a test: what a dispatcher with room without end would take of it now, as the lengths of the events.
+/// A stream of a test: what a dispatcher with room without end would take of it now, as the lengths
+/// of the events.
 #[cfg(test)]
 pub fn taker(registration: Registration) -> impl FnMut(&std::task::Waker) -> Vec<usize> {
     let mut stream = EventStream::new(registration, Box::new(()));
     move |waker| {
         let mut events = Vec::new();
-        while let Poll::Ready(Some(Ok(event))) = Pin::new(&mut stream).poll_next(&mut Context::from_waker(waker)) {
+        while let Poll::Ready(Some(Ok(event))) =
+            Pin::new(&mut stream).poll_next(&mut Context::from_waker(waker))
+        {
             events.push(event.len());
         }
         events
@@ -171,7 +193,8 @@ impl Stirs {
     }
 }
 
-/// A frame as an event: `data` is its JSON byte for byte, which holds no line break. A ping is a comment.
+/// A frame as an event: `data` is its JSON byte for byte, which holds no line break. A ping is a
+/// comment.
 fn event(frame: &Frame) -> Bytes {
     if !frame.is_text() {
         return Bytes::from_static(COMMENT);
@@ -206,8 +229,8 @@ fn name(json: &[u8]) -> &[u8] {
     name.split(|byte| *byte == b'"').next().unwrap_or_default()
 }
 
-/// The frame's cursor. A quote within a JSON string follows a backslash, so the first such field is the frame's own; a
-/// publisher's data comes after it.
+/// The frame's cursor. A quote within a JSON string follows a backslash, so the first such field is
+/// the frame's own; a publisher's data comes after it.
 fn cursor(json: &[u8]) -> &[u8] {
     const FIELD: &[u8] = b",\"cursor\":\"";
     let at = json.windows(FIELD.len()).position(|window| window == FIELD);
@@ -224,7 +247,9 @@ fn retry_ms(name: &[u8], json: &[u8]) -> Option<u64> {
     if name != b"RECONNECT" {
         return None;
     }
-    serde_json::from_slice::<Reconnect>(json).ok().map(|reconnect| reconnect.after_ms.max(SHORTEST_RETRY_MS))
+    serde_json::from_slice::<Reconnect>(json)
+        .ok()
+        .map(|reconnect| reconnect.after_ms.max(SHORTEST_RETRY_MS))
 }
 
 #[cfg(test)]
@@ -241,9 +266,15 @@ mod tests {
     fn a_message_is_its_frame_byte_for_byte_on_one_line_under_its_own_cursor() {
         let cursor = Cursor { epoch: 7, position: 9 };
         let tricky = ",\"cursor\":\"x\r\n\u{2028}\",\"cursor\":\"";
-        let json = format!("{{\n\t\"cursor\" : {0} ,\r\n\"data\": [ 1.50 , {0} ] }}", serde_json::json!(tricky));
-        let message =
-            Message { address: tricky.into(), payload: Payload::new(&json, 1_000).unwrap(), ..Message::of_a_test("m") };
+        let json = format!(
+            "{{\n\t\"cursor\" : {0} ,\r\n\"data\": [ 1.50 , {0} ] }}",
+            serde_json::json!(tricky)
+        );
+        let message = Message {
+            address: tricky.into(),
+            payload: Payload::new(&json, 1_000).unwrap(),
+            ..Message::of_a_test("m")
+        };
         let frame = Frame::message(&message, cursor);
         let json = std::str::from_utf8(frame.json()).unwrap();
         assert_eq!(text(&frame), format!("id: {}\ndata: {json}\n\n", cursor.to_text()));
@@ -262,9 +293,15 @@ mod tests {
             recovered: None,
             reason: None,
         };
-        assert!(text(&Frame::of(&connected)).starts_with("id: AAA\nevent: CONNECTED\ndata: {\"type\":\"CONNECTED\","));
+        assert!(
+            text(&Frame::of(&connected))
+                .starts_with("id: AAA\nevent: CONNECTED\ndata: {\"type\":\"CONNECTED\",")
+        );
         let channels = Frame::of(&Notice::Channels { channels: vec!["ALL".into()] });
-        assert_eq!(text(&channels), "event: CHANNELS\ndata: {\"type\":\"CHANNELS\",\"channels\":[\"ALL\"]}\n\n");
+        assert_eq!(
+            text(&channels),
+            "event: CHANNELS\ndata: {\"type\":\"CHANNELS\",\"channels\":[\"ALL\"]}\n\n"
+        );
         assert_eq!(text(&Frame::ping()), ": keep-alive\n\n");
     }
 
@@ -272,7 +309,10 @@ mod tests {
     fn a_reconnect_says_when_in_the_streams_own_words_too() {
         for (after_ms, retry) in [(0, 1_000), (999, 1_000), (12_345, 12_345)] {
             let text = text(&Frame::of(&Notice::Reconnect { after_ms }));
-            assert!(text.starts_with(&format!("event: RECONNECT\nretry: {retry}\ndata: ")), "{text}");
+            assert!(
+                text.starts_with(&format!("event: RECONNECT\nretry: {retry}\ndata: ")),
+                "{text}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! What is remembered of an instance's messages and ended connections, so that it can be said what became of a message.
+//! What is remembered of an instance's messages and ended connections, so that it can be said what
+//! became of a message.
 
 use super::memory::settle;
 use super::passage::Witness;
@@ -17,7 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What a trace is counted with beyond its texts; its counters and its places in the index included.
+/// What a trace is counted with beyond its texts; its counters and its places in the index
+/// included.
 const TRACE_BYTES: usize = 512;
 
 /// How much is remembered.
@@ -36,8 +38,12 @@ pub struct TraceBounds {
 #[cfg(test)]
 impl TraceBounds {
     /// Wide enough for any test that is not about them.
-    pub const WIDE: Self =
-        Self { window: Duration::from_secs(120), traces: 10_000, ended: 1_000, total_bytes: 64 << 20 };
+    pub const WIDE: Self = Self {
+        window: Duration::from_secs(120),
+        traces: 10_000,
+        ended: 1_000,
+        total_bytes: 64 << 20,
+    };
 }
 
 /// One message as its publisher meant it, and how far it has got.
@@ -79,8 +85,9 @@ struct State {
     /// Numbers of the traces, by their ids; of those with the same id, the newest's.
     known: HashTable<u64>,
     hashes: RandomState,
-    /// Oldest first, in places that are used again and again: what was remembered a while ago is far from any processor,
-    /// and memory of its own for each would be fetched once to be freed and once more to be used.
+    /// Oldest first, in places that are used again and again: what was remembered a while ago is
+    /// far from any processor, and memory of its own for each would be fetched once to be freed and
+    /// once more to be used.
     order: VecDeque<Remembered>,
     /// Number of the oldest.
     first: u64,
@@ -113,22 +120,31 @@ impl Trace {
         }
     }
 
-    /// The same trace, with what is the same as in another's of one allocation with it: messages often come in rows for
-    /// the same receivers.
+    /// The same trace, with what is the same as in another's of one allocation with it: messages
+    /// often come in rows for the same receivers.
     fn sharing_with(self, other: &Self) -> Self {
-        let shared = |own: Arc<Reach>, others: &Arc<Reach>| if own == *others { others.clone() } else { own };
-        let shared_text = |own: Arc<str>, others: &Arc<str>| if own == *others { others.clone() } else { own };
-        Self { reach: shared(self.reach, &other.reach), address: shared_text(self.address, &other.address), ..self }
+        let shared = |own: Arc<Reach>, others: &Arc<Reach>| {
+            if own == *others { others.clone() } else { own }
+        };
+        let shared_text =
+            |own: Arc<str>, others: &Arc<str>| if own == *others { others.clone() } else { own };
+        Self {
+            reach: shared(self.reach, &other.reach),
+            address: shared_text(self.address, &other.address),
+            ..self
+        }
     }
 }
 
 /// What a message's trace is counted with.
 fn bytes(message: &Message) -> u32 {
     let Exclusion { users, connections } = &message.reach.exclude;
-    let excluded = users.iter().map(|user| user.as_str().len()).chain(connections.iter().map(String::len));
+    let excluded =
+        users.iter().map(|user| user.as_str().len()).chain(connections.iter().map(String::len));
     let texts = message.reach.audiences.iter().map(Audience::name_bytes).chain(excluded);
     let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
-    u32::try_from(TRACE_BYTES + message.id.len() + message.address.len() + texts).unwrap_or(u32::MAX)
+    u32::try_from(TRACE_BYTES + message.id.len() + message.address.len() + texts)
+        .unwrap_or(u32::MAX)
 }
 
 /// How long a message can be traced and replayed.
@@ -146,7 +162,8 @@ impl Traces {
         Self { bounds, state: Mutex::default(), total }
     }
 
-    /// Remembers a message; the oldest gives way, and is left to the caller to let go of where nobody waits for it.
+    /// Remembers a message; the oldest gives way, and is left to the caller to let go of where
+    /// nobody waits for it.
     pub fn insert(&self, trace: Trace, now: Instant) -> Option<Trace> {
         self.change(|state| {
             state.forget(now);
@@ -178,7 +195,10 @@ impl Traces {
     /// The ended connections of a user that are still remembered, oldest first.
     pub fn ended(&self, user: &UserId, now: Instant) -> Vec<Arc<Witness>> {
         let state = self.state.lock();
-        let kept = state.ended.iter().filter(|(until, witness)| *until > now && witness.principal.user == *user);
+        let kept = state
+            .ended
+            .iter()
+            .filter(|(until, witness)| *until > now && witness.principal.user == *user);
         kept.map(|(_, witness)| witness.clone()).collect()
     }
 
@@ -221,11 +241,14 @@ impl State {
             None => trace,
         };
         self.bytes += trace.bytes as usize;
-        let (number, hash) = (self.first + self.order.len() as u64, self.hashes.hash_one(&*trace.id));
+        let (number, hash) =
+            (self.first + self.order.len() as u64, self.hashes.hash_one(&*trace.id));
         self.order.push_back(Remembered { trace, hash });
         let Self { known, order, first, .. } = self;
         let at = |number: &u64| order.get((number - *first) as usize);
-        let is_same = |other: &u64| at(other).map(|other| &other.trace.id) == at(&number).map(|own| &own.trace.id);
+        let is_same = |other: &u64| {
+            at(other).map(|other| &other.trace.id) == at(&number).map(|own| &own.trace.id)
+        };
         // A publisher may use an id again: then it is the newer message's.
         match known.entry(hash, is_same, |other| at(other).map_or(0, |other| other.hash)) {
             Entry::Occupied(mut known) => *known.get_mut() = number,
@@ -248,7 +271,8 @@ impl State {
         }
         if self.order.capacity() > 1_024 && self.order.len() * 4 < self.order.capacity() {
             let (order, first) = (&self.order, self.first);
-            let hash_of = |number: &u64| order.get((number - first) as usize).map_or(0, |known| known.hash);
+            let hash_of =
+                |number: &u64| order.get((number - first) as usize).map_or(0, |known| known.hash);
             self.known.shrink_to_fit(hash_of);
             self.order.shrink_to_fit();
         }
@@ -291,23 +315,36 @@ mod tests {
     fn trace(number: u64, now: Instant) -> Trace {
         let message = Message::of_a_test(&number.to_string());
         let until = Until { kept: now + BOUNDS.window, replayed: None };
-        Trace::new(&message, Cursor { epoch: 1, position: number }, Arc::new(Progress::at(number)), until)
+        Trace::new(
+            &message,
+            Cursor { epoch: 1, position: number },
+            Arc::new(Progress::at(number)),
+            until,
+        )
     }
 
     #[test]
     fn so_many_messages_are_remembered_for_the_windows_time() {
         let (total, now) = (Arc::new(AtomicUsize::new(0)), Instant::now());
         let traces = Traces::new(BOUNDS, total.clone());
-        let found = |traces: &Traces, at| (1..=5).filter(|id| traces.find(&id.to_string(), at).is_some()).count();
+        let found = |traces: &Traces, at| {
+            (1..=5).filter(|id| traces.find(&id.to_string(), at).is_some()).count()
+        };
         for (number, expected) in [(1, 1), (2, 2), (3, 3), (4, 3)] {
             traces.insert(trace(number, now), now);
             assert_eq!(found(&traces, now), expected);
         }
-        assert!(traces.find("1", now).is_none() && traces.find("4", now).is_some(), "the oldest gives way");
+        assert!(
+            traces.find("1", now).is_none() && traces.find("4", now).is_some(),
+            "the oldest gives way"
+        );
         assert_eq!(found(&traces, now + BOUNDS.window - Duration::from_millis(1)), 3);
         assert_eq!(found(&traces, now + BOUNDS.window), 0);
         traces.evict();
-        assert!(traces.find("3", now).is_none() && traces.find("4", now).is_some(), "the older half gives way");
+        assert!(
+            traces.find("3", now).is_none() && traces.find("4", now).is_some(),
+            "the older half gives way"
+        );
         traces.trim(now + BOUNDS.window);
         assert_eq!((traces.bytes(), total.load(Relaxed)), (0, 0));
     }
@@ -324,8 +361,14 @@ mod tests {
             traces.insert(trace, now);
         }
         let [first, second, third] = ["1", "2", "3"].map(|id| traces.find(id, now).unwrap());
-        assert!(Arc::ptr_eq(&first.reach, &second.reach) && Arc::ptr_eq(&first.address, &second.address));
-        assert_eq!((&*third.address, third.reach.audiences[0].name().as_str()), ("user:alice", "user:alice"));
+        assert!(
+            Arc::ptr_eq(&first.reach, &second.reach)
+                && Arc::ptr_eq(&first.address, &second.address)
+        );
+        assert_eq!(
+            (&*third.address, third.reach.audiences[0].name().as_str()),
+            ("user:alice", "user:alice")
+        );
     }
 
     #[test]
@@ -349,12 +392,17 @@ mod tests {
         let later = now + Duration::from_secs(1);
         for number in 0..6_000 {
             let mut trace = trace(number, now);
-            trace.kept_until += if number < 5_500 { Duration::ZERO } else { Duration::from_secs(1) };
+            trace.kept_until +=
+                if number < 5_500 { Duration::ZERO } else { Duration::from_secs(1) };
             traces.insert(trace, now);
         }
         let found = |range: std::ops::Range<u64>, at| {
             range
-                .filter(|id| traces.find(&id.to_string(), at).is_some_and(|trace| trace.cursor.position == *id))
+                .filter(|id| {
+                    traces
+                        .find(&id.to_string(), at)
+                        .is_some_and(|trace| trace.cursor.position == *id)
+                })
                 .count()
         };
         assert_eq!((found(0..1_000, now), found(1_000..6_000, now)), (0, 5_000));

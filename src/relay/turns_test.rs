@@ -57,7 +57,9 @@ fn tenant(id: &str, version: i64) -> Arc<Tenant> {
 
 fn snapshot(version: i64) -> Snapshot {
     let tenants = [STORM, QUIET].map(|id| tenant(id, version));
-    Snapshot { tenants: tenants.map(|tenant| (tenant.instance.id.clone(), tenant)).into_iter().collect() }
+    Snapshot {
+        tenants: tenants.map(|tenant| (tenant.instance.id.clone(), tenant)).into_iter().collect(),
+    }
 }
 
 impl Scene {
@@ -95,7 +97,11 @@ impl Scene {
         self.relay.connect(&self.worker, joining).unwrap()
     }
 
-    fn publish<'a>(&'a self, instance: &str, message: &'a Message) -> Pin<Box<dyn Future<Output = Outcome> + 'a>> {
+    fn publish<'a>(
+        &'a self,
+        instance: &str,
+        message: &'a Message,
+    ) -> Pin<Box<dyn Future<Output = Outcome> + 'a>> {
         let instance = InstanceId::new(instance).unwrap();
         Box::pin(async move { self.relay.publish(&instance, message).await })
     }
@@ -156,11 +162,16 @@ async fn a_quiet_instance_is_served_after_short_turns_of_its_neighbour() {
             assert_eq!((published.counts.queued, published.complete), (500, true));
         }
         assert_eq!(last.await.unwrap().counts.queued, 1);
-        assert_eq!((storm_bell.rings(), quiet_bell.rings()), (500, 1), "each was woken once for all messages");
+        assert_eq!(
+            (storm_bell.rings(), quiet_bell.rings()),
+            (500, 1),
+            "each was woken once for all messages"
+        );
     };
     LocalSet::new().run_until(scene).await;
 }
 
+#[expect(clippy::too_many_lines, reason = "one scene, in which each step follows from the last")]
 #[tokio::test]
 async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them() {
     let scene = async {
@@ -172,7 +183,12 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
         let message = Message::of_a_test("m");
         let cursor = realm.order().next();
         realm.order().advance(None, Instant::now());
-        let delivery = super::publishing::delivery(&realm, &message, cursor, Ok(Unplaced::new(&message).at(cursor)));
+        let delivery = super::publishing::delivery(
+            &realm,
+            &message,
+            cursor,
+            Ok(Unplaced::new(&message).at(cursor)),
+        );
         let tally = Tally::of(1);
         let parcel = Arc::new(Parcel { delivery, realm, bytes: 0, tally });
         let mut done = 0;
@@ -180,7 +196,10 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
         let mut turn = |snapshot: &Snapshot| {
             let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
             let mut settle = |settled: &Parcel| {
-                let told = settled.tally.wait(tokio::time::Instant::now() + Duration::from_secs(1)).now_or_never();
+                let told = settled
+                    .tally
+                    .wait(tokio::time::Instant::now() + Duration::from_secs(1))
+                    .now_or_never();
                 assert_eq!(told, None, "its place is given back first");
                 done += 1;
             };
@@ -188,19 +207,24 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
             done
         };
         let received = |registration: &Registration| registration.link.outbox.waiting_bytes() > 0;
-        let count = |storm: &[Registration]| storm.iter().filter(|registration| received(registration)).count();
+        let count = |storm: &[Registration]| {
+            storm.iter().filter(|registration| received(registration)).count()
+        };
         scene.worker.shard.borrow_mut().take_in([parcel.clone()].into_iter());
         assert_eq!((turn(&snapshot(1)), count(&storm)), (0, STRIDE));
 
-        // The next to have it goes; its place is taken by one of another instance, and one more of the same comes.
+        // The next to have it goes; its place is taken by one of another instance, and one more of
+        // the same comes.
         let gone = storm.iter().rposition(|registration| !received(registration)).unwrap();
         drop(storm.swap_remove(gone));
         let (quiet, late) = (scene.connect(QUIET), scene.connect(STORM));
         wait(&quiet.link.outbox, &bell);
         wait(&late.link.outbox, &bell);
         assert_eq!((turn(&snapshot(1)), count(&storm)), (0, 2 * STRIDE - 1));
-        // One who has had it and one who has not get new tokens: it is looked again whom the message is for.
-        let [early, other] = [true, false].map(|has| storm.iter().position(|it| received(it) == has).unwrap());
+        // One who has had it and one who has not get new tokens: it is looked again whom the
+        // message is for.
+        let [early, other] =
+            [true, false].map(|has| storm.iter().position(|it| received(it) == has).unwrap());
         for renewed in [early, other] {
             let principal = storm[renewed].principal().unwrap();
             storm[renewed].renew(principal);
@@ -213,7 +237,12 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
         }
         assert_eq!(turns, 200_usize.div_ceil(STRIDE), "everyone was looked at again");
         assert_eq!(parcel.tally.wait(tokio::time::Instant::now()).await.0.queued, 199);
-        assert!(!received(&quiet) && !received(&late) && !received(&storm[early]) && received(&storm[other]));
+        assert!(
+            !received(&quiet)
+                && !received(&late)
+                && !received(&storm[early])
+                && received(&storm[other])
+        );
         assert_eq!(count(&storm), 198);
     };
     LocalSet::new().run_until(scene).await;
@@ -223,7 +252,8 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
 async fn a_burst_waits_for_the_sockets_and_closes_nobody_who_reads() {
     let scene = async {
         let outbox = OutboxBounds { bytes: 128 << 10, ..SETTINGS.bounds.outbox };
-        let scene = Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
+        let scene =
+            Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
         let mut take = stream::taker(scene.connect(STORM));
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
@@ -294,7 +324,8 @@ async fn who_is_gone_when_a_message_is_delivered_is_not_counted_and_the_message_
 async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
     let scene = async {
         let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.bounds.outbox };
-        let scene = Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
+        let scene =
+            Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
         let mut take = stream::taker(scene.connect(STORM));
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
@@ -337,11 +368,14 @@ async fn a_filter_that_takes_long_keeps_only_its_own_instance_waiting() {
         let bell = Arc::new(Bell::default());
         wait(&quiet.link.outbox, &bell);
         // Some thousand steps for each connection.
-        let ranges = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30]";
-        let text = format!("{ranges}.all(a, user.startsWith('some') && user.endsWith('one') && a > 0)");
+        let ranges =
+            "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30]";
+        let text =
+            format!("{ranges}.all(a, user.startsWith('some') && user.endsWith('one') && a > 0)");
         let filter = Some(Expression::parse(&text, ExpressionScope::Filter).unwrap());
         let reach = Arc::new(Reach { filter, ..Reach::all_of(Audience::All) });
-        let (filtered, plain) = (Message { reach, ..Message::of_a_test("m") }, Message::of_a_test("n"));
+        let (filtered, plain) =
+            (Message { reach, ..Message::of_a_test("m") }, Message::of_a_test("n"));
         let mut slow = scene.publish(STORM, &filtered);
         assert!(begin(&mut slow).is_pending());
         let mut last = scene.publish(QUIET, &plain);
@@ -381,15 +415,22 @@ async fn a_change_that_came_before_a_message_holds_for_it() {
 fn what_came_since_a_socket_was_called_is_not_replaced_before_it_looks() {
     let (outbox, bell, start) = (Outbox::default(), Arc::new(Bell::default()), Instant::now());
     let bounds = SETTINGS.bounds.outbox;
-    let lane =
-        |position| Some(Lane { channel: ChannelName::new("news").unwrap(), cursor: Cursor { epoch: 1, position } });
+    let lane = |position| {
+        Some(Lane {
+            channel: ChannelName::new("news").unwrap(),
+            cursor: Cursor { epoch: 1, position },
+        })
+    };
     let push = |position, milliseconds| {
         let now = start + Duration::from_millis(milliseconds);
         outbox.push_message(&Frame::of_json(b"1"), lane(position).as_ref(), bounds, now)
     };
     wait(&outbox, &bell);
     let queued = |replaced| Pushed::Queued { replaced };
-    assert_eq!([push(1, 0), push(2, 1), push(3, 2)], [(queued(0), true), (queued(0), false), (queued(0), false)]);
+    assert_eq!(
+        [push(1, 0), push(2, 1), push(3, 2)],
+        [(queued(0), true), (queued(0), false), (queued(0), false)]
+    );
     assert_eq!(bell.rings(), 0, "its turn has not come");
     let mut context = Context::from_waker(Waker::noop());
     assert_eq!(outbox.poll_batch(&mut context, &mut Vec::new()), Poll::Ready(Batch::Joined));

@@ -1,16 +1,18 @@
-//! Who computes next on a thread: newcomers and leavers one at a time, with everything else that is ready between two.
+//! Who computes next on a thread: newcomers and leavers one at a time, with everything else that is
+//! ready between two.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use tokio::sync::Semaphore;
 
-/// How many turns of messages under way a newcomer or leaver lets go first. Bounded, so that they come through a storm of
-/// messages too, only more slowly.
+/// How many turns of messages under way a newcomer or leaver lets go first. Bounded, so that they
+/// come through a storm of messages too, only more slowly.
 const GIVES_WAY: usize = 3;
 
-/// Lets the work of those who come and go through one piece at a time. A thousand clients that come at once are a thousand
-/// pieces of some hundred microseconds, and those that go as many smaller ones, all ready at the same moment; without
-/// turns, a message that comes meanwhile would wait behind every one of them. Clones share it; of one thread.
+/// Lets the work of those who come and go through one piece at a time. A thousand clients that come
+/// at once are a thousand pieces of some hundred microseconds, and those that go as many smaller
+/// ones, all ready at the same moment; without turns, a message that comes meanwhile would wait
+/// behind every one of them. Clones share it; of one thread.
 #[derive(Clone, Debug)]
 pub struct Turnstile(Rc<Gate>);
 
@@ -33,8 +35,9 @@ impl Turnstile {
         self.0.is_delivering.set(under_way);
     }
 
-    /// Does `work` when it is its turn, first come, first served; while messages are under way, a few turns of theirs
-    /// later. Between two pieces of work whatever else is ready runs, and the sockets are looked at.
+    /// Does `work` when it is its turn, first come, first served; while messages are under way, a
+    /// few turns of theirs later. Between two pieces of work whatever else is ready runs, and the
+    /// sockets are looked at.
     pub async fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
         // The semaphore is never closed: without a turn there would still be the work.
         let _turn = self.0.one_at_a_time.acquire().await.ok();
@@ -65,7 +68,9 @@ mod tests {
         let local = LocalSet::new();
         for number in 0..3 {
             let (turnstile, done) = (turnstile.clone(), done.clone());
-            local.spawn_local(async move { turnstile.pass(|| done.borrow_mut().push(number)).await });
+            local.spawn_local(
+                async move { turnstile.pass(|| done.borrow_mut().push(number)).await },
+            );
         }
         let others = done.clone();
         local.spawn_local(async move {
@@ -84,7 +89,9 @@ mod tests {
     #[tokio::test]
     async fn messages_under_way_go_first_for_a_few_turns_and_no_longer() {
         let below = GIVES_WAY - 1;
-        for (turns, expected) in [(0, 0), (1, 1), (below, below), (GIVES_WAY, GIVES_WAY), (GIVES_WAY + 1, GIVES_WAY)] {
+        for (turns, expected) in
+            [(0, 0), (1, 1), (below, below), (GIVES_WAY, GIVES_WAY), (GIVES_WAY + 1, GIVES_WAY)]
+        {
             let (turnstile, taken) = (Turnstile::default(), Cell::new(0));
             turnstile.note_deliveries(turns > 0);
             let mut passing = pin!(turnstile.pass(|| taken.get()));

@@ -1,4 +1,5 @@
-//! The windows of all instances as text, so that a graceful stop loses nothing: written at the end, taken up at the start.
+//! The windows of all instances as text, so that a graceful stop loses nothing: written at the end,
+//! taken up at the start.
 
 use super::entry::{Entry, Times};
 use super::frame::Frame;
@@ -81,7 +82,10 @@ impl Relay {
         write(&Line::Begin { form: FORM, written_at_ms: Utc::now().timestamp_millis() })?;
         for realm in self.all_realms() {
             let (cursor, Exported { forgotten_to, entries, trimmed }) = realm.export();
-            let trimmed = trimmed.iter().map(|(audience, position)| (audience.to_string(), *position)).collect();
+            let trimmed = trimmed
+                .iter()
+                .map(|(audience, position)| (audience.to_string(), *position))
+                .collect();
             let id = realm.instance.to_string();
             write(&Line::Instance { id, cursor: cursor.to_text(), forgotten_to, trimmed })?;
             for entry in entries {
@@ -104,17 +108,24 @@ impl Relay {
         write(&Line::End { lines: lines.get() })
     }
 
-    /// Takes up what `write_windows` wrote, before anyone is connected; all of it or nothing. Returns how many instances
-    /// there were. Errors: `WindowError`.
+    /// Takes up what `write_windows` wrote, before anyone is connected; all of it or nothing.
+    /// Returns how many instances there were. Errors: `WindowError`.
     pub fn read_windows(&self, source: impl BufRead) -> Result<usize, WindowError> {
-        let mut reader =
-            Reading { relay: self, away: Duration::ZERO, now: Instant::now(), open: None, ids: vec![], realms: vec![] };
+        let mut reader = Reading {
+            relay: self,
+            away: Duration::ZERO,
+            now: Instant::now(),
+            open: None,
+            ids: vec![],
+            realms: vec![],
+        };
         let mut whole = false;
         for (number, line) in (0..).zip(source.lines()) {
             if whole {
                 return Err(WindowError::Form);
             }
-            whole = reader.take(serde_json::from_str(&line?).map_err(|_| WindowError::Form)?, number)?;
+            whole = reader
+                .take(serde_json::from_str(&line?).map_err(|_| WindowError::Form)?, number)?;
         }
         if !whole {
             return Err(WindowError::Form);
@@ -159,7 +170,8 @@ impl Reading<'_> {
         match line {
             Line::Begin { form: FORM, written_at_ms } if lines == 0 => {
                 let away = Utc::now().timestamp_millis().saturating_sub(written_at_ms);
-                self.away = Duration::from_millis(u64::try_from(away).map_err(|_| WindowError::Form)?);
+                self.away =
+                    Duration::from_millis(u64::try_from(away).map_err(|_| WindowError::Form)?);
             }
             _ if lines == 0 => return Err(WindowError::Form),
             Line::Begin { .. } => return Err(WindowError::Form),
@@ -167,21 +179,26 @@ impl Reading<'_> {
                 self.close();
                 let id = InstanceId::new(id).map_err(|_| WindowError::Form)?;
                 let cursor = Cursor::parse(&cursor).map_err(|_| WindowError::Form)?;
-                let trimmed = trimmed.iter().map(|(name, position)| Ok((audience(name)?, *position)));
+                let trimmed =
+                    trimmed.iter().map(|(name, position)| Ok((audience(name)?, *position)));
                 let trimmed = trimmed.collect::<Result<_, WindowError>>()?;
                 self.open = Some((id, cursor, Exported { forgotten_to, entries: vec![], trimmed }));
             }
             Line::Entry { position, audiences, without, filter, kept_ms, expires_ms, frame } => {
-                let audiences = audiences.iter().map(|name| audience(name)).collect::<Result<_, _>>()?;
+                let audiences =
+                    audiences.iter().map(|name| audience(name)).collect::<Result<_, _>>()?;
                 let without = without.iter().map(UserId::new).collect::<Result<Vec<_>, _>>();
                 let users = without.map_err(|_| WindowError::Form)?;
-                let filter = filter.map(|filter| Expression::parse(&filter, Scope::Filter)).transpose();
+                let filter =
+                    filter.map(|filter| Expression::parse(&filter, Scope::Filter)).transpose();
                 let filter = filter.map_err(|_| WindowError::Form)?;
                 let exclude = Exclusion { users, ..Exclusion::default() };
                 let reach = Arc::new(Reach { audiences, exclude, filter });
                 let left = |ms: u64| self.now + Duration::from_millis(ms).saturating_sub(self.away);
                 let times = Times { kept_until: left(kept_ms), expires: left(expires_ms) };
-                let Some((_, cursor, exported)) = &mut self.open else { return Err(WindowError::Form) };
+                let Some((_, cursor, exported)) = &mut self.open else {
+                    return Err(WindowError::Form);
+                };
                 let before = exported.entries.last().map_or(0, |entry| entry.position);
                 if position <= before || position > cursor.position {
                     return Err(WindowError::Form);
@@ -193,7 +210,11 @@ impl Reading<'_> {
                 let same = URL_SAFE_NO_PAD.decode(same).ok().and_then(|same| same.try_into().ok());
                 let cursor = Cursor::parse(&cursor).map_err(|_| WindowError::Form)?;
                 let [matched, queued, dropped, replaced] = counts;
-                let published = Published { cursor, counts: Counts { matched, queued, dropped, replaced }, complete };
+                let published = Published {
+                    cursor,
+                    counts: Counts { matched, queued, dropped, replaced },
+                    complete,
+                };
                 let until = self.now + Duration::from_millis(left_ms).saturating_sub(self.away);
                 let remembered = Remembered { published, audiences };
                 self.ids.push((id, same.ok_or(WindowError::Form)?, remembered, until));
@@ -220,9 +241,9 @@ impl Reading<'_> {
 /// Reads a canonical name.
 fn audience(name: &str) -> Result<Audience, WindowError> {
     match Address::parse(name) {
-        Ok(address @ (Address::All | Address::User(_) | Address::Group(_) | Address::Channel(_))) => {
-            address.audiences().pop().ok_or(WindowError::Form)
-        }
+        Ok(
+            address @ (Address::All | Address::User(_) | Address::Group(_) | Address::Channel(_)),
+        ) => address.audiences().pop().ok_or(WindowError::Form),
         _ => Err(WindowError::Form),
     }
 }

@@ -1,4 +1,5 @@
-//! What one actix worker does for the relay: drains its queue, looks at the clock, follows the catalog, drains at the end.
+//! What one actix worker does for the relay: drains its queue, looks at the clock, follows the
+//! catalog, drains at the end.
 
 use super::Relay;
 use super::connection::Buffers;
@@ -44,9 +45,14 @@ impl Worker {
         &self.turnstile
     }
 
-    /// Runs until the relay ends. One tick a second looks after all connections: no timer a connection. Listens from now
-    /// on, not from when it is first polled: a connection may be there before that.
-    pub(super) fn run(self, queue: Receiver, questions: mpsc::Receiver<Question>) -> impl Future<Output = ()> {
+    /// Runs until the relay ends. One tick a second looks after all connections: no timer a
+    /// connection. Listens from now on, not from when it is first polled: a connection may be there
+    /// before that.
+    pub(super) fn run(
+        self,
+        queue: Receiver,
+        questions: mpsc::Receiver<Question>,
+    ) -> impl Future<Output = ()> {
         let (changes, phase) = (self.relay.catalog().changes(), self.relay.phase());
         self.listen(queue, questions, changes, phase)
     }
@@ -63,7 +69,8 @@ impl Worker {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
-                // What is due by the clock first, then changes: one that was answered holds for what is published after it.
+                // What is due by the clock first, then changes: one that was answered holds for
+                // what is published after it.
                 biased;
                 _ = ticker.tick() => {
                     let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
@@ -97,9 +104,14 @@ impl Worker {
             }
             // What has changed meanwhile counts already: nobody is told of a picture that is past.
             let mut settle = |parcel: &Parcel| queue.settle(self.index, parcel);
-            self.shard.borrow_mut().take_turn(&self.relay.catalog().load(), Instant::now(), &mut settle);
+            self.shard.borrow_mut().take_turn(
+                &self.relay.catalog().load(),
+                Instant::now(),
+                &mut settle,
+            );
             self.turnstile.note_deliveries(self.shard.borrow().has_turns());
-            // The budget of the runtime does not count here: yielding by hand lets the sockets write.
+            // The budget of the runtime does not count here: yielding by hand lets the sockets
+            // write.
             tokio::task::yield_now().await;
         }
     }
@@ -122,7 +134,9 @@ impl Worker {
 
     fn send_away(&self, key: Key, after_ms: u64) {
         let shard = self.shard.borrow();
-        let Some(member) = shard.get(key).filter(|member| !member.link.outbox.is_ending()) else { return };
+        let Some(member) = shard.get(key).filter(|member| !member.link.outbox.is_ending()) else {
+            return;
+        };
         let reconnect = Frame::of(&Notice::Reconnect { after_ms });
         member.link.outbox.push(&reconnect, shard.bounds().outbox, Instant::now());
         member.link.outbox.close(Close::restarting());

@@ -20,7 +20,8 @@ pub struct AuditEntry {
     pub instance: Option<InstanceId>,
     /// What was done, such as `channel.update`.
     pub action: String,
-    /// What it was done to: a channel's name, an instance's id, a quota request's or a revocation's id.
+    /// What it was done to: a channel's name, an instance's id, a quota request's or a revocation's
+    /// id.
     pub target: String,
     /// What was there before, in the API's words; none for what was new.
     pub before: Option<Value>,
@@ -29,7 +30,8 @@ pub struct AuditEntry {
 }
 
 impl Store {
-    /// At most `limit` entries older than `after`, newest first; of one instance or of all. Errors: `StoreError`.
+    /// At most `limit` entries older than `after`, newest first; of one instance or of all. Errors:
+    /// `StoreError`.
     pub async fn list_audit(
         &self,
         instance: Option<&InstanceId>,

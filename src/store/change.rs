@@ -1,4 +1,5 @@
-//! A change of the catalog: one transaction with its version, its audit entries and its notification.
+//! A change of the catalog: one transaction with its version, its audit entries and its
+//! notification.
 
 use super::{Store, StoreError};
 use crate::domain::instance::InstanceId;
@@ -36,13 +37,16 @@ pub(super) struct Entry<'a> {
 }
 
 impl Store {
-    /// Begins a change. The version's row stays locked until the end, so changes are strictly one after the other:
-    /// what one of them reads stays true until it commits, versions appear in order, and no two can deadlock.
+    /// Begins a change. The version's row stays locked until the end, so changes are strictly one
+    /// after the other: what one of them reads stays true until it commits, versions appear in
+    /// order, and no two can deadlock.
     pub(super) async fn begin_change(&self, actor: &UserId) -> Result<Change, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let catalog_version = sqlx::query_scalar!("update catalog_version set version = version + 1 returning version")
-            .fetch_one(&mut *transaction)
-            .await?;
+        let catalog_version = sqlx::query_scalar!(
+            "update catalog_version set version = version + 1 returning version"
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
         Ok(Change { transaction, actor: actor.clone(), catalog_version })
     }
 }

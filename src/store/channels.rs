@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use sqlx::PgExecutor;
 
 impl Store {
-    /// At most `limit` channels of an instance behind `after`, by name in byte order; none if there is no instance.
-    /// Errors: `StoreError`.
+    /// At most `limit` channels of an instance behind `after`, by name in byte order; none if there
+    /// is no instance. Errors: `StoreError`.
     pub async fn list_channels(
         &self,
         instance: &InstanceId,
@@ -28,11 +28,18 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|row| row.into_channel(&self.compiled)).collect::<Result<_, _>>()?)
+        Ok(rows
+            .into_iter()
+            .map(|row| row.into_channel(&self.compiled))
+            .collect::<Result<_, _>>()?)
     }
 
     /// One channel. Errors: `StoreError`.
-    pub async fn find_channel(&self, instance: &InstanceId, name: &ChannelName) -> Result<Option<Channel>, StoreError> {
+    pub async fn find_channel(
+        &self,
+        instance: &InstanceId,
+        name: &ChannelName,
+    ) -> Result<Option<Channel>, StoreError> {
         find_channel(&self.pool, instance, name, &self.compiled).await
     }
 
@@ -50,7 +57,9 @@ impl Store {
         if count_channels(&mut change, instance).await? > MAX_CHANNELS as i64 {
             return Err(InsertError::Full);
         }
-        change.record(entry("channel.create", instance, &channel.name, None, Some(&channel))).await?;
+        change
+            .record(entry("channel.create", instance, &channel.name, None, Some(&channel)))
+            .await?;
         Ok(change.commit(channel).await?)
     }
 
@@ -63,14 +72,19 @@ impl Store {
         channel: &Channel,
     ) -> Result<Committed<Channel>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before = expect_channel(&mut change, instance, (&channel.name, channel.version), &self.compiled).await?;
+        let before =
+            expect_channel(&mut change, instance, (&channel.name, channel.version), &self.compiled)
+                .await?;
         let channel = Channel { version: before.version + 1, ..channel.clone() };
         update_channel(&mut change, instance, &channel).await?;
-        change.record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel))).await?;
+        change
+            .record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel)))
+            .await?;
         Ok(change.commit(channel).await?)
     }
 
-    /// Deletes a channel; `expected` is the version that the caller saw. Errors: `Missing`, `Stale`, `Store`.
+    /// Deletes a channel; `expected` is the version that the caller saw. Errors: `Missing`,
+    /// `Stale`, `Store`.
     pub async fn delete_channel(
         &self,
         actor: &UserId,
@@ -79,7 +93,8 @@ impl Store {
         expected: i64,
     ) -> Result<Committed<()>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before = expect_channel(&mut change, instance, (name, expected), &self.compiled).await?;
+        let before =
+            expect_channel(&mut change, instance, (name, expected), &self.compiled).await?;
         delete_channel(&mut change, instance, name).await?;
         change.record(entry("channel.delete", instance, name, Some(&before), None)).await?;
         Ok(change.commit(()).await?)
@@ -112,7 +127,8 @@ pub(super) async fn list_all_channels(
     .await?;
     rows.into_iter()
         .map(|(instance, row)| {
-            let instance = InstanceId::new(instance).map_err(CorruptRow::at("channels", "instance"))?;
+            let instance =
+                InstanceId::new(instance).map_err(CorruptRow::at("channels", "instance"))?;
             Ok((instance, row.into_channel(compiled)?))
         })
         .collect()
@@ -144,18 +160,27 @@ async fn expect_channel(
 ) -> Result<Channel, UpdateError> {
     match find_channel(change.connection(), instance, name, compiled).await? {
         None => Err(UpdateError::Missing),
-        Some(channel) if channel.version != expected => Err(UpdateError::Stale { current: channel.version }),
+        Some(channel) if channel.version != expected => {
+            Err(UpdateError::Stale { current: channel.version })
+        }
         Some(channel) => Ok(channel),
     }
 }
 
 async fn count_channels(change: &mut Change, instance: &InstanceId) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar!(r#"select count(*) as "count!" from channels where instance = $1"#, instance.as_str())
-        .fetch_one(change.connection())
-        .await?)
+    Ok(sqlx::query_scalar!(
+        r#"select count(*) as "count!" from channels where instance = $1"#,
+        instance.as_str()
+    )
+    .fetch_one(change.connection())
+    .await?)
 }
 
-async fn insert_channel(change: &mut Change, instance: &InstanceId, channel: &Channel) -> Result<(), InsertError> {
+async fn insert_channel(
+    change: &mut Change,
+    instance: &InstanceId,
+    channel: &Channel,
+) -> Result<(), InsertError> {
     let outcome = sqlx::query!(
         "insert into channels (instance, name, description, enabled, rules, publish_rules, payload_limit, slow, version)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -179,7 +204,11 @@ async fn insert_channel(change: &mut Change, instance: &InstanceId, channel: &Ch
     })
 }
 
-async fn update_channel(change: &mut Change, instance: &InstanceId, channel: &Channel) -> Result<(), StoreError> {
+async fn update_channel(
+    change: &mut Change,
+    instance: &InstanceId,
+    channel: &Channel,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "update channels set description = $3, enabled = $4, rules = $5, publish_rules = $6, payload_limit = $7,
          slow = $8, version = $9 where instance = $1 and name = $2",
@@ -198,10 +227,18 @@ async fn update_channel(change: &mut Change, instance: &InstanceId, channel: &Ch
     Ok(())
 }
 
-async fn delete_channel(change: &mut Change, instance: &InstanceId, name: &ChannelName) -> Result<(), StoreError> {
-    sqlx::query!("delete from channels where instance = $1 and name = $2", instance.as_str(), name.as_str())
-        .execute(change.connection())
-        .await?;
+async fn delete_channel(
+    change: &mut Change,
+    instance: &InstanceId,
+    name: &ChannelName,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "delete from channels where instance = $1 and name = $2",
+        instance.as_str(),
+        name.as_str()
+    )
+    .execute(change.connection())
+    .await?;
     Ok(())
 }
 
@@ -212,7 +249,13 @@ fn entry<'a>(
     before: Option<&Channel>,
     after: Option<&Channel>,
 ) -> Entry<'a> {
-    Entry { instance, action, target: name.as_str(), before: before.map(picture), after: after.map(picture) }
+    Entry {
+        instance,
+        action,
+        target: name.as_str(),
+        before: before.map(picture),
+        after: after.map(picture),
+    }
 }
 
 /// A channel as audit entries show it, in the API's words.
@@ -258,7 +301,11 @@ impl ChannelRow {
             rules: rules::from_json(self.rules, Scope::Hear, compiled)?,
             publish_rules: rules::from_json(self.publish_rules, Scope::Publish, compiled)?,
             payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
-            slow: if self.slow == slow_text(Slow::Latest) { Slow::Latest } else { Slow::Disconnect },
+            slow: if self.slow == slow_text(Slow::Latest) {
+                Slow::Latest
+            } else {
+                Slow::Disconnect
+            },
             version: self.version,
         })
     }

@@ -1,11 +1,13 @@
-//! What can go wrong between Herald and its Postgres, told apart by what the caller can do about it.
+//! What can go wrong between Herald and its Postgres, told apart by what the caller can do about
+//! it.
 
 use sqlx::migrate::MigrateError;
 
 /// Why the store did not answer. `Display` never repeats the source and holds nothing of a row.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres cannot be reached, is starting, stopping or read-only, or took too long: the same call may succeed later.
+    /// Postgres cannot be reached, is starting, stopping or read-only, or took too long: the same
+    /// call may succeed later.
     #[error("Postgres is not available")]
     Unavailable(#[source] sqlx::Error),
     /// Postgres refused what it was asked: trying again does not help.
@@ -95,7 +97,9 @@ impl From<MigrateError> for StoreError {
     fn from(error: MigrateError) -> Self {
         match error {
             MigrateError::Execute(error) => error.into(),
-            MigrateError::ExecuteMigration(ref cause, _) if is_passing(cause) => Self::Unavailable(error.into()),
+            MigrateError::ExecuteMigration(ref cause, _) if is_passing(cause) => {
+                Self::Unavailable(error.into())
+            }
             error => Self::Failed(error.into()),
         }
     }
@@ -140,10 +144,12 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// SQLSTATEs that pass (PostgreSQL manual, appendix A): connection exceptions (08), serialisation and deadlock (40),
-/// insufficient resources (53), operator intervention (57: shut-down, start-up, statement timeout), timeouts, read-only.
+/// SQLSTATEs that pass (PostgreSQL manual, appendix A): connection exceptions (08), serialisation
+/// and deadlock (40), insufficient resources (53), operator intervention (57: shut-down, start-up,
+/// statement timeout), timeouts, read-only.
 fn is_passing_state(code: &str) -> bool {
-    matches!(code.get(..2), Some("08" | "40" | "53" | "57")) || matches!(code, "25P03" | "55P03" | "25006")
+    matches!(code.get(..2), Some("08" | "40" | "53" | "57"))
+        || matches!(code, "25P03" | "55P03" | "25006")
 }
 
 #[cfg(test)]

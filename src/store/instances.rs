@@ -10,11 +10,17 @@ use sqlx::PgExecutor;
 impl Store {
     /// Whether there is any instance. Errors: `StoreError`.
     pub async fn has_instances(&self) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar!(r#"select exists (select from instances) as "exists!""#).fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar!(r#"select exists (select from instances) as "exists!""#)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// At most `limit` instances behind `after`, by id in byte order. Errors: `StoreError`.
-    pub async fn list_instances(&self, after: Option<&InstanceId>, limit: u32) -> Result<Vec<Instance>, StoreError> {
+    pub async fn list_instances(
+        &self,
+        after: Option<&InstanceId>,
+        limit: u32,
+    ) -> Result<Vec<Instance>, StoreError> {
         list_instances(&self.pool, after, Some(limit)).await
     }
 
@@ -49,8 +55,8 @@ impl Store {
         Ok(change.commit(instance).await?)
     }
 
-    /// Deletes an instance with its channels and quota requests; its audit entries stay. `expected` is the version
-    /// that the caller saw. Errors: `Missing`, `Stale`, `Store`.
+    /// Deletes an instance with its channels and quota requests; its audit entries stay. `expected`
+    /// is the version that the caller saw. Errors: `Missing`, `Stale`, `Store`.
     pub async fn delete_instance(
         &self,
         actor: &UserId,
@@ -98,7 +104,8 @@ pub(super) async fn find_instance(
     Ok(row.map(Instance::try_from).transpose()?)
 }
 
-/// Puts `instance` in the place of `before`, with the next version, and records it. Answers what is stored then.
+/// Puts `instance` in the place of `before`, with the next version, and records it. Answers what is
+/// stored then.
 pub(super) async fn replace_instance(
     change: &mut Change,
     before: &Instance,
@@ -110,10 +117,16 @@ pub(super) async fn replace_instance(
     Ok(instance)
 }
 
-async fn expect_instance(change: &mut Change, id: &InstanceId, expected: i64) -> Result<Instance, UpdateError> {
+async fn expect_instance(
+    change: &mut Change,
+    id: &InstanceId,
+    expected: i64,
+) -> Result<Instance, UpdateError> {
     match find_instance(change.connection(), id).await? {
         None => Err(UpdateError::Missing),
-        Some(instance) if instance.version != expected => Err(UpdateError::Stale { current: instance.version }),
+        Some(instance) if instance.version != expected => {
+            Err(UpdateError::Stale { current: instance.version })
+        }
         Some(instance) => Ok(instance),
     }
 }
@@ -157,7 +170,9 @@ async fn update_instance(change: &mut Change, instance: &Instance) -> Result<(),
 }
 
 async fn delete_instance(change: &mut Change, id: &InstanceId) -> Result<(), StoreError> {
-    sqlx::query!("delete from instances where id = $1", id.as_str()).execute(change.connection()).await?;
+    sqlx::query!("delete from instances where id = $1", id.as_str())
+        .execute(change.connection())
+        .await?;
     Ok(())
 }
 
@@ -167,7 +182,13 @@ fn entry<'a>(
     before: Option<&Instance>,
     after: Option<&Instance>,
 ) -> Entry<'a> {
-    Entry { instance: id, action, target: id.as_str(), before: before.map(picture), after: after.map(picture) }
+    Entry {
+        instance: id,
+        action,
+        target: id.as_str(),
+        before: before.map(picture),
+        after: after.map(picture),
+    }
 }
 
 /// An instance as audit entries show it, in the API's words.
@@ -204,7 +225,8 @@ impl TryFrom<InstanceRow> for Instance {
             enabled: row.enabled,
             publish_roles: publish_roles.map_err(CorruptRow::at("instances", "publish_roles"))?,
             origins: row.origins,
-            limits: limits_from_json(&row.limits).ok_or(CorruptRow { table: "instances", column: "limits" })?,
+            limits: limits_from_json(&row.limits)
+                .ok_or(CorruptRow { table: "instances", column: "limits" })?,
             version: row.version,
         })
     }
@@ -215,11 +237,14 @@ fn role_names(roles: &[Role]) -> Vec<String> {
 }
 
 fn limits_to_json(limits: &Limits) -> Value {
-    LimitName::all().map(|name| (name.as_str().to_owned(), limits.get(name).into())).collect::<Map<_, _>>().into()
+    LimitName::all()
+        .map(|name| (name.as_str().to_owned(), limits.get(name).into()))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
-/// A limit that the row does not have yet has its default; one that only a newer release knows is passed over, so that
-/// both can run at once.
+/// A limit that the row does not have yet has its default; one that only a newer release knows is
+/// passed over, so that both can run at once.
 fn limits_from_json(stored: &Value) -> Option<Limits> {
     let stored = stored.as_object()?;
     let mut limits = Limits::default();
@@ -246,8 +271,12 @@ mod tests {
     #[test]
     fn a_limit_may_be_absent_or_unknown_but_not_out_of_range() {
         assert_eq!(limits_from_json(&json!({"topicsPerMoon": 3})), Some(Limits::default()));
-        for bad in [json!({"connections": 0}), json!({"connections": "7"}), json!({"payloadBytes": 65_537}), json!([])]
-        {
+        for bad in [
+            json!({"connections": 0}),
+            json!({"connections": "7"}),
+            json!({"payloadBytes": 65_537}),
+            json!([]),
+        ] {
             assert_eq!(limits_from_json(&bad), None, "{bad}");
         }
     }

@@ -27,7 +27,8 @@ use std::time::Duration;
 const MAX_CONNECTIONS: u32 = 8;
 /// How long a request waits for a connection, and for a listener's.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long Postgres works on one statement, waiting for locks included, and bears an idle transaction; in ms.
+/// How long Postgres works on one statement, waiting for locks included, and bears an idle
+/// transaction; in ms.
 const STATEMENT_TIMEOUT: &str = "5000";
 
 /// Expressions that are kept compiled; those in force are shared with the catalog.
@@ -35,7 +36,8 @@ const MAX_COMPILED: usize = 10_000;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold the password.
+/// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold
+/// the password.
 #[derive(Clone)]
 pub struct Store {
     /// Lives as long as any clone; `close` empties it.
@@ -47,8 +49,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects lazily, with at most 8 connections; a request waits 3 s for one, a statement is cancelled after 5 s.
-    /// Must be called inside a tokio runtime.
+    /// Connects lazily, with at most 8 connections; a request waits 3 s for one, a statement is
+    /// cancelled after 5 s. Must be called inside a tokio runtime.
     pub fn new(options: PgConnectOptions) -> Self {
         let options = options.application_name("herald").options([
             ("statement_timeout", STATEMENT_TIMEOUT),
@@ -61,9 +63,11 @@ impl Store {
         Self { pool, options, compiled: Compiled::new(MAX_COMPILED) }
     }
 
-    /// Applies the migrations that are missing; waits while another node does. Errors: `StoreError`.
+    /// Applies the migrations that are missing; waits while another node does. Errors:
+    /// `StoreError`.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        // A migration may take longer than a statement may: on a connection of its own, not given back to the pool.
+        // A migration may take longer than a statement may: on a connection of its own, not given
+        // back to the pool.
         let mut connection = self.pool.acquire().await?.detach();
         sqlx::query!("set statement_timeout = 0").execute(&mut connection).await?;
         MIGRATOR.run(&mut connection).await?;
@@ -76,7 +80,8 @@ impl Store {
         Ok(())
     }
 
-    /// Closes every connection once what it does is done; from then on every call is `StoreError::Unavailable`.
+    /// Closes every connection once what it does is done; from then on every call is
+    /// `StoreError::Unavailable`.
     pub async fn close(&self) {
         self.pool.close().await;
     }

@@ -101,7 +101,8 @@ impl Verdict {
 }
 
 impl Store {
-    /// At most `limit` requests older than `after`, newest first; of one instance or of all. Errors: `StoreError`.
+    /// At most `limit` requests older than `after`, newest first; of one instance or of all.
+    /// Errors: `StoreError`.
     pub async fn list_quota_requests(
         &self,
         instance: Option<&InstanceId>,
@@ -127,8 +128,8 @@ impl Store {
         find_quota_request(&self.pool, id).await
     }
 
-    /// Makes a pending request; `current` is what the instance has now. Errors: `InstanceMissing`, `Full` when the instance
-    /// has 100 pending ones, `Store`.
+    /// Makes a pending request; `current` is what the instance has now. Errors: `InstanceMissing`,
+    /// `Full` when the instance has 100 pending ones, `Store`.
     pub async fn insert_quota_request(
         &self,
         actor: &UserId,
@@ -161,8 +162,8 @@ impl Store {
         Ok(change.commit(request).await?)
     }
 
-    /// Decides a pending request; approving sets the limit, which gives the instance its next version.
-    /// Errors: `Missing`, `AlreadyDecided`, `Store`.
+    /// Decides a pending request; approving sets the limit, which gives the instance its next
+    /// version. Errors: `Missing`, `AlreadyDecided`, `Store`.
     pub async fn decide_quota_request(
         &self,
         actor: &UserId,
@@ -171,7 +172,8 @@ impl Store {
         note: Option<&str>,
     ) -> Result<Committed<QuotaRequest>, DecideError> {
         let mut change = self.begin_change(actor).await?;
-        let before = find_quota_request(change.connection(), id).await?.ok_or(DecideError::Missing)?;
+        let before =
+            find_quota_request(change.connection(), id).await?.ok_or(DecideError::Missing)?;
         if before.status != QuotaStatus::Pending {
             return Err(DecideError::AlreadyDecided);
         }
@@ -191,14 +193,21 @@ impl Store {
 }
 
 async fn set_limit(change: &mut Change, request: &QuotaRequest) -> Result<(), DecideError> {
-    let before = find_instance(change.connection(), &request.instance).await?.ok_or(DecideError::Missing)?;
+    let before =
+        find_instance(change.connection(), &request.instance).await?.ok_or(DecideError::Missing)?;
     let mut instance = before.clone();
-    instance.limits.set(request.limit, request.value).map_err(CorruptRow::at("quota_requests", "value"))?;
+    instance
+        .limits
+        .set(request.limit, request.value)
+        .map_err(CorruptRow::at("quota_requests", "value"))?;
     replace_instance(change, &before, instance).await?;
     Ok(())
 }
 
-async fn find_quota_request(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<QuotaRequest>, StoreError> {
+async fn find_quota_request(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+) -> Result<Option<QuotaRequest>, StoreError> {
     let row = sqlx::query_as!(
         QuotaRequestRow,
         "select instance, id, limit_name, current, value, reason, status, requested_by, requested_at, decided_by,
@@ -219,7 +228,10 @@ async fn count_pending(change: &mut Change, instance: &InstanceId) -> Result<i64
 }
 
 /// Answers when the request was made.
-async fn insert_quota_request(change: &mut Change, request: &QuotaRequest) -> Result<DateTime<Utc>, StoreError> {
+async fn insert_quota_request(
+    change: &mut Change,
+    request: &QuotaRequest,
+) -> Result<DateTime<Utc>, StoreError> {
     let requested_at = sqlx::query_scalar!(
         "insert into quota_requests (instance, id, limit_name, current, value, reason, status, requested_by)
          values ($1, $2, $3, $4, $5, $6, $7, $8) returning requested_at",
@@ -238,7 +250,10 @@ async fn insert_quota_request(change: &mut Change, request: &QuotaRequest) -> Re
 }
 
 /// Answers when the request was decided.
-async fn update_quota_request(change: &mut Change, request: &QuotaRequest) -> Result<DateTime<Utc>, StoreError> {
+async fn update_quota_request(
+    change: &mut Change,
+    request: &QuotaRequest,
+) -> Result<DateTime<Utc>, StoreError> {
     let decided_at = sqlx::query_scalar!(
         r#"update quota_requests set status = $2, decided_by = $3, note = $4, decided_at = clock_timestamp()
            where id = $1 returning decided_at as "decided_at!""#,
@@ -260,7 +275,9 @@ async fn record(
 ) -> Result<(), StoreError> {
     let target = &after.id.to_string();
     let (before, after_picture) = (before.map(picture), Some(picture(after)));
-    change.record(Entry { instance: &after.instance, action, target, before, after: after_picture }).await
+    change
+        .record(Entry { instance: &after.instance, action, target, before, after: after_picture })
+        .await
 }
 
 /// A request as audit entries show it, in the API's words.
@@ -313,7 +330,8 @@ impl TryFrom<QuotaRequestRow> for QuotaRequest {
             value: u32::try_from(row.value).map_err(CorruptRow::at(TABLE, "value"))?,
             reason: row.reason,
             status: status.ok_or(CorruptRow { table: TABLE, column: "status" })?,
-            requested_by: UserId::new(row.requested_by).map_err(CorruptRow::at(TABLE, "requested_by"))?,
+            requested_by: UserId::new(row.requested_by)
+                .map_err(CorruptRow::at(TABLE, "requested_by"))?,
             requested_at: row.requested_at,
             decided_by: decided_by.map_err(CorruptRow::at(TABLE, "decided_by"))?,
             decided_at: row.decided_at,

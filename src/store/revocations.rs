@@ -1,4 +1,5 @@
-//! Revocations: listed and found, made and taken back with their audit entries, and forgotten once they are over.
+//! Revocations: listed and found, made and taken back with their audit entries, and forgotten once
+//! they are over.
 
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError};
@@ -24,7 +25,8 @@ pub struct RevocationEntry {
 }
 
 impl Store {
-    /// At most `limit` revocations of an instance older than `after`, newest first. Errors: `StoreError`.
+    /// At most `limit` revocations of an instance older than `after`, newest first. Errors:
+    /// `StoreError`.
     pub async fn list_revocations(
         &self,
         instance: &InstanceId,
@@ -53,8 +55,9 @@ impl Store {
         find_revocation(&self.pool, instance, id).await
     }
 
-    /// Revokes until `ends_at`. An instance has one entry a token and a user: where there is one already, it gets the
-    /// later of both times and stays the same entry. Errors: `InstanceMissing`, `Full` at 10,000 of the instance, `Store`.
+    /// Revokes until `ends_at`. An instance has one entry a token and a user: where there is one
+    /// already, it gets the later of both times and stays the same entry. Errors:
+    /// `InstanceMissing`, `Full` at 10,000 of the instance, `Store`.
     pub async fn insert_revocation(
         &self,
         actor: &UserId,
@@ -67,11 +70,17 @@ impl Store {
             let revocation = revocation.or_later(&before.revocation);
             let after = RevocationEntry { revocation, ..before.clone() };
             update_revocation(&mut change, &after, ends_at).await?;
-            record(&mut change, "revocation.update", instance, (Some(&before), Some(&after))).await?;
+            record(&mut change, "revocation.update", instance, (Some(&before), Some(&after)))
+                .await?;
             return Ok(change.commit(after).await?);
         }
         let id = Uuid::now_v7();
-        let mut made = RevocationEntry { id, revocation, created_by: actor.clone(), created_at: DateTime::UNIX_EPOCH };
+        let mut made = RevocationEntry {
+            id,
+            revocation,
+            created_by: actor.clone(),
+            created_at: DateTime::UNIX_EPOCH,
+        };
         made.created_at = insert_revocation(&mut change, instance, &made, ends_at).await?;
         if count_revocations(&mut change, instance).await? > MAX_REVOCATIONS as i64 {
             return Err(InsertError::Full);
@@ -88,14 +97,18 @@ impl Store {
         id: Uuid,
     ) -> Result<Committed<()>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before = find_revocation(change.connection(), instance, id).await?.ok_or(UpdateError::Missing)?;
-        sqlx::query!("delete from revocations where id = $1", id).execute(change.connection()).await?;
+        let before = find_revocation(change.connection(), instance, id)
+            .await?
+            .ok_or(UpdateError::Missing)?;
+        sqlx::query!("delete from revocations where id = $1", id)
+            .execute(change.connection())
+            .await?;
         record(&mut change, "revocation.delete", instance, (Some(&before), None)).await?;
         Ok(change.commit(()).await?)
     }
 
-    /// Forgets every revocation that ended before now; how many there were. No audit entry: nothing is accepted again
-    /// that was refused. Errors: `StoreError`.
+    /// Forgets every revocation that ended before now; how many there were. No audit entry: nothing
+    /// is accepted again that was refused. Errors: `StoreError`.
     pub async fn delete_ended_revocations(&self, actor: &UserId) -> Result<u64, StoreError> {
         if !has_ended_revocations(&self.pool).await? {
             return Ok(0);
@@ -111,12 +124,17 @@ impl Store {
 pub(super) async fn list_all_revocations(
     executor: impl PgExecutor<'_>,
 ) -> Result<Vec<(InstanceId, Revocation)>, StoreError> {
-    let rows = sqlx::query!("select instance, token_id, expires_at, user_id, issued_before from revocations")
-        .fetch_all(executor)
-        .await?;
+    let rows = sqlx::query!(
+        "select instance, token_id, expires_at, user_id, issued_before from revocations"
+    )
+    .fetch_all(executor)
+    .await?;
     let read = rows.into_iter().map(|row| {
         let instance = InstanceId::new(row.instance).map_err(CorruptRow::at(TABLE, "instance"))?;
-        Ok((instance, revocation((row.token_id, row.expires_at), (row.user_id, row.issued_before))?))
+        Ok((
+            instance,
+            revocation((row.token_id, row.expires_at), (row.user_id, row.issued_before))?,
+        ))
     });
     Ok(read.collect::<Result<_, CorruptRow>>()?)
 }
@@ -161,8 +179,10 @@ async fn find_same(
 }
 
 async fn count_revocations(change: &mut Change, instance: &InstanceId) -> Result<i64, StoreError> {
-    let count =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from revocations where instance = $1"#, instance.as_str(),);
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from revocations where instance = $1"#,
+        instance.as_str(),
+    );
     Ok(count.fetch_one(change.connection()).await?)
 }
 
@@ -259,12 +279,16 @@ struct Columns<'a> {
 impl<'a> Columns<'a> {
     fn of(revocation: &'a Revocation) -> Self {
         match revocation {
-            Revocation::Token { id, expires_at } => {
-                Self { token_id: Some(id.as_str()), expires_at: Some(*expires_at), ..Self::default() }
-            }
-            Revocation::User { id, issued_before } => {
-                Self { user_id: Some(id.as_str()), issued_before: Some(*issued_before), ..Self::default() }
-            }
+            Revocation::Token { id, expires_at } => Self {
+                token_id: Some(id.as_str()),
+                expires_at: Some(*expires_at),
+                ..Self::default()
+            },
+            Revocation::User { id, issued_before } => Self {
+                user_id: Some(id.as_str()),
+                issued_before: Some(*issued_before),
+                ..Self::default()
+            },
         }
     }
 }
@@ -303,7 +327,10 @@ impl TryFrom<RevocationRow> for RevocationEntry {
     fn try_from(row: RevocationRow) -> Result<Self, CorruptRow> {
         Ok(Self {
             id: row.id,
-            revocation: revocation((row.token_id, row.expires_at), (row.user_id, row.issued_before))?,
+            revocation: revocation(
+                (row.token_id, row.expires_at),
+                (row.user_id, row.issued_before),
+            )?,
             created_by: UserId::new(row.created_by).map_err(CorruptRow::at(TABLE, "created_by"))?,
             created_at: row.created_at,
         })

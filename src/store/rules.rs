@@ -34,12 +34,20 @@ pub(super) fn to_json(rules: &Rules) -> Value {
     json!(rules.as_slice().iter().map(RuleRow::from).collect::<Vec<_>>())
 }
 
-/// Reads what `to_json` wrote. A rule that is not understood is an error, for leaving out a deny rule would let in.
-pub(super) fn from_json(rules: Value, scope: Scope, compiled: &Compiled) -> Result<Rules, CorruptRow> {
+/// Reads what `to_json` wrote. A rule that is not understood is an error, for leaving out a deny
+/// rule would let in.
+pub(super) fn from_json(
+    rules: Value,
+    scope: Scope,
+    compiled: &Compiled,
+) -> Result<Rules, CorruptRow> {
     let column = if scope == Scope::Publish { "publish_rules" } else { "rules" };
     let corrupt = CorruptRow { table: "channels", column };
     let rows: Vec<RuleRow> = serde_json::from_value(rules).map_err(|_| corrupt)?;
-    let rules = rows.into_iter().map(|row| row.into_rule(scope, compiled).ok_or(corrupt)).collect::<Result<_, _>>()?;
+    let rules = rows
+        .into_iter()
+        .map(|row| row.into_rule(scope, compiled).ok_or(corrupt))
+        .collect::<Result<_, _>>()?;
     Rules::new(rules).map_err(|_| corrupt)
 }
 
@@ -116,7 +124,11 @@ mod tests {
             json!(vec![json!({"effect": "allow", "everyone": true}); 101]),
         ] {
             let corrupt = CorruptRow { table: "channels", column: "rules" };
-            assert_eq!(from_json(bad.clone(), Scope::Hear, &Compiled::new(1)), Err(corrupt), "{bad}");
+            assert_eq!(
+                from_json(bad.clone(), Scope::Hear, &Compiled::new(1)),
+                Err(corrupt),
+                "{bad}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What the catalog is built from: its version, its content at one moment, and the news that it changed.
+//! What the catalog is built from: its version, its content at one moment, and the news that it
+//! changed.
 
 use super::channels::list_all_channels;
 use super::instances::list_instances;
@@ -29,9 +30,11 @@ impl Store {
         find_catalog_version(&self.pool).await
     }
 
-    /// Every instance with what belongs to it, by id, and the version at which all was so. Errors: `StoreError`.
+    /// Every instance with what belongs to it, by id, and the version at which all was so. Errors:
+    /// `StoreError`.
     pub async fn load_catalog(&self) -> Result<(i64, Vec<Configured>), StoreError> {
-        let mut snapshot = self.pool.begin_with("begin isolation level repeatable read read only").await?;
+        let mut snapshot =
+            self.pool.begin_with("begin isolation level repeatable read read only").await?;
         let version = find_catalog_version(&mut *snapshot).await?;
         let instances = list_instances(&mut *snapshot, None, None).await?;
         let channels = list_all_channels(&mut *snapshot, &self.compiled).await?;
@@ -40,8 +43,8 @@ impl Store {
         Ok((version, configured(instances, channels, revocations)))
     }
 
-    /// Listens for changes from now on, on a connection of its own, which `close` neither ends nor waits for.
-    /// Errors: `StoreError`.
+    /// Listens for changes from now on, on a connection of its own, which `close` neither ends nor
+    /// waits for. Errors: `StoreError`.
     pub async fn listen(&self) -> Result<Changes, StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -66,9 +69,9 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Resolves when something was committed; may be cancelled without missing anything.
-    /// Errors: `StoreError::Unavailable` when the connection was lost and changes may have been missed: listen anew,
-    /// and then look.
+    /// Resolves when something was committed; may be cancelled without missing anything. Errors:
+    /// `StoreError::Unavailable` when the connection was lost and changes may have been missed:
+    /// listen anew, and then look.
     pub async fn next(&mut self) -> Result<(), StoreError> {
         match self.listener.try_recv().await? {
             Some(_) => Ok(()),

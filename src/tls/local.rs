@@ -1,9 +1,11 @@
-//! A certificate for this machine only, signed by a certificate authority of its own that a developer can trust.
+//! A certificate for this machine only, signed by a certificate authority of its own that a
+//! developer can trust.
 
 use super::{CertificateFiles, TlsError, provider, read_pair};
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, date_time_ymd,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
+    PKCS_ECDSA_P256_SHA256, date_time_ymd,
 };
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -31,16 +33,19 @@ const HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
 
-/// The certificate kept in the directory for `localhost`, `127.0.0.1` and `::1`, valid for another 30 days at least.
-/// What is missing, broken or about to expire is made anew; the authority (`ca.pem`, `ca.key`) stays as long as it can
-/// sign, so that it needs to be trusted once. Processes that share the directory wait for each other.
-/// Errors: `TlsError`, when the directory or a file in it cannot be written.
+/// The certificate kept in the directory for `localhost`, `127.0.0.1` and `::1`, valid for another
+/// 30 days at least. What is missing, broken or about to expire is made anew; the authority
+/// (`ca.pem`, `ca.key`) stays as long as it can sign, so that it needs to be trusted once.
+/// Processes that share the directory wait for each other. Errors: `TlsError`, when the directory
+/// or a file in it cannot be written.
 pub fn local_certificate(dir: &Path) -> Result<CertificateFiles, TlsError> {
     let _alone = open_directory(dir).map_err(cannot_write(dir))?;
     let authority = CertificateFiles { certificate: dir.join("ca.pem"), key: dir.join("ca.key") };
     let leaf = CertificateFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") };
     if !is_trusted(&leaf, &authority) {
-        let kept = kept_authority(&authority).map(|key| make_leaf(dir, &leaf, key, LEAF_LIFE)).transpose()?;
+        let kept = kept_authority(&authority)
+            .map(|key| make_leaf(dir, &leaf, key, LEAF_LIFE))
+            .transpose()?;
         if kept.is_none() || !is_trusted(&leaf, &authority) {
             let key = make_authority(dir, &authority)?;
             make_leaf(dir, &leaf, key, LEAF_LIFE)?;
@@ -49,8 +54,9 @@ pub fn local_certificate(dir: &Path) -> Result<CertificateFiles, TlsError> {
     Ok(leaf)
 }
 
-/// The directory, locked until the handle is dropped. Some network file systems cannot lock one; two processes that
-/// collide there make a pair that does not match, and the next start makes another.
+/// The directory, locked until the handle is dropped. Some network file systems cannot lock one;
+/// two processes that collide there make a pair that does not match, and the next start makes
+/// another.
 fn open_directory(dir: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let directory = File::open(dir)?;
@@ -64,7 +70,9 @@ fn is_trusted(leaf: &CertificateFiles, authority: &CertificateFiles) -> bool {
     let Ok(root) = CertificateDer::from_pem_file(&authority.certificate) else { return false };
     let Ok(()) = roots.add(root) else { return false };
     let Ok(pair) = read_pair(leaf) else { return false };
-    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() else {
+    let Ok(verifier) =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()
+    else {
         return false;
     };
     let now = UnixTime::now();
@@ -88,7 +96,12 @@ fn make_authority(dir: &Path, files: &CertificateFiles) -> Result<KeyPair, TlsEr
     Ok(key)
 }
 
-fn make_leaf(dir: &Path, files: &CertificateFiles, authority: KeyPair, life: Duration) -> Result<(), TlsError> {
+fn make_leaf(
+    dir: &Path,
+    files: &CertificateFiles,
+    authority: KeyPair,
+    life: Duration,
+) -> Result<(), TlsError> {
     let key = new_key().map_err(cannot_make(dir))?;
     let issuer = Issuer::new(authority_params(), authority);
     let params = leaf_params(life).map_err(cannot_make(dir))?;
@@ -111,7 +124,10 @@ fn authority_params() -> CertificateParams {
         permitted_subtrees: vec![
             GeneralSubtree::DnsName("localhost".to_owned()),
             GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix(Ipv4Addr::LOCALHOST.octets(), 32)),
-            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix(Ipv6Addr::LOCALHOST.octets(), 128)),
+            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix(
+                Ipv6Addr::LOCALHOST.octets(),
+                128,
+            )),
         ],
         excluded_subtrees: Vec::new(),
     });
@@ -132,7 +148,8 @@ fn leaf_params(life: Duration) -> Result<CertificateParams, rcgen::Error> {
 
 /// From a day ago, for clocks that are behind.
 fn set_validity(params: &mut CertificateParams, life: Duration) {
-    params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(UnixTime::now().as_secs()) - DAY;
+    params.not_before =
+        date_time_ymd(1970, 1, 1) + Duration::from_secs(UnixTime::now().as_secs()) - DAY;
     params.not_after = params.not_before + life;
 }
 
@@ -166,7 +183,8 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let dir = dir.path();
         let leaf = local_certificate(dir).unwrap();
-        let authority = CertificateFiles { certificate: dir.join("ca.pem"), key: dir.join("ca.key") };
+        let authority =
+            CertificateFiles { certificate: dir.join("ca.pem"), key: dir.join("ca.key") };
         for (life, kept) in [(RENEWAL + 2 * DAY, true), (RENEWAL, false)] {
             make_leaf(dir, &leaf, kept_authority(&authority).unwrap(), life).unwrap();
             let before = [&leaf, &authority].map(|files| fs::read(&files.certificate).unwrap());

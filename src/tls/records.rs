@@ -1,7 +1,9 @@
 //! One TLS session as bytes in and bytes out: rustls' state machine without its buffers.
 
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
 
 /// A session of the server's side. It holds no buffer between two calls.
 pub struct Session {
@@ -29,9 +31,8 @@ impl Session {
         self.connection.is_handshaking()
     }
 
-    /// Takes ciphertext; hands what it says to `plaintext`, in order, and appends what the session answers by itself to
-    /// `answer`.
-    /// Errors: rustls' own, for which `answer` holds the alert.
+    /// Takes ciphertext; hands what it says to `plaintext`, in order, and appends what the session
+    /// answers by itself to `answer`. Errors: rustls' own, for which `answer` holds the alert.
     pub fn receive(
         &mut self,
         ciphertext: &mut [u8],
@@ -40,7 +41,8 @@ impl Session {
     ) -> Result<Drained, rustls::Error> {
         let (mut used, mut is_over) = (0, false);
         loop {
-            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(&mut ciphertext[used..]);
+            let UnbufferedStatus { mut discard, state } =
+                self.connection.process_tls_records(&mut ciphertext[used..]);
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
@@ -49,7 +51,9 @@ impl Session {
                         plaintext(record.payload);
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => append(answer, |room| data.encode(room))?,
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    append(answer, |room| data.encode(room))?
+                }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => is_over = true,
                 Ok(_) => return Ok(Drained { used: used + discard, is_over }),
@@ -65,20 +69,28 @@ impl Session {
         }
     }
 
-    /// Appends what the session still has to say, the alert among it. What is broken would be looked at again after that.
-    fn give_out(&mut self, ciphertext: &mut [u8], answer: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    /// Appends what the session still has to say, the alert among it. What is broken would be
+    /// looked at again after that.
+    fn give_out(
+        &mut self,
+        ciphertext: &mut [u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
         while self.connection.wants_write() {
             match self.connection.process_tls_records(ciphertext).state? {
-                ConnectionState::EncodeTlsData(mut data) => append(answer, |room| data.encode(room))?,
+                ConnectionState::EncodeTlsData(mut data) => {
+                    append(answer, |room| data.encode(room))?
+                }
                 _ => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Encrypts `plaintext` into `ciphertext` from its beginning, and returns how long that is. `ciphertext` grows as
-    /// needed and never shrinks. `incomplete` is what the last `receive` left: where it is a part of a handshake message,
-    /// rustls counts on seeing it. Errors: rustls', before the handshake is done and after `close`.
+    /// Encrypts `plaintext` into `ciphertext` from its beginning, and returns how long that is.
+    /// `ciphertext` grows as needed and never shrinks. `incomplete` is what the last `receive`
+    /// left: where it is a part of a handshake message, rustls counts on seeing it. Errors:
+    /// rustls', before the handshake is done and after `close`.
     pub fn encrypt(
         &mut self,
         plaintext: &[u8],
@@ -93,7 +105,9 @@ impl Session {
                     ciphertext.resize(room, 0);
                     return match traffic.encrypt(plaintext, &mut ciphertext[before..]) {
                         Ok(length) => Ok(before + length),
-                        Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => {
+                        Err(EncryptError::InsufficientSize(InsufficientSizeError {
+                            required_size,
+                        })) => {
                             ciphertext.resize(before + required_size, 0);
                             let length = traffic.encrypt(plaintext, &mut ciphertext[before..]);
                             Ok(before + length.map_err(|_| rustls::Error::EncryptError)?)
@@ -116,12 +130,15 @@ impl Session {
         }
     }
 
-    /// Appends the word that nothing more comes (RFC 8446 section 6.1), once. `incomplete` as for `encrypt`.
+    /// Appends the word that nothing more comes (RFC 8446 section 6.1), once. `incomplete` as for
+    /// `encrypt`.
     pub fn close(&mut self, incomplete: &mut [u8], answer: &mut Vec<u8>) {
         if std::mem::replace(&mut self.is_closed, true) {
             return;
         }
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.connection.process_tls_records(incomplete).state {
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+            self.connection.process_tls_records(incomplete).state
+        {
             let start = answer.len();
             answer.resize(start + CLOSE_BYTES, 0);
             let length = traffic.queue_close_notify(&mut answer[start..]).unwrap_or(0);

@@ -1,4 +1,5 @@
-//! A TLS connection that holds no buffer while nothing is under way: rustls' unbuffered interface over a socket.
+//! A TLS connection that holds no buffer while nothing is under way: rustls' unbuffered interface
+//! over a socket.
 
 use super::records::{Drained, Session};
 use rustls::ServerConfig;
@@ -13,15 +14,17 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Read from the socket at once; a whole record (RFC 8446 section 5.2: 16,640 bytes and its header) fits.
+/// Read from the socket at once; a whole record (RFC 8446 section 5.2: 16,640 bytes and its header)
+/// fits.
 const READ_BYTES: usize = 17 * 1_024;
-/// Most ciphertext that may wait for the rest of a handshake message (RFC 8446 section 4: 24 bits of length, of which
-/// rustls takes 65,535) or of a record.
+/// Most ciphertext that may wait for the rest of a handshake message (RFC 8446 section 4: 24 bits
+/// of length, of which rustls takes 65,535) or of a record.
 const MAX_INCOMPLETE_BYTES: usize = 80 * 1_024;
 /// Most plaintext that is encrypted at once.
 const WRITE_BYTES: usize = 64 * 1_024;
 
-/// What all connections of a thread read into and encrypt into, one at a time: none needs buffers of its own for that.
+/// What all connections of a thread read into and encrypt into, one at a time: none needs buffers
+/// of its own for that.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch(Rc<RefCell<Buffers>>);
 
@@ -33,8 +36,9 @@ struct Buffers {
     outgoing: Vec<u8>,
 }
 
-/// The server's end of a TLS connection. What it holds between two records is rustls' own state and what the other side
-/// has not taken or not completed; a connection on which nothing is under way holds no buffer.
+/// The server's end of a TLS connection. What it holds between two records is rustls' own state and
+/// what the other side has not taken or not completed; a connection on which nothing is under way
+/// holds no buffer.
 pub struct TlsStream {
     socket: TcpStream,
     session: Session,
@@ -54,8 +58,13 @@ pub struct TlsStream {
 }
 
 impl TlsStream {
-    /// A connection on which no byte was exchanged. Errors: rustls' own, for settings that it refuses.
-    pub fn new(socket: TcpStream, config: Arc<ServerConfig>, scratch: Scratch) -> Result<Self, rustls::Error> {
+    /// A connection on which no byte was exchanged. Errors: rustls' own, for settings that it
+    /// refuses.
+    pub fn new(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        scratch: Scratch,
+    ) -> Result<Self, rustls::Error> {
         let session = Session::new(UnbufferedServerConnection::new(config)?);
         Ok(Self {
             socket,
@@ -80,14 +89,15 @@ impl TlsStream {
         self.session.is_handshaking()
     }
 
-    /// Waits until the socket has something to read: the next [`TlsStream::advance`] will not be in vain.
-    /// Errors: the socket's.
+    /// Waits until the socket has something to read: the next [`TlsStream::advance`] will not be in
+    /// vain. Errors: the socket's.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await
     }
 
-    /// Takes what has come of the handshake one step further, without waiting: this is where its arithmetic happens.
-    /// What is to be sent is sent by `flush`. Errors: the socket's, its end, and rustls' as `InvalidData`.
+    /// Takes what has come of the handshake one step further, without waiting: this is where its
+    /// arithmetic happens. What is to be sent is sent by `flush`. Errors: the socket's, its end,
+    /// and rustls' as `InvalidData`.
     pub fn advance(&mut self) -> io::Result<()> {
         let read = |socket: &mut TcpStream, incoming: &mut ReadBuf<'_>| {
             match socket.try_read(incoming.initialize_unfilled()) {
@@ -108,8 +118,8 @@ impl TlsStream {
         poll_fn(|cx| self.poll_send(cx)).await
     }
 
-    /// Reads once from the socket by `read` and decrypts it, into `buffer` as far as it has room. Errors: the socket's, and
-    /// rustls'.
+    /// Reads once from the socket by `read` and decrypts it, into `buffer` as far as it has room.
+    /// Errors: the socket's, and rustls'.
     fn receive(
         &mut self,
         buffer: &mut ReadBuf<'_>,
@@ -120,7 +130,10 @@ impl TlsStream {
         incoming.resize(incoming.len().max(READ_BYTES + MAX_INCOMPLETE_BYTES), 0);
         let before = self.incomplete.len();
         if before > MAX_INCOMPLETE_BYTES {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message without an end")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a TLS message without an end",
+            )));
         }
         let mut room = ReadBuf::new(&mut incoming[before..before + READ_BYTES]);
         ready!(read(&mut self.socket, &mut room))?;
@@ -138,7 +151,8 @@ impl TlsStream {
             unread.extend_from_slice(&payload[room..]);
         };
         let drained = self.session.receive(whole, take, &mut self.unsent);
-        let Drained { used, is_over } = drained.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let Drained { used, is_over } =
+            drained.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.is_over |= is_over;
         keep(&mut self.incomplete, &whole[used..]);
         Poll::Ready(Ok(()))
@@ -150,7 +164,9 @@ impl TlsStream {
             match self.socket.try_write(&self.unsent[self.sent..]) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(sent) => self.sent += sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_write_ready(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_write_ready(cx))?
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -158,11 +174,15 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts and sends; keeps what the socket does not take at once. Nothing else may wait to be sent.
+    /// Encrypts and sends; keeps what the socket does not take at once. Nothing else may wait to be
+    /// sent.
     fn send(&mut self, plaintext: &[u8]) -> io::Result<()> {
         let scratch = self.scratch.clone();
         let outgoing = &mut scratch.0.borrow_mut().outgoing;
-        let length = self.session.encrypt(plaintext, &mut self.incomplete, outgoing).map_err(io::Error::other)?;
+        let length = self
+            .session
+            .encrypt(plaintext, &mut self.incomplete, outgoing)
+            .map_err(io::Error::other)?;
         let sent = match self.socket.try_write(&outgoing[..length]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             outcome => outcome?,
@@ -191,7 +211,11 @@ fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl AsyncRead for TlsStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let stream = &mut *self;
         let before = buffer.filled().len();
         loop {
@@ -208,11 +232,14 @@ impl AsyncRead for TlsStream {
             if stream.is_over || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
-            // By tokio's own reading, which knows from a short one that nothing more is there and does not ask again.
-            let read = |socket: &mut TcpStream, incoming: &mut ReadBuf<'_>| Pin::new(socket).poll_read(cx, incoming);
+            // By tokio's own reading, which knows from a short one that nothing more is there and
+            // does not ask again.
+            let read = |socket: &mut TcpStream, incoming: &mut ReadBuf<'_>| {
+                Pin::new(socket).poll_read(cx, incoming)
+            };
             let outcome = ready!(stream.receive(buffer, read));
-            // What rustls answers by itself, such as an alert. What the socket does not take of it now goes before the
-            // next write.
+            // What rustls answers by itself, such as an alert. What the socket does not take of it
+            // now goes before the next write.
             let sent = stream.poll_send(cx);
             outcome?;
             if let Poll::Ready(sent) = sent {
@@ -223,7 +250,11 @@ impl AsyncRead for TlsStream {
 }
 
 impl AsyncWrite for TlsStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, plaintext: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        plaintext: &[u8],
+    ) -> Poll<io::Result<usize>> {
         ready!(self.poll_send(cx))?;
         let taken = &plaintext[..plaintext.len().min(WRITE_BYTES)];
         self.send(taken)?;

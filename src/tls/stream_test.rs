@@ -16,7 +16,8 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 /// Both ends of a socket.
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (client, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     (client.unwrap(), accepted.unwrap().0)
 }
 
@@ -41,8 +42,10 @@ async fn pair(version: &'static SupportedProtocolVersion) -> Pair {
     let certificates = Certificates::open(local_certificate(dir.path()).unwrap()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.path().join("ca.pem")).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap();
-    let connector = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+    let config =
+        ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap();
+    let connector =
+        TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
     let (client, server) = sockets().await;
     let config = Arc::new(certificates.server_config().unwrap());
     let server = TlsStream::new(server, config, Scratch::default()).unwrap();
@@ -87,10 +90,16 @@ async fn what_the_socket_does_not_take_is_kept_and_no_more_is_taken_until_it_is_
     let block = vec![7; 64 * 1_024];
     let mut sent = 0;
     // The client reads nothing: the kernel's buffers fill.
-    while let Ok(written) = tokio::time::timeout(std::time::Duration::from_millis(200), server.write(&block)).await {
+    while let Ok(written) =
+        tokio::time::timeout(std::time::Duration::from_millis(200), server.write(&block)).await
+    {
         sent += written.unwrap();
     }
-    assert!((1..=66 * 1_024).contains(&server.held_bytes()), "{} bytes are held", server.held_bytes());
+    assert!(
+        (1..=66 * 1_024).contains(&server.held_bytes()),
+        "{} bytes are held",
+        server.held_bytes()
+    );
     let mut heard = vec![0; sent];
     let (flushed, read) = tokio::join!(server.flush(), client.read_exact(&mut heard));
     flushed.and(read.map(drop)).unwrap();
@@ -121,7 +130,9 @@ async fn what_is_no_tls_is_answered_with_an_alert() {
     let dir = TempDir::new().unwrap();
     let certificates = Certificates::open(local_certificate(dir.path()).unwrap()).unwrap();
     let (mut client, server) = sockets().await;
-    let server = TlsStream::new(server, Arc::new(certificates.server_config().unwrap()), Scratch::default()).unwrap();
+    let server =
+        TlsStream::new(server, Arc::new(certificates.server_config().unwrap()), Scratch::default())
+            .unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let error = accept(server).await.err().expect("no handshake");
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -136,7 +147,9 @@ async fn a_handshake_message_without_an_end_is_cut() {
     let dir = TempDir::new().unwrap();
     let certificates = Certificates::open(local_certificate(dir.path()).unwrap()).unwrap();
     let (mut client, server) = sockets().await;
-    let server = TlsStream::new(server, Arc::new(certificates.server_config().unwrap()), Scratch::default()).unwrap();
+    let server =
+        TlsStream::new(server, Arc::new(certificates.server_config().unwrap()), Scratch::default())
+            .unwrap();
     let flooding = tokio::spawn(async move {
         // A ClientHello of 16,000,000 bytes in records of 16 KiB (RFC 8446 sections 4 and 5.1).
         let mut record = vec![0x16, 3, 3, 0x40, 0];

@@ -15,7 +15,9 @@ fn authority(dir: &Path) -> CertificateDer<'static> {
 fn client(dir: &Path) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(authority(dir)).unwrap();
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13, &TLS12]).unwrap();
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .unwrap();
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -112,9 +114,11 @@ fn a_client_that_trusts_the_authority_connects_to_this_machine_only() {
     for host in ["localhost", "127.0.0.1", "::1"] {
         shake_hands(client(dir.path()), certificates.server_config().unwrap(), host).unwrap();
     }
-    shake_hands(client(dir.path()), certificates.server_config().unwrap(), "example.com").unwrap_err();
+    shake_hands(client(dir.path()), certificates.server_config().unwrap(), "example.com")
+        .unwrap_err();
     let stranger = opened().0;
-    shake_hands(client(stranger.path()), certificates.server_config().unwrap(), "localhost").unwrap_err();
+    shake_hands(client(stranger.path()), certificates.server_config().unwrap(), "localhost")
+        .unwrap_err();
 }
 
 #[test]
@@ -150,14 +154,20 @@ fn an_error_quotes_no_key() {
     let (dir, certificates) = opened();
     let path = dir.path().join("key.pem");
     let key = fs::read_to_string(&path).unwrap();
-    for broken in
-        [key.replace('\n', ""), key.replace('\n', "\\n"), key.replace("-----END", "-----"), key.replace('M', "?")]
-    {
+    for broken in [
+        key.replace('\n', ""),
+        key.replace('\n', "\\n"),
+        key.replace("-----END", "-----"),
+        key.replace('M', "?"),
+    ] {
         fs::write(&path, &broken).unwrap();
         let error = certificates.reload().unwrap_err();
         let text = format!("{} {error:?}", chain(&error));
         let quoted = format!("{:?}", &broken.as_bytes()[40..50]);
-        assert!(!text.contains(&broken[40..50]) && !text.contains(quoted.trim_matches(['[', ']'])), "{text}");
+        assert!(
+            !text.contains(&broken[40..50]) && !text.contains(quoted.trim_matches(['[', ']'])),
+            "{text}"
+        );
     }
 }
 

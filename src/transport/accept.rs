@@ -22,7 +22,8 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// What every accepted socket is set to.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptSettings {
-    /// `TCP_USER_TIMEOUT`: a peer that reads nothing for so long is cut, whatever the layers above do.
+    /// `TCP_USER_TIMEOUT`: a peer that reads nothing for so long is cut, whatever the layers above
+    /// do.
     pub user_timeout: Duration,
     /// `SO_SNDBUF` in bytes; 0 leaves the system's own tuning.
     pub send_buffer_bytes: usize,
@@ -42,7 +43,11 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// With TLS if there are settings for it; computing handshakes waits at `turnstile`.
-    pub fn new(settings: AcceptSettings, tls: Option<Arc<ServerConfig>>, turnstile: Turnstile) -> Self {
+    pub fn new(
+        settings: AcceptSettings,
+        tls: Option<Arc<ServerConfig>>,
+        turnstile: Turnstile,
+    ) -> Self {
         let under_way = Counter::new(settings.handshakes);
         Self { settings, tls, turnstile, scratch: Scratch::default(), under_way }
     }
@@ -97,7 +102,8 @@ impl Service<TcpStream> for AcceptorService {
             let peer = socket.peer_addr().ok();
             return Box::pin(std::future::ready(Ok((Wire::Plain(socket), Protocol::Http1, peer))));
         };
-        let (turnstile, scratch, under_way) = (self.turnstile.clone(), self.scratch.clone(), self.under_way.get());
+        let (turnstile, scratch, under_way) =
+            (self.turnstile.clone(), self.scratch.clone(), self.under_way.get());
         Box::pin(async move {
             let stream = TlsStream::new(socket, tls, scratch).map_err(io::Error::other)?;
             let shaken = tokio::time::timeout(HANDSHAKE, shake_hands(stream, &turnstile)).await;
@@ -109,7 +115,8 @@ impl Service<TcpStream> for AcceptorService {
     }
 }
 
-/// Answers the client until both agree. Only the arithmetic waits for its turn; who is slow to send keeps nobody waiting.
+/// Answers the client until both agree. Only the arithmetic waits for its turn; who is slow to send
+/// keeps nobody waiting.
 async fn shake_hands(mut stream: TlsStream, turnstile: &Turnstile) -> io::Result<TlsStream> {
     while stream.is_handshaking() {
         stream.readable().await?;
@@ -122,7 +129,8 @@ async fn shake_hands(mut stream: TlsStream, turnstile: &Turnstile) -> io::Result
 }
 
 fn set(socket: SockRef<'_>, settings: AcceptSettings) -> io::Result<()> {
-    // A frame must not wait for the acknowledgement of the one before it, nor a handshake for its delay of 40 ms.
+    // A frame must not wait for the acknowledgement of the one before it, nor a handshake for its
+    // delay of 40 ms.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
     if settings.send_buffer_bytes > 0 {

@@ -1,4 +1,5 @@
-//! The way from an accepted socket to HTTP, and from HTTP to an upgraded socket: options, TLS, turns, the upgrade.
+//! The way from an accepted socket to HTTP, and from HTTP to an upgraded socket: options, TLS,
+//! turns, the upgrade.
 
 mod accept;
 mod upgrade;

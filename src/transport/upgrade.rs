@@ -25,8 +25,8 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Read at once of what a refused client still sends.
 const LINGER_BYTES: usize = 1_024;
 
-/// Answers requests that ask for an upgrade by the same routes as all others. What becomes a socket leaves HTTP's
-/// dispatcher behind, with its buffers: [`Upgrade`] owns the connection from then on.
+/// Answers requests that ask for an upgrade by the same routes as all others. What becomes a socket
+/// leaves HTTP's dispatcher behind, with its buffers: [`Upgrade`] owns the connection from then on.
 pub struct Upgrader<F> {
     app: F,
     turnstile: Turnstile,
@@ -41,7 +41,12 @@ impl<F> Upgrader<F> {
 
 impl<F, B> ServiceFactory<(Request, Framed<Wire, Codec>)> for Upgrader<F>
 where
-    F: ServiceFactory<Request, Config = (), Response = ServiceResponse<B>, Error = actix_web::Error>,
+    F: ServiceFactory<
+            Request,
+            Config = (),
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+        >,
     F::Future: 'static,
     F::Service: 'static,
     B: MessageBody + 'static,
@@ -88,14 +93,20 @@ where
                 Err(error) => answer_with(Response::from(error), framed).await,
             };
             // Who is gone before it has its answer is no failure of ours.
-            upgrading.unwrap_or_else(|error| tracing::debug!(%error, "an upgrade was not answered"));
+            upgrading
+                .unwrap_or_else(|error| tracing::debug!(%error, "an upgrade was not answered"));
             Ok(())
         })
     }
 }
 
-/// The application's answer. Its first step, which verifies the token and registers the newcomer, waits for its turn.
-async fn ask<S: Service<Request>>(app: &S, request: Request, turnstile: &Turnstile) -> Result<S::Response, S::Error> {
+/// The application's answer. Its first step, which verifies the token and registers the newcomer,
+/// waits for its turn.
+async fn ask<S: Service<Request>>(
+    app: &S,
+    request: Request,
+    turnstile: &Turnstile,
+) -> Result<S::Response, S::Error> {
     let mut answer = pin!(app.call(request));
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     match turnstile.pass(|| answer.as_mut().poll(&mut Context::from_waker(&waker))).await {
@@ -104,7 +115,10 @@ async fn ask<S: Service<Request>>(app: &S, request: Request, turnstile: &Turnsti
     }
 }
 
-async fn answer_with<B: MessageBody>(mut response: Response<B>, framed: Framed<Wire, Codec>) -> io::Result<()> {
+async fn answer_with<B: MessageBody>(
+    mut response: Response<B>,
+    framed: Framed<Wire, Codec>,
+) -> io::Result<()> {
     let upgrade = response.extensions_mut().remove::<Upgrade>();
     if upgrade.is_none() {
         response.head_mut().set_connection_type(ConnectionType::Close);
@@ -124,7 +138,12 @@ async fn answer_with<B: MessageBody>(mut response: Response<B>, framed: Framed<W
 }
 
 /// Writes an answer that upgrades nothing, of which `bytes` is the head, and ends the connection.
-async fn refuse<B: MessageBody>(mut wire: Wire, mut codec: Codec, mut bytes: BytesMut, body: B) -> io::Result<()> {
+async fn refuse<B: MessageBody>(
+    mut wire: Wire,
+    mut codec: Codec,
+    mut bytes: BytesMut,
+    body: B,
+) -> io::Result<()> {
     let mut body = pin!(body);
     if !matches!(body.size(), BodySize::None) {
         while let Some(Ok(chunk)) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
@@ -136,8 +155,11 @@ async fn refuse<B: MessageBody>(mut wire: Wire, mut codec: Codec, mut bytes: Byt
     }
     wire.write_all(&bytes).await?;
     wire.shutdown().await?;
-    // Closing with unread bytes would reset the connection, and the client might never see the answer.
+    // Closing with unread bytes would reset the connection, and the client might never see the
+    // answer.
     let mut rest = [0; LINGER_BYTES];
-    let drained = timeout(LINGER, async { while wire.read(&mut rest).await.is_ok_and(|read| read > 0) {} }).await;
+    let drained =
+        timeout(LINGER, async { while wire.read(&mut rest).await.is_ok_and(|read| read > 0) {} })
+            .await;
     drained.or(Ok(()))
 }

@@ -1,4 +1,5 @@
-//! One function decides: explanations, dry runs, sockets, event streams and resuming agree, by a table of people and messages.
+//! One function decides: explanations, dry runs, sockets, event streams and resuming agree, by a
+//! table of people and messages.
 
 use crate::support::{App, Options, Socket, Stream, Token, postgres, token};
 use serde_json::{Value, json};
@@ -19,7 +20,12 @@ struct Client {
 }
 
 impl Client {
-    async fn open(app: &App, of: (&'static str, Token, &'static str), transport: &str, cursor: Option<&str>) -> Self {
+    async fn open(
+        app: &App,
+        of: (&'static str, Token, &'static str),
+        transport: &str,
+        cursor: Option<&str>,
+    ) -> Self {
         let (user, token, narrowing) = of;
         let resuming = cursor.map_or(String::new(), |cursor| format!("&cursor={cursor}"));
         let query = format!("{narrowing}{resuming}");
@@ -40,7 +46,8 @@ impl Client {
         self.connected["connectionId"].as_str().expect("an id")
     }
 
-    /// The numbers of all messages that have come by now: every one is queued before its publisher is answered.
+    /// The numbers of all messages that have come by now: every one is queued before its publisher
+    /// is answered.
     async fn messages(&mut self, app: &App) -> Vec<u64> {
         let mut seen = Vec::new();
         match &mut self.line {
@@ -77,7 +84,10 @@ fn people() -> Vec<((&'static str, Token, &'static str), &'static str)> {
         (("alice", of("alice", &["eng"]).with("plan", "pro"), "&channels=pro,ALL"), "wss"),
         (("bob", of("bob", &[]).with("plan", "free"), ""), "wss"),
         (("carol", of("carol", &["ops"]), ""), "wss"),
-        (("dave", of("dave", &["eng", "ops"]).with("plan", 7), "&channels=news,group:eng,local"), "wss"),
+        (
+            ("dave", of("dave", &["eng", "ops"]).with("plan", 7), "&channels=news,group:eng,local"),
+            "wss",
+        ),
         (("erin", of("erin", &["eng"]).with("plan", "free"), ""), "sse"),
         (("erin", of("erin", &["ops"]).with("plan", "pro"), ""), "sse"),
     ]
@@ -90,7 +100,9 @@ fn rules(channel: &str) -> Value {
         "news" => json!([{"effect": "allow", "everyone": true}]),
         "eng" => json!([{"effect": "allow", "group": "eng"}, {"effect": "deny", "user": "dave"}]),
         "pro" => json!([{"effect": "allow", "when": "claims.plan == 'pro'"}]),
-        "unfree" => json!([{"effect": "allow", "everyone": true}, {"effect": "deny", "when": "claims.plan == 'free'"}]),
+        "unfree" => {
+            json!([{"effect": "allow", "everyone": true}, {"effect": "deny", "when": "claims.plan == 'free'"}])
+        }
         "local" => json!([{"effect": "allow", "when": "connection.address == '127.0.0.1'"}]),
         _ => json!([]),
     }
@@ -98,7 +110,9 @@ fn rules(channel: &str) -> Value {
 
 /// Every message that is published in a round.
 fn drafts() -> Vec<Value> {
-    let addresses = ["ALL", "user:alice", "group:eng", "ops", "erin"].iter().map(|address| (*address).to_owned());
+    let addresses = ["ALL", "user:alice", "group:eng", "ops", "erin"]
+        .iter()
+        .map(|address| (*address).to_owned());
     let addresses = addresses.chain(CHANNELS.iter().map(|channel| format!("channel:{channel}")));
     let limits = [
         json!({}),
@@ -110,7 +124,9 @@ fn drafts() -> Vec<Value> {
         draft["channel"] = json!(address);
         draft
     };
-    addresses.flat_map(|address| limits.iter().map(|limit| draft(&address, limit)).collect::<Vec<_>>()).collect()
+    addresses
+        .flat_map(|address| limits.iter().map(|limit| draft(&address, limit)).collect::<Vec<_>>())
+        .collect()
 }
 
 struct World {
@@ -128,7 +144,10 @@ impl World {
         let world = Self { app, published: Vec::new() };
         for channel in CHANNELS {
             let body = json!({"name": channel, "rules": rules(channel)});
-            world.app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(body), 201).await;
+            world
+                .app
+                .call("POST", "/v1/channels", Some(&Token::admin("root")), Some(body), 201)
+                .await;
         }
         world
     }
@@ -139,7 +158,8 @@ impl World {
         self.app.call("POST", &path, Some(&publisher), Some(body.clone()), 202).await.body
     }
 
-    /// The ids of the connections that would get a message, as the dry run says of every user, and its counts.
+    /// The ids of the connections that would get a message, as the dry run says of every user, and
+    /// its counts.
     async fn told(&self, body: &Value, clients: &[Client]) -> (BTreeSet<String>, Value) {
         let mut receiving = BTreeSet::new();
         let mut users = BTreeMap::new();
@@ -159,15 +179,21 @@ impl World {
             receiving.extend(ids);
         }
         let listed = receipt["users"]["items"].as_array().expect("users").iter();
-        let listed: Vec<_> =
-            listed.map(|item| (item["userId"].as_str().expect("a user"), &item["connections"])).collect();
+        let listed: Vec<_> = listed
+            .map(|item| (item["userId"].as_str().expect("a user"), &item["connections"]))
+            .collect();
         let expected: Vec<_> = users.iter().map(|(user, count)| (*user, json!(count))).collect();
-        assert_eq!(listed, expected.iter().map(|(user, count)| (*user, count)).collect::<Vec<_>>(), "{body}");
+        assert_eq!(
+            listed,
+            expected.iter().map(|(user, count)| (*user, count)).collect::<Vec<_>>(),
+            "{body}"
+        );
         assert_eq!(receipt["matched"], receiving.len(), "{body} {receipt}");
         (receiving, receipt)
     }
 
-    /// Publishes everything; what comes to whom is what was said, of channels also by their explanation.
+    /// Publishes everything; what comes to whom is what was said, of channels also by their
+    /// explanation.
     async fn round(&mut self, clients: &mut [Client]) {
         let hears = self.explained(clients).await;
         let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
@@ -180,8 +206,11 @@ impl World {
                 assert_eq!(sent[count], rehearsed[count], "{count} of {body}");
             }
             let channel = body["channel"].as_str().expect("a channel");
-            if let Some(channel) = channel.strip_prefix("channel:").filter(|_| body.get("filter").is_none()) {
-                let heard = hears.iter().filter(|(_, named)| named == channel).map(|(id, _)| id.clone());
+            if let Some(channel) =
+                channel.strip_prefix("channel:").filter(|_| body.get("filter").is_none())
+            {
+                let heard =
+                    hears.iter().filter(|(_, named)| named == channel).map(|(id, _)| id.clone());
                 assert_eq!(receiving, heard.collect(), "{body}");
             }
             receiving.into_iter().for_each(|id| expected.entry(id).or_default().push(number));
@@ -189,12 +218,19 @@ impl World {
         }
         for client in clients {
             let wanted = expected.remove(client.id()).unwrap_or_default();
-            assert_eq!(client.messages(&self.app).await, wanted, "{} {}", client.user, client.narrowing);
+            assert_eq!(
+                client.messages(&self.app).await,
+                wanted,
+                "{} {}",
+                client.user,
+                client.narrowing
+            );
         }
     }
 
-    /// Which connections hear which channels, as their explanations say; the same as the list of connections says, and, but
-    /// for what a user without a connection cannot know or leave out, as is said of the user.
+    /// Which connections hear which channels, as their explanations say; the same as the list of
+    /// connections says, and, but for what a user without a connection cannot know or leave out, as
+    /// is said of the user.
     async fn explained(&self, clients: &[Client]) -> BTreeSet<(String, String)> {
         let admin = Token::admin("root");
         let mut hears = BTreeSet::new();
@@ -204,7 +240,8 @@ impl World {
                 let body = json!({"connectionId": client.id()});
                 let answer = self.app.call("POST", &path, Some(&admin), Some(body), 200).await.body;
                 let claims = client.token.claims();
-                let user = json!({"userId": client.user, "groups": claims["groups"], "claims": claims});
+                let user =
+                    json!({"userId": client.user, "groups": claims["groups"], "claims": claims});
                 let user = self.app.call("POST", &path, Some(&admin), Some(user), 200).await.body;
                 if client.narrowing.is_empty() && channel != "local" {
                     assert_eq!(user["hear"], answer["hear"], "{} {channel}", client.user);
@@ -219,8 +256,11 @@ impl World {
         let mut listed = BTreeSet::new();
         for connection in list["items"].as_array().expect("items") {
             let id = connection["connectionId"].as_str().expect("an id");
-            let names = connection["channels"].as_array().expect("names").iter().filter_map(Value::as_str);
-            listed.extend(names.filter_map(|name| Some((id.to_owned(), name.strip_prefix("channel:")?.to_owned()))));
+            let names =
+                connection["channels"].as_array().expect("names").iter().filter_map(Value::as_str);
+            listed.extend(names.filter_map(|name| {
+                Some((id.to_owned(), name.strip_prefix("channel:")?.to_owned()))
+            }));
         }
         assert_eq!(hears, listed);
         hears
@@ -228,8 +268,11 @@ impl World {
 
     async fn replace(&self, channel: &str, rules: Value) {
         let path = format!("/v1/channels/{channel}");
-        let request =
-            self.app.request("PUT", &path).header("instance", "main").bearer_auth(Token::admin("root").sign());
+        let request = self
+            .app
+            .request("PUT", &path)
+            .header("instance", "main")
+            .bearer_auth(Token::admin("root").sign());
         self.app.send(request.header("if-match", "*").json(&json!({ "rules": rules })), 200).await;
     }
 }
@@ -265,7 +308,8 @@ async fn what_is_explained_and_rehearsed_is_what_is_delivered_and_replayed() {
     renew(&mut clients[2], token("bob").groups(&["eng"]).with("plan", "pro")).await;
     world.round(&mut clients).await;
 
-    // Who comes back gets of all rounds what the present rights allow, as is said of the connection that came back.
+    // Who comes back gets of all rounds what the present rights allow, as is said of the connection
+    // that came back.
     let mut resumed = Vec::new();
     for client in clients.drain(..) {
         let transport = if matches!(client.line, Line::Stream(_)) { "sse" } else { "wss" };
@@ -276,7 +320,9 @@ async fn what_is_explained_and_rehearsed_is_what_is_delivered_and_replayed() {
     let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for (number, body) in world.published.iter().enumerate() {
         for user in resumed.iter().map(|client| client.user).collect::<BTreeSet<_>>() {
-            let told = world.post(&format!("?dryRun=true&explain=user:{user}"), body).await["explain"].clone();
+            let told =
+                world.post(&format!("?dryRun=true&explain=user:{user}"), body).await["explain"]
+                    .clone();
             for connection in told["connections"].as_array().expect("connections") {
                 let id = connection["connectionId"].as_str().expect("an id").to_owned();
                 if connection["receives"] == true && ids.contains(&id) {
@@ -288,6 +334,12 @@ async fn what_is_explained_and_rehearsed_is_what_is_delivered_and_replayed() {
     for client in &mut resumed {
         let wanted = expected.remove(client.id()).unwrap_or_default();
         assert!(!wanted.is_empty(), "{} hears something", client.user);
-        assert_eq!(client.messages(&world.app).await, wanted, "{} {} resumes", client.user, client.narrowing);
+        assert_eq!(
+            client.messages(&world.app).await,
+            wanted,
+            "{} {} resumes",
+            client.user,
+            client.narrowing
+        );
     }
 }

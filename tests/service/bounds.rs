@@ -36,7 +36,9 @@ async fn connect_slow(app: &App) -> TlsStream<TcpStream> {
     stream.write_all(&handshake(&token("slow").sign())).await.expect("the server reads");
     let mut received = Vec::new();
     // The frame is one object and ends with its only brace.
-    while !(received.ends_with(b"}") && String::from_utf8_lossy(&received).contains("\"CONNECTED\"")) {
+    while !(received.ends_with(b"}")
+        && String::from_utf8_lossy(&received).contains("\"CONNECTED\""))
+    {
         let read = within("CONNECTED", stream.read_buf(&mut received)).await;
         assert!(read.is_ok_and(|bytes| bytes > 0), "the stream ended");
     }
@@ -76,12 +78,17 @@ async fn one_client_that_stops_reading_changes_nothing_for_fifty_others_and_is_g
     }
     assert!(dropped <= 1, "{dropped} messages were dropped for one slow client");
     let admin = Token::admin("root");
-    let left =
-        async || app.call("GET", "/v1/quotas", Some(&admin), None, 200).await.body["usage"]["connections"].clone();
+    let left = async || {
+        app.call("GET", "/v1/quotas", Some(&admin), None, 200).await.body["usage"]["connections"]
+            .clone()
+    };
     within("the end of the slow client", async { while left().await != HEALTHY {} }).await;
     let receipt = app.publish("ALL", json!("end")).await;
     assert_eq!((&receipt["matched"], &receipt["dropped"]), (&json!(HEALTHY), &json!(0)));
-    assert_eq!(join_all(healthy.iter_mut().map(|socket| socket.data())).await, vec![json!("end"); HEALTHY]);
+    assert_eq!(
+        join_all(healthy.iter_mut().map(|socket| socket.data())).await,
+        vec![json!("end"); HEALTHY]
+    );
     assert!(app.metrics().await.contains(&format!("herald_open_connections {HEALTHY}.0\n")));
 }
 
@@ -92,8 +99,14 @@ fn peak_kib(id: i32) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// Sends `head` and then `piece` until it has sent everything or the server has gone; what the server said.
-async fn flood(stream: impl AsyncRead + AsyncWrite, head: &[u8], piece: &[u8], tail: &[u8]) -> Vec<u8> {
+/// Sends `head` and then `piece` until it has sent everything or the server has gone; what the
+/// server said.
+async fn flood(
+    stream: impl AsyncRead + AsyncWrite,
+    head: &[u8],
+    piece: &[u8],
+    tail: &[u8],
+) -> Vec<u8> {
     let (mut reading, mut writing) = split(stream);
     let write = async {
         writing.write_all(head).await?;
@@ -195,8 +208,11 @@ async fn a_body_of_unknown_length_is_refused_while_it_streams_and_takes_no_memor
 #[actix_web::test]
 async fn what_waits_is_written_before_the_close_that_a_refused_frame_brings() {
     const BACKLOG: usize = 30;
-    let options = Options::default().with("HERALD_SEND_BUFFER_BYTES", 16_384).with("HERALD_OUTBOX_BYTES", 4 << 20);
-    let app = App::launch(options.with("HERALD_OUTBOX_SECONDS", 60), postgres::database().await).await;
+    let options = Options::default()
+        .with("HERALD_SEND_BUFFER_BYTES", 16_384)
+        .with("HERALD_OUTBOX_BYTES", 4 << 20);
+    let app =
+        App::launch(options.with("HERALD_OUTBOX_SECONDS", 60), postgres::database().await).await;
     app.create_instance("main", json!({"componentPayloadBytes": 65_536})).await;
     let mut slow = connect_slow(&app).await;
     for _ in 0..BACKLOG {
@@ -221,9 +237,15 @@ async fn until_its_end(mut stream: impl AsyncRead + Unpin) -> String {
 #[actix_web::test]
 async fn a_refused_socket_is_gone_and_counts_no_more_even_if_its_client_never_closes() {
     let app = App::start_with(Options::default().with("HERALD_CONNECTIONS_PER_ADDRESS", 1)).await;
-    for bad in ["nonsense".to_owned(), token("alice").expires_in(-3_600).sign(), token("alice").roles(&[]).sign()] {
+    for bad in [
+        "nonsense".to_owned(),
+        token("alice").expires_in(-3_600).sign(),
+        token("alice").roles(&[]).sign(),
+    ] {
         let mut stream = connect_tls(&app).await;
-        within("the handshake is sent", stream.write_all(&handshake(&bad))).await.expect("the server reads");
+        within("the handshake is sent", stream.write_all(&handshake(&bad)))
+            .await
+            .expect("the server reads");
         let said = until_its_end(&mut stream).await;
         assert!(said.starts_with("HTTP/1.1 101") || said.starts_with("HTTP/1.1 429"), "{said}");
     }
@@ -235,7 +257,9 @@ async fn a_refused_socket_is_gone_and_counts_no_more_even_if_its_client_never_cl
             stream.read_buf(&mut said).await.expect("the server answers");
             match said.starts_with(b"HTTP/1.1 101") {
                 true => break,
-                false => assert!(said.starts_with(b"HTTP/1.1 429"), "{}", String::from_utf8_lossy(&said)),
+                false => {
+                    assert!(said.starts_with(b"HTTP/1.1 429"), "{}", String::from_utf8_lossy(&said))
+                }
             }
         }
     })
@@ -247,7 +271,9 @@ async fn who_never_finishes_a_handshake_or_a_head_is_cut() {
     let app = App::start().await;
     let tcp = async |bytes: &'static [u8]| {
         let address = ("127.0.0.1", app.port);
-        let mut stream = within("a TCP connection", TcpStream::connect(address)).await.expect("the server listens");
+        let mut stream = within("a TCP connection", TcpStream::connect(address))
+            .await
+            .expect("the server listens");
         stream.write_all(bytes).await.expect("the system takes it");
         assert_eq!(until_its_end(stream).await, "");
     };

@@ -23,7 +23,11 @@ async fn see(app: &App, subject: &str) -> Value {
         .await
         .expect("node runs: apt-get install nodejs npm chromium && npm --prefix tests/clients ci");
     let seen = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{subject}: {seen}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{subject}: {seen}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_str(&seen).expect("one line of JSON")
 }
 

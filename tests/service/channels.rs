@@ -8,8 +8,18 @@ async fn create(app: &App, channel: Value, expected: u16) -> Answer {
     app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), expected).await
 }
 
-async fn change(app: &App, method: &str, path: &str, version: &str, body: Option<Value>, expected: u16) -> Answer {
-    let mut request = app.request(method, path).header("instance", "main").bearer_auth(Token::admin("root").sign());
+async fn change(
+    app: &App,
+    method: &str,
+    path: &str,
+    version: &str,
+    body: Option<Value>,
+    expected: u16,
+) -> Answer {
+    let mut request = app
+        .request(method, path)
+        .header("instance", "main")
+        .bearer_auth(Token::admin("root").sign());
     if !version.is_empty() {
         request = request.header("if-match", version);
     }
@@ -28,7 +38,10 @@ async fn a_channel_is_created_read_replaced_and_deleted() {
         "publishRules": [{"effect": "allow", "everyone": true}], "payloadLimit": null, "slow": "disconnect", "version": 1
     });
     assert_eq!(created.body, whole);
-    assert_eq!((created.header("location"), created.header("etag")), ("/v1/channels/news", "\"1\""));
+    assert_eq!(
+        (created.header("location"), created.header("etag")),
+        ("/v1/channels/news", "\"1\"")
+    );
     let read = change(&app, "GET", "/v1/channels/news", "", None, 200).await;
     assert_eq!((&read.body, read.header("etag")), (&whole, "\"1\""));
     let rules = json!([{"effect": "allow", "group": "eng"}, {"effect": "deny", "user": "ü*:../b"}]);
@@ -44,16 +57,28 @@ async fn a_channel_is_created_read_replaced_and_deleted() {
         assert_eq!(read.body[field], new[field], "{field}");
     }
     change(&app, "DELETE", "/v1/channels/news", "\"2\"", None, 204).await;
-    assert_eq!(change(&app, "GET", "/v1/channels/news", "", None, 404).await.code(), "CHANNEL_NOT_FOUND");
+    assert_eq!(
+        change(&app, "GET", "/v1/channels/news", "", None, 404).await.code(),
+        "CHANNEL_NOT_FOUND"
+    );
     assert_eq!(create(&app, json!({"name": "news"}), 201).await.body["version"], 1);
 }
 
 #[actix_web::test]
 async fn what_was_read_is_a_good_body_for_replacing() {
     let app = App::start().await;
-    let created = create(&app, json!({"name": "news", "rules": [{"effect": "allow", "user": "a"}]}), 201).await;
-    let replaced =
-        change(&app, "PUT", "/v1/channels/news", created.header("etag"), Some(created.body.clone()), 200).await;
+    let created =
+        create(&app, json!({"name": "news", "rules": [{"effect": "allow", "user": "a"}]}), 201)
+            .await;
+    let replaced = change(
+        &app,
+        "PUT",
+        "/v1/channels/news",
+        created.header("etag"),
+        Some(created.body.clone()),
+        200,
+    )
+    .await;
     assert_eq!(replaced.body["rules"], created.body["rules"]);
 }
 
@@ -71,7 +96,10 @@ async fn a_change_needs_the_version_that_was_read() {
                 "VERSION_STALE"
             );
         }
-        assert_eq!(change(&app, method, "/v1/channels/old", "\"1\"", body, 404).await.code(), "CHANNEL_NOT_FOUND");
+        assert_eq!(
+            change(&app, method, "/v1/channels/old", "\"1\"", body, 404).await.code(),
+            "CHANNEL_NOT_FOUND"
+        );
     }
     change(&app, "PUT", "/v1/channels/news", "\"7\", \"1\"", body(), 200).await;
     change(&app, "DELETE", "/v1/channels/news", "*", None, 204).await;
@@ -82,9 +110,13 @@ async fn of_many_changes_at_once_one_wins() {
     let app = App::start().await;
     create(&app, json!({"name": "news"}), 201).await;
     let changes = (0..8).map(|number| {
-        let request = app.request("PUT", "/v1/channels/news").header("instance", "main").header("if-match", "\"1\"");
-        let request =
-            request.bearer_auth(Token::admin("root").sign()).json(&json!({"description": number.to_string()}));
+        let request = app
+            .request("PUT", "/v1/channels/news")
+            .header("instance", "main")
+            .header("if-match", "\"1\"");
+        let request = request
+            .bearer_auth(Token::admin("root").sign())
+            .json(&json!({"description": number.to_string()}));
         async { request.send().await.unwrap().status().as_u16() }
     });
     let mut statuses = futures_util::future::join_all(changes).await;
@@ -99,7 +131,10 @@ async fn two_channels_of_one_name_are_a_conflict_within_an_instance_only() {
     create(&app, json!({"name": "news"}), 201).await;
     assert_eq!(create(&app, json!({"name": "news"}), 409).await.code(), "CHANNEL_EXISTS");
     create(&app, json!({"name": "News"}), 201).await;
-    let request = app.request("POST", "/v1/channels").header("instance", "other").json(&json!({"name": "news"}));
+    let request = app
+        .request("POST", "/v1/channels")
+        .header("instance", "other")
+        .json(&json!({"name": "news"}));
     app.send(request.bearer_auth(Token::admin("root").instances(&["other"]).sign()), 201).await;
 }
 
@@ -126,12 +161,24 @@ async fn what_is_no_channel_is_refused_with_its_place() {
         (json!({"name": "a", "rules": null}), "/rules"),
         (json!({"name": "a", "rules": rule(101)}), "/rules"),
         (json!({"name": "a", "rules": [{"effect": "allow"}]}), "/rules/0"),
-        (json!({"name": "a", "rules": [{"effect": "allow", "user": "a", "everyone": true}]}), "/rules/0"),
-        (json!({"name": "a", "rules": [{"effect": "allow", "everyone": false}]}), "/rules/0/everyone"),
+        (
+            json!({"name": "a", "rules": [{"effect": "allow", "user": "a", "everyone": true}]}),
+            "/rules/0",
+        ),
+        (
+            json!({"name": "a", "rules": [{"effect": "allow", "everyone": false}]}),
+            "/rules/0/everyone",
+        ),
         (json!({"name": "a", "rules": [{"effect": "allow", "user": ""}]}), "/rules/0/user"),
-        (json!({"name": "a", "publishRules": [{"effect": "deny", "group": "x".repeat(129)}]}), "/publishRules/0/group"),
+        (
+            json!({"name": "a", "publishRules": [{"effect": "deny", "group": "x".repeat(129)}]}),
+            "/publishRules/0/group",
+        ),
         (json!({"name": "a", "rules": [{"effect": "maybe", "everyone": true}]}), "/rules/0/effect"),
-        (json!({"name": "a", "rules": [{"effect": "allow", "when": "true", "everyone": true}]}), "/rules/0"),
+        (
+            json!({"name": "a", "rules": [{"effect": "allow", "when": "true", "everyone": true}]}),
+            "/rules/0",
+        ),
     ] {
         let answer = create(&app, body.clone(), 422).await;
         assert_eq!(
@@ -146,7 +193,8 @@ async fn what_is_no_channel_is_refused_with_its_place() {
     ] {
         create(&app, good, 201).await;
     }
-    let renamed = change(&app, "PUT", "/v1/channels/a", "\"1\"", Some(json!({"name": "b"})), 422).await;
+    let renamed =
+        change(&app, "PUT", "/v1/channels/a", "\"1\"", Some(json!({"name": "b"})), 422).await;
     assert_eq!(renamed.body["errors"][0]["pointer"], "/name");
 }
 
@@ -165,11 +213,17 @@ async fn lists_come_in_pages() {
         items.iter().map(|item| item["name"].as_str().expect("a name").to_owned()).collect()
     };
     let all = list("", 200).await;
-    assert_eq!((names(&all), &all.body["next"]), (["B", "a", "c", "d", "e.1"].map(str::to_owned).into(), &Value::Null));
+    assert_eq!(
+        (names(&all), &all.body["next"]),
+        (["B", "a", "c", "d", "e.1"].map(str::to_owned).into(), &Value::Null)
+    );
     let first = list("limit=2", 200).await;
     assert_eq!((names(&first), &first.body["next"]), (vec!["B".into(), "a".into()], &json!("a")));
     let last = list("limit=3&after=a", 200).await;
-    assert_eq!((names(&last), &last.body["next"]), (vec!["c".into(), "d".into(), "e.1".into()], &Value::Null));
+    assert_eq!(
+        (names(&last), &last.body["next"]),
+        (vec!["c".into(), "d".into(), "e.1".into()], &Value::Null)
+    );
     for (query, status) in [
         ("limit=1", 200),
         ("limit=200", 200),
@@ -188,7 +242,8 @@ async fn lists_come_in_pages() {
 async fn an_instance_has_at_most_a_thousand_channels() {
     let app = App::start().await;
     for batch in 0..40 {
-        let created = (0..25).map(|number| create(&app, json!({"name": format!("c{batch}-{number}")}), 201));
+        let created =
+            (0..25).map(|number| create(&app, json!({"name": format!("c{batch}-{number}")}), 201));
         futures_util::future::join_all(created).await;
     }
     let full = create(&app, json!({"name": "one-more"}), 422).await;
@@ -202,7 +257,9 @@ async fn a_change_reaches_open_connections_at_once_and_tells_them() {
     let app = App::start().await;
     let mut alice = app.connect(&token("alice").groups(&["eng"])).await;
     let mut bob = app.connect(&token("bob")).await;
-    let created = create(&app, json!({"name": "news", "rules": [{"effect": "allow", "group": "eng"}]}), 201).await;
+    let created =
+        create(&app, json!({"name": "news", "rules": [{"effect": "allow", "group": "eng"}]}), 201)
+            .await;
     assert_eq!(
         alice.frame().await,
         json!({"type": "CHANNELS", "channels": ["ALL", "user:alice", "group:eng", "channel:news"]})

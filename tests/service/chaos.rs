@@ -1,4 +1,5 @@
-//! Chaos: connections cut at random while messages flow, and a server that is killed, lose and double nothing unsaid.
+//! Chaos: connections cut at random while messages flow, and a server that is killed, lose and
+//! double nothing unsaid.
 
 mod listening;
 
@@ -27,8 +28,8 @@ const NUMBERS: u64 = 1_000_000;
 /// A message with this number or a higher one ends a client's listening.
 const END: u64 = PUBLISHERS * NUMBERS;
 
-/// A window wide enough for every client that is away, no limit on how often they all come back, and so little patience
-/// that the server itself gives up some that stall.
+/// A window wide enough for every client that is away, no limit on how often they all come back,
+/// and so little patience that the server itself gives up some that stall.
 const SETTINGS: [(&str, &str); 8] = [
     ("HERALD_LOG", "warn"),
     ("HERALD_JWT_SECRET", tokens::SECRET),
@@ -89,7 +90,8 @@ impl Service {
     }
 
     async fn come_back(&mut self) {
-        let settings: Vec<_> = self.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let settings: Vec<_> =
+            self.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let herald = self.herald.insert(Herald::start(self.data.path(), &settings).await);
         self.port.send_replace(herald.port);
     }
@@ -105,7 +107,11 @@ impl Service {
 
     fn http(&self) -> reqwest::Client {
         let certificate = reqwest::Certificate::from_pem(&self.ca()).expect("a certificate");
-        reqwest::Client::builder().tls_certs_only([certificate]).timeout(PATIENCE).build().expect("a client")
+        reqwest::Client::builder()
+            .tls_certs_only([certificate])
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client")
     }
 }
 
@@ -123,7 +129,14 @@ impl Publisher {
     fn new(index: u64, service: &Service, dice: Dice) -> Self {
         let token = token(&format!("p{index}")).component().sign();
         let next_number = index * NUMBERS;
-        Self { http: service.http(), port: service.port.subscribe(), token, dice, next_number, sent: Truth::default() }
+        Self {
+            http: service.http(),
+            port: service.port.subscribe(),
+            token,
+            dice,
+            next_number,
+            sent: Truth::default(),
+        }
     }
 
     /// Sends at its pace until `over`; what has a place in the order.
@@ -160,15 +173,19 @@ impl Publisher {
             match self.ask(port, &body).await {
                 Ok(answer) => break answer,
                 // Nothing but its death excuses the server from answering.
-                Err(error) => {
-                    within(&format!("the server after {error:?}"), self.port.changed()).await.expect("a server")
-                }
+                Err(error) => within(&format!("the server after {error:?}"), self.port.changed())
+                    .await
+                    .expect("a server"),
             }
         };
         let results = answer["results"].as_array().expect("a list of results");
         assert_eq!(results.len(), messages.len(), "{answer}");
         for (result, message) in results.iter().zip(messages) {
-            assert_eq!((&result["status"], &result["id"]), (&json!(202), &message["id"]), "{result}");
+            assert_eq!(
+                (&result["status"], &result["id"]),
+                (&json!(202), &message["id"]),
+                "{result}"
+            );
             let place = Place::parse(result["cursor"].as_str().expect("a cursor"));
             let channel = message["channel"].as_str().expect("a channel").to_owned();
             self.sent.learn(place, (number(message["id"].as_str().expect("an id")), channel));
@@ -176,7 +193,10 @@ impl Publisher {
     }
 
     async fn ask(&self, port: u16, body: &Value) -> reqwest::Result<Value> {
-        let request = self.http.post(format!("https://localhost:{port}/v1/messages/batch")).header("instance", "main");
+        let request = self
+            .http
+            .post(format!("https://localhost:{port}/v1/messages/batch"))
+            .header("instance", "main");
         request.bearer_auth(&self.token).json(body).send().await?.error_for_status()?.json().await
     }
 }
@@ -212,7 +232,8 @@ impl Chaos {
             listeners.spawn(Listener::new(index, storm.port, tls.clone(), dice.fork()).listen());
         }
         for index in 0..PUBLISHERS {
-            publishers.spawn(Publisher::new(index, &service, dice.fork()).publish(over.subscribe()));
+            publishers
+                .spawn(Publisher::new(index, &service, dice.fork()).publish(over.subscribe()));
         }
         Self { service, dice, storm, publishers, listeners, over }
     }
@@ -229,16 +250,20 @@ impl Chaos {
         let mut last = Publisher::new(PUBLISHERS, &self.service, self.dice);
         let (heard, mut truth) = within("everyone's end", dismiss(self.listeners, &mut last)).await;
         acknowledged.add(last.sent);
-        let unacknowledged = truth.0.keys().filter(|place| !acknowledged.0.contains_key(place)).count();
+        let unacknowledged =
+            truth.0.keys().filter(|place| !acknowledged.0.contains_key(place)).count();
         truth.add(acknowledged);
         assert_eq!(self.service.herald.expect("it runs").end(Signal::TERM).await, Some(0));
         Outcome { truth, unacknowledged, heard, cuts }
     }
 }
 
-/// Says that this is the end until everyone has heard it: again and again, since who is told of a loss after it was said
-/// has missed it.
-async fn dismiss(mut listeners: JoinSet<(Heard, Truth)>, last: &mut Publisher) -> (Vec<Heard>, Truth) {
+/// Says that this is the end until everyone has heard it: again and again, since who is told of a
+/// loss after it was said has missed it.
+async fn dismiss(
+    mut listeners: JoinSet<(Heard, Truth)>,
+    last: &mut Publisher,
+) -> (Vec<Heard>, Truth) {
     let (mut all, mut truth, mut pace) = (Vec::new(), Truth::default(), interval(PACE));
     loop {
         tokio::select! {
@@ -283,9 +308,13 @@ impl Outcome {
 
 /// A new one each time, unless `CHAOS_SEED` repeats an earlier one.
 fn seed() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "the server is not told of it: its settings do not matter here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the server is not told of it: its settings do not matter here"
+    )]
     let given = std::env::var("CHAOS_SEED");
-    let seed = given.map_or_else(|_| Uuid::new_v4().as_u64_pair().0, |text| text.parse().expect("CHAOS_SEED"));
+    let seed = given
+        .map_or_else(|_| Uuid::new_v4().as_u64_pair().0, |text| text.parse().expect("CHAOS_SEED"));
     eprintln!("to repeat the random choices: CHAOS_SEED={seed}");
     seed
 }

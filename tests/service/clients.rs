@@ -77,7 +77,10 @@ async fn curl_follows_a_stream() {
         .expect("curl runs: apt-get install curl");
     let mut lines = BufReader::new(curl.stdout.take().expect("it is piped")).lines();
     let mut until = async |start: &str| loop {
-        let line = within(start, lines.next_line()).await.expect("it can be read").expect("the stream goes on");
+        let line = within(start, lines.next_line())
+            .await
+            .expect("it can be read")
+            .expect("the stream goes on");
         if let Some(rest) = line.strip_prefix(start) {
             break rest.to_owned();
         }
@@ -89,7 +92,10 @@ async fn curl_follows_a_stream() {
     let mut app = app;
     app.begin_stop();
     assert!(until("data: {\"type\":\"CLOSE\",").await.starts_with("\"code\":1012,"));
-    assert!(within("curl's end", curl.wait()).await.expect("a status").success(), "the stream ends whole");
+    assert!(
+        within("curl's end", curl.wait()).await.expect("a status").success(),
+        "the stream ends whole"
+    );
 }
 
 #[actix_web::test]
@@ -101,7 +107,14 @@ async fn curl_publishes_and_is_told_of_mistakes() {
             .args(["--silent", "--show-error", "--write-out", "\n%{http_code}", "--cacert"])
             .arg(app.directory.path().join("tls/ca.pem"))
             .arg(format!("https://localhost:{}/v1/messages?instance=main", app.port))
-            .args(["-H", &format!("authorization: {token}"), "-H", "content-type: application/json", "-d", body])
+            .args([
+                "-H",
+                &format!("authorization: {token}"),
+                "-H",
+                "content-type: application/json",
+                "-d",
+                body,
+            ])
             .output();
         let output = within("curl's end", output).await.expect("curl runs: apt-get install curl");
         let text = String::from_utf8(output.stdout).expect("text");

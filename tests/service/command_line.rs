@@ -40,7 +40,11 @@ async fn run(command: &mut Command) -> (i32, String, String) {
 async fn refusal(command: &mut Command, code: i32) -> String {
     let (ended_with, _, said) = run(command).await;
     let sentences: Vec<_> = said.lines().filter(|line| line.starts_with("herald: ")).collect();
-    assert_eq!((ended_with, sentences.len(), said.lines().last()), (code, 1, sentences.last().copied()), "{said}");
+    assert_eq!(
+        (ended_with, sentences.len(), said.lines().last()),
+        (code, 1, sentences.last().copied()),
+        "{said}"
+    );
     said
 }
 
@@ -55,11 +59,13 @@ pub async fn development_token(data: &Path, arguments: &[&str]) -> String {
 pub fn trusting(pem: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pem).expect("a certificate")).expect("a root");
-    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+    rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("the provider has the default versions")
+    .with_root_certificates(roots)
+    .with_no_client_auth()
 }
 
 /// A running binary on ports of its own. Dropping it kills it.
@@ -74,14 +80,17 @@ pub struct Herald {
 impl Herald {
     /// Starts it and waits for its greeting.
     pub async fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let arguments = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir"];
+        let arguments =
+            ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir"];
         let mut command = herald(&arguments);
-        let mut process = command.arg(data).envs(settings.iter().copied()).spawn().expect("it runs");
+        let mut process =
+            command.arg(data).envs(settings.iter().copied()).spawn().expect("it runs");
         let output = BufReader::new(process.stdout.take().expect("it is piped")).lines();
         let log = BufReader::new(process.stderr.take().expect("it is piped")).lines();
         let mut herald = Self { process, output, log, port: 0 };
         let page = herald.prints("Try it").await;
-        herald.port = page.trim_end_matches('/').rsplit(':').next().expect("a port").parse().expect("a port");
+        herald.port =
+            page.trim_end_matches('/').rsplit(':').next().expect("a port").parse().expect("a port");
         herald.prints("/metrics").await;
         herald
     }
@@ -101,14 +110,17 @@ impl Herald {
     pub async fn logs(&mut self, words: &str) -> String {
         let mut text = String::new();
         while !text.contains(words) {
-            text += &within(words, self.log.next_line()).await.expect("it can be read").expect(words);
+            text +=
+                &within(words, self.log.next_line()).await.expect("it can be read").expect(words);
         }
         text
     }
 
     async fn rest_of_the_log(&mut self) -> String {
         let mut text = String::new();
-        while let Some(line) = within("the log", self.log.next_line()).await.expect("it can be read") {
+        while let Some(line) =
+            within("the log", self.log.next_line()).await.expect("it can be read")
+        {
             text = text + &line + "\n";
         }
         text
@@ -125,15 +137,25 @@ impl Herald {
     }
 
     /// Calls an operation of `demo`: status and body.
-    async fn call(&self, ca: &[u8], method: &str, path: &str, token: &str, body: Option<Value>) -> (u16, Value) {
+    async fn call(
+        &self,
+        ca: &[u8],
+        method: &str,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let certificate = reqwest::Certificate::from_pem(ca).expect("a certificate");
-        let client = reqwest::Client::builder().tls_certs_only([certificate]).build().expect("a client");
+        let client =
+            reqwest::Client::builder().tls_certs_only([certificate]).build().expect("a client");
         let url = format!("https://localhost:{}{path}", self.port);
         let mut request = client.request(method.parse().expect("a method"), url).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = within("an answer", request.header("instance", "demo").send()).await.expect("it answers");
+        let answer = within("an answer", request.header("instance", "demo").send())
+            .await
+            .expect("it answers");
         (answer.status().as_u16(), answer.json().await.expect("JSON"))
     }
 
@@ -141,7 +163,8 @@ impl Herald {
     pub async fn connect(&self, ca: &[u8], token: &str) -> Client {
         let url = format!("wss://localhost:{}/?instance=demo&authorization={token}", self.port);
         let connector = Connector::Rustls(Arc::new(trusting(ca)));
-        let connect = tokio_tungstenite::connect_async_tls_with_config(url, None, false, Some(connector));
+        let connect =
+            tokio_tungstenite::connect_async_tls_with_config(url, None, false, Some(connector));
         let mut client = Client(within("the handshake", connect).await.expect("it is let in").0);
         assert_eq!(client.frame().await["type"], "CONNECTED");
         client
@@ -154,7 +177,8 @@ pub struct Client(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
 impl Client {
     /// The next frame.
     pub async fn frame(&mut self) -> Value {
-        let message = within("a frame", self.0.next()).await.expect("it is open").expect("it is open");
+        let message =
+            within("a frame", self.0.next()).await.expect("it is open").expect("it is open");
         serde_json::from_str(message.to_text().expect("text")).expect("JSON")
     }
 
@@ -177,14 +201,16 @@ fn ca(data: &TempDir) -> Vec<u8> {
 fn servers(data: &TempDir) -> BTreeSet<u32> {
     let Ok(cluster) = data.path().join("postgres").canonicalize() else { return BTreeSet::new() };
     let processes = std::fs::read_dir("/proc").expect("processes").flatten();
-    let works_here = |path: &Path| std::fs::read_link(path.join("cwd")).is_ok_and(|folder| folder == cluster);
+    let works_here =
+        |path: &Path| std::fs::read_link(path.join("cwd")).is_ok_and(|folder| folder == cluster);
     let servers = processes.filter(|process| works_here(&process.path()));
     servers.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// The first process of Postgres on a data directory.
 fn postmaster(data: &TempDir) -> u32 {
-    let text = std::fs::read_to_string(data.path().join("postgres/postmaster.pid")).expect("Postgres runs");
+    let text = std::fs::read_to_string(data.path().join("postgres/postmaster.pid"))
+        .expect("Postgres runs");
     text.lines().next().expect("a line").parse().expect("a process")
 }
 
@@ -234,7 +260,12 @@ async fn a_message_that_was_sent_has_no_line_in_the_log_and_a_refused_one_has() 
         assert_eq!(status, expected, "{answer}");
     }
     let log = herald.logs("CHANNEL_NOT_FOUND").await;
-    assert!(log.contains("/v1/messages") && !log.contains("status=20") && !log.contains("/v1/messages/batch"), "{log}");
+    assert!(
+        log.contains("/v1/messages")
+            && !log.contains("status=20")
+            && !log.contains("/v1/messages/batch"),
+        "{log}"
+    );
     assert_eq!(herald.end(Signal::TERM).await, Some(0));
 }
 
@@ -244,7 +275,8 @@ async fn a_killed_herald_starts_again_with_its_data_and_no_stray_postgres() {
     let herald = Herald::start(data.path(), &[]).await;
     let (ca, admin) = (ca(&data), ["--user", "root", "--role", "REALTIME_ADMIN"]);
     let admin = development_token(data.path(), &admin).await;
-    let (status, _) = herald.call(&ca, "POST", "/v1/channels", &admin, Some(json!({"name": "news"}))).await;
+    let (status, _) =
+        herald.call(&ca, "POST", "/v1/channels", &admin, Some(json!({"name": "news"}))).await;
     assert_eq!(status, 201);
     let first = servers(&data);
     assert!(first.contains(&postmaster(&data)));
@@ -262,7 +294,8 @@ async fn a_second_herald_on_the_same_data_is_refused_and_the_first_goes_on() {
     let data = data_directory();
     let first = Herald::start(data.path(), &[]).await;
     let serving = postmaster(&data);
-    let mut second = herald(&["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir"]);
+    let mut second =
+        herald(&["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir"]);
     let said = refusal(second.arg(data.path()), 1).await;
     assert!(said.contains("another herald is already running on the data directory"), "{said}");
     assert!(postmaster(&data) == serving && servers(&data).contains(&serving));
@@ -276,7 +309,8 @@ async fn a_port_that_is_taken_is_named_and_postgres_is_not_left_behind() {
     let data = data_directory();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut command = herald(&["--listen", &address, "--metrics-listen", "127.0.0.1:0", "--data-dir"]);
+    let mut command =
+        herald(&["--listen", &address, "--metrics-listen", "127.0.0.1:0", "--data-dir"]);
     let said = refusal(command.arg(data.path()), 1).await;
     assert!(said.contains(&format!("HERALD_LISTEN: {address} cannot be listened on")), "{said}");
     assert_eq!(servers(&data), BTreeSet::new());
@@ -291,7 +325,11 @@ async fn unknown_and_bad_settings_are_named_and_those_of_others_are_ignored() {
         ("HERALD_KEEP_ALIVE_SECONDS", "0", "HERALD_KEEP_ALIVE_SECONDS is `0`"),
         ("HERALD_LOG_FORMAT", "xml", "HERALD_LOG_FORMAT is `xml`"),
         ("HERALD_LISTEN", "0.0.0.0:0", "development key"),
-        ("HERALD_PROXY_LISTEN", "127.0.0.1:0", "HERALD_PROXY_LISTEN needs a signing key of your own"),
+        (
+            "HERALD_PROXY_LISTEN",
+            "127.0.0.1:0",
+            "HERALD_PROXY_LISTEN needs a signing key of your own",
+        ),
     ] {
         for command in ["serve", "check", "migrate"] {
             let said = refusal(herald(&[command]).env(name, value), 2).await;
@@ -301,7 +339,9 @@ async fn unknown_and_bad_settings_are_named_and_those_of_others_are_ignored() {
     let said = refusal(&mut herald(&["check", "--keep-alive-seconds", "0"]), 2).await;
     assert!(said.contains("HERALD_KEEP_ALIVE_SECONDS is `0`"), "{said}");
     let mut command = herald(&["check"]);
-    for name in ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_8443_TCP", "URL", "TOKEN", "INSTANCE"] {
+    for name in
+        ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_8443_TCP", "URL", "TOKEN", "INSTANCE"]
+    {
         command.env(format!("HERALD_{name}"), "tcp://10.0.0.1:8443");
     }
     assert_eq!(run(&mut command).await, (0, "The configuration is good.\n".into(), String::new()));
@@ -311,7 +351,10 @@ async fn unknown_and_bad_settings_are_named_and_those_of_others_are_ignored() {
 async fn check_reads_the_files_that_are_named() {
     for (settings, words) in [
         (vec![("HERALD_JWT_PUBLIC_KEYS", "/nowhere/key.pem")], "/nowhere/key.pem"),
-        (vec![("HERALD_TLS_CERT", "/nowhere/c.pem"), ("HERALD_TLS_KEY", "/nowhere/k.pem")], "/nowhere/c.pem"),
+        (
+            vec![("HERALD_TLS_CERT", "/nowhere/c.pem"), ("HERALD_TLS_KEY", "/nowhere/k.pem")],
+            "/nowhere/c.pem",
+        ),
         (vec![("HERALD_LOG", "=[x")], "HERALD_LOG"),
     ] {
         let said = refusal(herald(&["check"]).envs(settings), 1).await;
@@ -330,8 +373,15 @@ async fn secrets_have_no_flag_and_short_ones_are_refused_unseen() {
     let (data, secret) = (data_directory(), "0123456789-tests-0123456789-1234");
     for command in ["check", "serve"] {
         let mut command = herald(&[command, "--data-dir"]);
-        let said = refusal(command.arg(data.path()).envs([NOWHERE, ("HERALD_JWT_SECRET", &secret[1..])]), 1).await;
-        assert!(said.contains("31 bytes") && said.contains("32") && !said.contains(&secret[1..]), "{said}");
+        let said = refusal(
+            command.arg(data.path()).envs([NOWHERE, ("HERALD_JWT_SECRET", &secret[1..])]),
+            1,
+        )
+        .await;
+        assert!(
+            said.contains("31 bytes") && said.contains("32") && !said.contains(&secret[1..]),
+            "{said}"
+        );
     }
     let (code, _, said) = run(herald(&["check"]).env("HERALD_JWT_SECRET", secret)).await;
     assert_eq!((code, said.as_str()), (0, ""));
@@ -342,41 +392,59 @@ async fn with_a_real_key_the_development_key_opens_nothing() {
     let (data, database) = (data_directory(), postgres::database().await);
     let operator = ["--user", "root", "--role", "REALTIME_OPERATOR", "--instance", "*"];
     let stored = development_token(data.path(), &operator).await;
-    let real = Token::operator().sign_with(&Header::new(Algorithm::HS256), tokens::SECRET.as_bytes());
+    let real =
+        Token::operator().sign_with(&Header::new(Algorithm::HS256), tokens::SECRET.as_bytes());
     let settings = [("DATABASE_URL", database.as_str()), ("HERALD_JWT_SECRET", tokens::SECRET)];
     let herald_with_key = Herald::start(data.path(), &settings).await;
     let ca = ca(&data);
     let (status, problem) = herald_with_key.call(&ca, "GET", "/v1/instances", &stored, None).await;
     assert_eq!((status, &problem["code"]), (401, &json!("TOKEN_INVALID")));
     let (status, instances) = herald_with_key.call(&ca, "GET", "/v1/instances", &real, None).await;
-    assert_eq!((status, &instances["items"]), (200, &json!([])), "there is no demo with a real key");
+    assert_eq!(
+        (status, &instances["items"]),
+        (200, &json!([])),
+        "there is no demo with a real key"
+    );
     let main = Some(json!({"id": "main", "name": "Main"}));
     assert_eq!(herald_with_key.call(&ca, "POST", "/v1/instances", &real, main).await.0, 201);
     assert_eq!(herald_with_key.end(Signal::TERM).await, Some(0));
 
-    let said = refusal(herald(&["token", "--user", "a"]).env("HERALD_JWT_SECRET", tokens::SECRET), 1).await;
+    let said =
+        refusal(herald(&["token", "--user", "a"]).env("HERALD_JWT_SECRET", tokens::SECRET), 1)
+            .await;
     assert!(said.contains("a signing key of your own is configured"), "{said}");
     let key = std::fs::read_to_string(data.path().join("development.key")).unwrap();
     for command in ["check", "serve"] {
         let mut command = herald(&[command, "--data-dir"]);
-        let said = refusal(command.arg(data.path()).envs([NOWHERE, ("HERALD_JWT_SECRET", key.trim())]), 1).await;
-        assert!(said.contains("HERALD_JWT_SECRET is the development key") && !said.contains(key.trim()), "{said}");
+        let said =
+            refusal(command.arg(data.path()).envs([NOWHERE, ("HERALD_JWT_SECRET", key.trim())]), 1)
+                .await;
+        assert!(
+            said.contains("HERALD_JWT_SECRET is the development key") && !said.contains(key.trim()),
+            "{said}"
+        );
     }
     let herald_without = Herald::start(data.path(), &settings[..1]).await;
     let (_, instances) = herald_without.call(&ca, "GET", "/v1/instances", &stored, None).await;
-    let ids: Vec<_> = instances["items"].as_array().unwrap().iter().map(|instance| &instance["id"]).collect();
+    let ids: Vec<_> =
+        instances["items"].as_array().unwrap().iter().map(|instance| &instance["id"]).collect();
     assert_eq!(ids, [&json!("main")], "demo is made only where there is no instance");
     assert_eq!(herald_without.end(Signal::TERM).await, Some(0));
 }
 
 #[actix_web::test]
 async fn the_documents_need_neither_settings_nor_a_place_to_write() {
-    for (arguments, file) in [(vec!["openapi"], "openapi.json"), (vec!["openapi", "--operations"], "operations.txt")] {
+    for (arguments, file) in
+        [(vec!["openapi"], "openapi.json"), (vec!["openapi", "--operations"], "operations.txt")]
+    {
         let mut command = herald(&arguments);
         let (code, text, said) = run(command.env_clear().current_dir("/proc")).await;
         let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi").join(file);
         assert_eq!((code, said.as_str()), (0, ""));
-        assert!(text == std::fs::read_to_string(committed).unwrap(), "openapi/{file} is not what the binary prints");
+        assert!(
+            text == std::fs::read_to_string(committed).unwrap(),
+            "openapi/{file} is not what the binary prints"
+        );
     }
 }
 
@@ -385,7 +453,8 @@ async fn migrations_are_applied_once_and_may_be_asked_for_again() {
     let database = postgres::database().await;
     for _ in 0..2 {
         let mut command = herald(&["migrate"]);
-        let (code, printed, said) = run(command.env("DATABASE_URL", &database).current_dir("/proc")).await;
+        let (code, printed, said) =
+            run(command.env("DATABASE_URL", &database).current_dir("/proc")).await;
         assert_eq!((code, printed.as_str()), (0, "The migrations are applied.\n"), "{said}");
     }
 }

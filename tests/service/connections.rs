@@ -18,7 +18,14 @@ fn users(answer: &Answer) -> Vec<&str> {
 #[actix_web::test]
 async fn a_connection_is_listed_with_what_it_is() {
     let app = App::start().await;
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(json!({"name": "news"})), 201).await;
+    app.call(
+        "POST",
+        "/v1/channels",
+        Some(&Token::admin("root")),
+        Some(json!({"name": "news"})),
+        201,
+    )
+    .await;
     let socket = app.connect(&token("alice").groups(&["eng"])).await;
     let list = ask(&app, "GET", "", 200).await.body;
     let one = &list["items"][0];
@@ -35,7 +42,11 @@ async fn a_connection_is_listed_with_what_it_is() {
     ] {
         assert_eq!(one[field], value, "{field}");
     }
-    assert!(one["connectedAt"].is_string() && one["expiresAt"].is_string() && one["userAgent"].is_string());
+    assert!(
+        one["connectedAt"].is_string()
+            && one["expiresAt"].is_string()
+            && one["userAgent"].is_string()
+    );
     assert_eq!((&list["total"], &list["next"]), (&json!(1), &Value::Null));
 }
 
@@ -45,10 +56,12 @@ async fn two_hundred_characters_of_a_user_agent_are_kept() {
     for (length, kept) in [(199, 199), (200, 200), (201, 200)] {
         let path = format!("/?authorization={}&instance=main", token("alice").sign());
         let handshake = Handshake::new(&app, &path).header("user-agent", &"x".repeat(length));
-        let socket = handshake.send(&app).await.unwrap_or_else(|_| panic!("refused")).welcomed().await;
+        let socket =
+            handshake.send(&app).await.unwrap_or_else(|_| panic!("refused")).welcomed().await;
         let list = ask(&app, "GET", "?user=alice", 200).await.body;
         let shown = list["items"].as_array().expect("items").iter();
-        let mut shown = shown.filter(|item| item["connectionId"] == socket.connected["connectionId"]);
+        let mut shown =
+            shown.filter(|item| item["connectionId"] == socket.connected["connectionId"]);
         assert_eq!(shown.next().expect("it is listed")["userAgent"], "x".repeat(kept));
     }
 }
@@ -61,7 +74,8 @@ async fn lists_are_filtered_and_come_in_pages() {
     let channel = json!({"name": "news", "rules": rules});
     app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
     let mut sockets = Vec::new();
-    for (user, groups) in [("a", &["eng"][..]), ("b", &[]), ("a", &["ops"]), ("c", &["eng", "ops"])] {
+    for (user, groups) in [("a", &["eng"][..]), ("b", &[]), ("a", &["ops"]), ("c", &["eng", "ops"])]
+    {
         sockets.push(app.connect(&token(user).groups(groups)).await);
     }
     for (query, expected) in [
@@ -73,17 +87,23 @@ async fn lists_are_filtered_and_come_in_pages() {
         ("?user=nobody", vec![]),
     ] {
         let answer = ask(&app, "GET", query, 200).await;
-        assert_eq!((users(&answer), &answer.body["total"]), (expected.clone(), &json!(expected.len())), "{query}");
+        assert_eq!(
+            (users(&answer), &answer.body["total"]),
+            (expected.clone(), &json!(expected.len())),
+            "{query}"
+        );
     }
     let first = ask(&app, "GET", "?limit=3", 200).await;
     assert_eq!((users(&first), &first.body["total"]), (vec!["a", "b", "a"], &json!(4)));
-    let rest = ask(&app, "GET", &format!("?after={}", first.body["next"].as_str().unwrap()), 200).await;
+    let rest =
+        ask(&app, "GET", &format!("?after={}", first.body["next"].as_str().unwrap()), 200).await;
     assert_eq!((users(&rest), &rest.body["next"]), (vec!["c"], &Value::Null));
     for bad in ["?limit=0", "?limit=201", "?channel=%2F", "?user=", "?groups=a"] {
         ask(&app, "GET", bad, 422).await;
     }
     let other = app.request("GET", "/v1/connections").header("instance", "other");
-    let other = app.send(other.bearer_auth(Token::admin("x").instances(&["other"]).sign()), 200).await;
+    let other =
+        app.send(other.bearer_auth(Token::admin("x").instances(&["other"]).sign()), 200).await;
     assert_eq!(other.body["total"], 0);
 }
 
@@ -108,7 +128,10 @@ async fn a_ping_with_a_cursor_acknowledges() {
     }
     assert_eq!(ask(&app, "GET", "", 200).await.body["items"][0]["ackedCursor"], cursors[3]);
     let metrics = app.metrics().await;
-    assert!(metrics.contains("herald_ack_lag_count 2") && metrics.contains("herald_ack_lag_sum 2.0"), "{metrics}");
+    assert!(
+        metrics.contains("herald_ack_lag_count 2") && metrics.contains("herald_ack_lag_sum 2.0"),
+        "{metrics}"
+    );
 }
 
 #[actix_web::test]
@@ -124,7 +147,10 @@ async fn one_a_users_and_a_groups_connections_are_closed_with_the_reason() {
     assert_eq!(ask(&app, "DELETE", &format!("/{id}"), 404).await.code(), "NOT_FOUND");
     assert_eq!(ask(&app, "DELETE", "?group=eng", 200).await.body, json!({"disconnected": 2}));
     for socket in [&mut two, &mut three] {
-        assert_eq!(socket.closed().await, (4409, "DISCONNECTED: an administrator closed the connection".into()));
+        assert_eq!(
+            socket.closed().await,
+            (4409, "DISCONNECTED: an administrator closed the connection".into())
+        );
     }
     assert_eq!(ask(&app, "DELETE", "?user=nobody", 200).await.body, json!({"disconnected": 0}));
     assert_eq!(ask(&app, "DELETE", "", 422).await.body["errors"][0]["pointer"], "user");

@@ -1,4 +1,5 @@
-//! The documents: OpenAPI and AsyncAPI as committed, as served, and as the service behaves; the pages of the error codes.
+//! The documents: OpenAPI and AsyncAPI as committed, as served, and as the service behaves; the
+//! pages of the error codes.
 
 use crate::support::{App, token};
 use herald::api::error::Code;
@@ -13,8 +14,7 @@ fn committed(name: &str) -> String {
 
 #[test]
 fn the_committed_openapi_files_are_those_of_the_code() {
-    let command =
-        "cargo run -- openapi > openapi/openapi.json && cargo run -- openapi --operations > openapi/operations.txt";
+    let command = "cargo run -- openapi > openapi/openapi.json && cargo run -- openapi --operations > openapi/operations.txt";
     let text = herald::api::openapi::text().expect("the document can be written");
     assert!(committed("openapi.json") == text, "openapi/openapi.json is stale: {command}");
     let list = herald::api::openapi::operations_list();
@@ -27,9 +27,14 @@ fn the_readme_lists_every_setting_as_it_is() {
     let readme = std::fs::read_to_string(readme).expect("there is a README");
     for setting in herald::config::SETTINGS {
         let start = format!("| `{}` |", setting.name);
-        let is_its_row =
-            |row: &str| row.starts_with(&start) && row.contains(setting.help) && row.contains(setting.default);
-        assert!(readme.lines().any(is_its_row), "{} is not in the README's table as it is", setting.name);
+        let is_its_row = |row: &str| {
+            row.starts_with(&start) && row.contains(setting.help) && row.contains(setting.default)
+        };
+        assert!(
+            readme.lines().any(is_its_row),
+            "{} is not in the README's table as it is",
+            setting.name
+        );
     }
 }
 
@@ -40,13 +45,23 @@ fn every_operation_has_an_id_a_summary_and_its_problems() {
         for (method, operation) in methods.as_object().unwrap() {
             let name = format!("{method} {path}");
             assert!(operation["operationId"].is_string(), "{name} has no id");
-            assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{name} has no summary");
+            assert!(
+                operation["summary"].as_str().is_some_and(|text| !text.is_empty()),
+                "{name} has no summary"
+            );
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
-                assert!(parameter["description"].is_string(), "{name}: {} is not described", parameter["name"]);
+                assert!(
+                    parameter["description"].is_string(),
+                    "{name}: {} is not described",
+                    parameter["name"]
+                );
             }
             if path.starts_with("/v1/") && operation["operationId"] != "connect" {
                 for status in ["401", "403"] {
-                    assert!(operation["responses"][status].is_object(), "{name} does not describe {status}");
+                    assert!(
+                        operation["responses"][status].is_object(),
+                        "{name} does not describe {status}"
+                    );
                 }
             }
         }
@@ -54,7 +69,9 @@ fn every_operation_has_an_id_a_summary_and_its_problems() {
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         for (field, value) in schema["properties"].as_object().into_iter().flatten() {
             assert!(
-                value["description"].is_string() || value["$ref"].is_string() || value["oneOf"].is_array(),
+                value["description"].is_string()
+                    || value["$ref"].is_string()
+                    || value["oneOf"].is_array(),
                 "{name}.{field} is not described"
             );
         }
@@ -98,24 +115,31 @@ async fn every_example_runs_as_it_stands() {
                 let mut filled = path.clone();
                 let mut request_headers = Vec::new();
                 for parameter in operation["parameters"].as_array().into_iter().flatten() {
-                    let (name, example) = (parameter["name"].as_str().unwrap(), parameter["example"].as_str());
+                    let (name, example) =
+                        (parameter["name"].as_str().unwrap(), parameter["example"].as_str());
                     match parameter["in"].as_str() {
                         Some("path") => {
                             // What has no name of its own was made under the list's path.
                             let list = path.split("/{").next().unwrap();
-                            let id = example.unwrap_or_else(|| made.get(list).map_or("", String::as_str));
+                            let id = example
+                                .unwrap_or_else(|| made.get(list).map_or("", String::as_str));
                             filled = filled.replace(&format!("{{{name}}}"), id);
                         }
                         // Replacing has given it its second version.
-                        Some("header") if verb == "delete_" => request_headers.push((name, "\"2\"")),
-                        Some("header") => request_headers.push((name, example.expect("an example"))),
+                        Some("header") if verb == "delete_" => {
+                            request_headers.push((name, "\"2\""))
+                        }
+                        Some("header") => {
+                            request_headers.push((name, example.expect("an example")))
+                        }
                         Some("query") if example.is_some() => {
                             filled += &format!("?{name}={}", example.expect("it is some"));
                         }
                         _ => {}
                     }
                 }
-                let mut request = app.request(&method.to_uppercase(), &filled).header("instance", "main");
+                let mut request =
+                    app.request(&method.to_uppercase(), &filled).header("instance", "main");
                 request = request.bearer_auth(token.sign());
                 for (name, value) in request_headers {
                     request = request.header(name, value);
@@ -153,12 +177,19 @@ async fn documents_and_pages_are_served_without_a_token() {
         ("/pages/home.js", "text/javascript"),
     ] {
         let page = app.send(app.request("GET", path), 200).await;
-        assert!(page.header("content-type").starts_with(kind), "{path}: {}", page.header("content-type"));
+        assert!(
+            page.header("content-type").starts_with(kind),
+            "{path}: {}",
+            page.header("content-type")
+        );
         for (name, value) in [("referrer-policy", "no-referrer"), ("cache-control", "no-store")] {
             assert_eq!(page.header(name), value, "{path}");
         }
         assert!(page.header("strict-transport-security").starts_with("max-age="), "{path}");
-        assert!(kind != "text/html" || page.header("content-security-policy").contains("default-src 'none'"));
+        assert!(
+            kind != "text/html"
+                || page.header("content-security-policy").contains("default-src 'none'")
+        );
     }
     app.send(app.request("GET", "/docs/nothing.js"), 404).await;
     app.send(app.request("GET", "/nothing"), 404).await;
@@ -182,11 +213,15 @@ async fn every_code_has_its_page_and_every_problem_leads_to_it() {
 
 /// A frame is as `asyncapi.json` says.
 pub fn assert_described(frame: &Value) {
-    let document: Value = serde_json::from_str(&committed("asyncapi.json")).expect("asyncapi.json is JSON");
+    let document: Value =
+        serde_json::from_str(&committed("asyncapi.json")).expect("asyncapi.json is JSON");
     let kind = frame["type"].as_str().expect("a type");
     let schema = &document["components"]["messages"][kind]["payload"];
     assert!(schema.is_object(), "{kind} is not described");
-    let valid = jsonschema::validator_for(schema).expect("a schema").validate(frame).map_err(|error| error.to_string());
+    let valid = jsonschema::validator_for(schema)
+        .expect("a schema")
+        .validate(frame)
+        .map_err(|error| error.to_string());
     assert_eq!(valid, Ok(()), "{frame}");
 }
 
@@ -202,7 +237,14 @@ async fn frames_have_the_shape_that_asyncapi_describes() {
         frames.push(socket.frame().await);
     }
     let channel = json!({"name": "news"});
-    app.call("POST", "/v1/channels", Some(&crate::support::Token::admin("root")), Some(channel), 201).await;
+    app.call(
+        "POST",
+        "/v1/channels",
+        Some(&crate::support::Token::admin("root")),
+        Some(channel),
+        201,
+    )
+    .await;
     frames.push(socket.frame().await);
     let mut app = app;
     app.begin_stop();

@@ -1,4 +1,5 @@
-//! Explanations: who hears a channel and may publish to it, and why; who would get a message, and why not.
+//! Explanations: who hears a channel and may publish to it, and why; who would get a message, and
+//! why not.
 
 use crate::support::app::Answer;
 use crate::support::{App, Token, token};
@@ -79,7 +80,10 @@ async fn a_user_is_explained_as_he_would_sign_in() {
         assert_eq!((is_allowed, decisive), (&json!(allowed), &rule), "{answer}");
         assert_eq!(rules[..3].iter().map(|(_, reason)| *reason).collect::<Vec<_>>(), reasons);
         assert_eq!(answer["hear"]["rules"][1]["result"] == "error", reasons[1] == no_plan);
-        assert_eq!((&answer["hear"]["rules"][2]["effect"], &answer["hear"].get("reason")), (&json!("deny"), &None));
+        assert_eq!(
+            (&answer["hear"]["rules"][2]["effect"], &answer["hear"].get("reason")),
+            (&json!("deny"), &None)
+        );
         assert_eq!(answer["publish"]["allowed"], false);
     }
     let young = json!({"userId": "alice", "groups": ["eng"], "claims": {"age": 17}});
@@ -87,7 +91,10 @@ async fn a_user_is_explained_as_he_would_sign_in() {
     for (component, allowed, rule) in [("shop", true, json!(0)), ("other", false, Value::Null)] {
         let body = json!({"userId": "alice", "claims": {"component": component}});
         let answer = explain(&app, "news", body, 200).await.body;
-        assert_eq!((&answer["publish"]["allowed"], &answer["publish"]["rule"]), (&json!(allowed), &rule));
+        assert_eq!(
+            (&answer["publish"]["allowed"], &answer["publish"]["rule"]),
+            (&json!(allowed), &rule)
+        );
         assert!(answer["publish"].get("reason").is_none());
     }
 }
@@ -97,7 +104,8 @@ async fn the_claims_that_a_token_carries_are_filled_in_and_a_user_has_no_connect
     let app = App::start().await;
     let when = "claims.sub == 'alice' && claims.groups == ['eng'] && 'EDITOR' in claims.roles && roles == claims.roles";
     create(&app, json!({"name": "filled", "rules": [{"effect": "allow", "when": when}]})).await;
-    let body = json!({"userId": "alice", "groups": ["eng"], "roles": ["EDITOR", "REALTIME_CONNECT"]});
+    let body =
+        json!({"userId": "alice", "groups": ["eng"], "roles": ["EDITOR", "REALTIME_CONNECT"]});
     let answer = explain(&app, "filled", body.clone(), 200).await.body;
     assert_eq!(answer["hear"]["allowed"], true, "{answer}");
     let mut other = body;
@@ -122,11 +130,11 @@ async fn what_else_decides_is_said() {
     let app = App::start().await;
     create(&app, json!({"name": "on"})).await;
     create(&app, json!({"name": "off", "enabled": false})).await;
-    let revoked =
-        json!({"jti": "stolen", "expiresAt": (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339()});
+    let revoked = json!({"jti": "stolen", "expiresAt": (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339()});
     app.call("POST", "/v1/revocations", Some(&Token::admin("root")), Some(revoked), 201).await;
     let shop = json!({"component": "shop"});
-    let no_publisher = "publishing needs a token with a component claim, or one of the instance's publishRoles";
+    let no_publisher =
+        "publishing needs a token with a component claim, or one of the instance's publishRoles";
     let role = "the token lacks the role REALTIME_CONNECT";
     for (channel, body, hear, publish) in [
         ("on", json!({"userId": "a"}), None, Some(no_publisher)),
@@ -153,7 +161,11 @@ async fn what_else_decides_is_said() {
             assert_eq!(part.get("reason").and_then(Value::as_str), reason, "{body} {answer}");
             let rule = if reason.is_some() { Value::Null } else { json!(0) };
             assert_eq!((&part["allowed"], &part["rule"]), (&json!(reason.is_none()), &rule));
-            assert_eq!(part["rules"].as_array().expect("rules").len(), 1, "the rules are told all the same");
+            assert_eq!(
+                part["rules"].as_array().expect("rules").len(),
+                1,
+                "the rules are told all the same"
+            );
         }
     }
     let mut narrowed = app.connect_with(&token("a"), "&channels=ALL").await;
@@ -171,7 +183,8 @@ async fn what_is_asked_wrongly_is_refused_where_it_is_wrong() {
     let socket = app.connect(&token("alice")).await;
     let id = &socket.connected["connectionId"];
     explain(&app, "news", json!({"connectionId": id, "userId": null}), 200).await;
-    let groups = |count: usize| json!((0..count).map(|number| number.to_string()).collect::<Vec<_>>());
+    let groups =
+        |count: usize| json!((0..count).map(|number| number.to_string()).collect::<Vec<_>>());
     let claims = |bytes: usize| json!({"x": "y".repeat(bytes - 8)});
     for (body, pointer) in [
         (json!({}), "/userId"),
@@ -191,7 +204,10 @@ async fn what_is_asked_wrongly_is_refused_where_it_is_wrong() {
         (json!({"userId": "a", "claims": claims(8_193)}), "/claims"),
     ] {
         let answer = explain(&app, "news", body, 422).await;
-        assert_eq!((answer.code(), &answer.body["errors"][0]["pointer"]), ("INVALID_REQUEST", &json!(pointer)));
+        assert_eq!(
+            (answer.code(), &answer.body["errors"][0]["pointer"]),
+            ("INVALID_REQUEST", &json!(pointer))
+        );
     }
     for count in [255, 256] {
         explain(&app, "news", json!({"userId": "a", "groups": groups(count)}), 200).await;
@@ -209,12 +225,19 @@ async fn what_is_asked_wrongly_is_refused_where_it_is_wrong() {
     let nobody = json!({"connectionId": "nobody"});
     assert_eq!(explain(&app, "news", nobody, 404).await.code(), "NOT_FOUND");
     for channel in ["nowhere", "all", "%20"] {
-        assert_eq!(explain(&app, channel, json!({"userId": "a"}), 404).await.code(), "CHANNEL_NOT_FOUND");
-        assert_eq!(explain(&app, channel, json!({"connectionId": id}), 404).await.code(), "CHANNEL_NOT_FOUND");
+        assert_eq!(
+            explain(&app, channel, json!({"userId": "a"}), 404).await.code(),
+            "CHANNEL_NOT_FOUND"
+        );
+        assert_eq!(
+            explain(&app, channel, json!({"connectionId": id}), 404).await.code(),
+            "CHANNEL_NOT_FOUND"
+        );
     }
     app.create_instance("other", json!({})).await;
     let admin = Token::admin("x").instances(&["other"]);
-    let channels = app.request("POST", "/v1/channels").header("instance", "other").bearer_auth(admin.sign());
+    let channels =
+        app.request("POST", "/v1/channels").header("instance", "other").bearer_auth(admin.sign());
     app.send(channels.json(&json!({"name": "news"})), 201).await;
     let foreign = app.request("POST", "/v1/channels/news/explain").header("instance", "other");
     let foreign = foreign.bearer_auth(admin.sign()).json(&json!({"connectionId": id}));
@@ -225,7 +248,10 @@ async fn what_is_asked_wrongly_is_refused_where_it_is_wrong() {
 fn users(answer: &Answer) -> (Vec<(&str, u64)>, &Value) {
     let items = answer.body["users"]["items"].as_array().expect("users").iter();
     let user = |item: &'_ Value| item["connections"].as_u64().expect("a count");
-    (items.map(|item| (item["userId"].as_str().expect("a user"), user(item))).collect(), &answer.body["users"]["next"])
+    (
+        items.map(|item| (item["userId"].as_str().expect("a user"), user(item))).collect(),
+        &answer.body["users"]["next"],
+    )
 }
 
 #[actix_web::test]
@@ -233,7 +259,9 @@ async fn a_dry_run_names_the_users_in_pages() {
     let app = App::start().await;
     let mut sockets = Vec::new();
     for user in ["bob", "Zoe", "alice", "é", "bob", "carol", "bob"] {
-        sockets.push(app.connect(&token(user).groups(if user == "carol" { &[] } else { &["eng"] })).await);
+        sockets.push(
+            app.connect(&token(user).groups(if user == "carol" { &[] } else { &["eng"] })).await,
+        );
     }
     let everyone = json!({"channel": "ALL", "message": 1});
     let whole = dry_run(&app, "", everyone.clone(), 202).await;
@@ -243,7 +271,8 @@ async fn a_dry_run_names_the_users_in_pages() {
     for limit in 1..=6 {
         let (mut seen, mut after) = (Vec::new(), String::new());
         loop {
-            let page = dry_run(&app, &format!("&limit={limit}{after}"), everyone.clone(), 202).await;
+            let page =
+                dry_run(&app, &format!("&limit={limit}{after}"), everyone.clone(), 202).await;
             assert_eq!(page.body["matched"], 7, "the counts are those of all pages");
             let (items, next) = users(&page);
             assert!(items.len() <= limit);
@@ -253,7 +282,8 @@ async fn a_dry_run_names_the_users_in_pages() {
                 None => break,
             }
         }
-        let seen: Vec<_> = seen.iter().map(|(user, connections)| (user.as_str(), *connections)).collect();
+        let seen: Vec<_> =
+            seen.iter().map(|(user, connections)| (user.as_str(), *connections)).collect();
         assert_eq!(seen, all, "{limit}");
     }
     let id = sockets[0].connected["connectionId"].clone();
@@ -262,7 +292,10 @@ async fn a_dry_run_names_the_users_in_pages() {
         "exclude": {"users": ["Zoe"], "connections": [id]}
     });
     let answer = dry_run(&app, "&limit=200&after=alice", some, 202).await;
-    assert_eq!((users(&answer).0, &answer.body["matched"]), (vec![("bob", 2), ("é", 1)], &json!(3)));
+    assert_eq!(
+        (users(&answer).0, &answer.body["matched"]),
+        (vec![("bob", 2), ("é", 1)], &json!(3))
+    );
     for (query, pointer) in [
         ("&limit=0", "limit"),
         ("&limit=201", "limit"),
@@ -277,16 +310,31 @@ async fn a_dry_run_names_the_users_in_pages() {
     }
     let publisher = token("publisher").component();
     for query in ["limit=1", "after=a", "explain=user:a", "dryRun=false&limit=1"] {
-        app.call("POST", &format!("/v1/messages?{query}"), Some(&publisher), Some(everyone.clone()), 422).await;
+        app.call(
+            "POST",
+            &format!("/v1/messages?{query}"),
+            Some(&publisher),
+            Some(everyone.clone()),
+            422,
+        )
+        .await;
     }
     let batch = json!({"messages": [everyone]});
-    let entry = app.call("POST", "/v1/messages/batch?dryRun=true", Some(&publisher), Some(batch.clone()), 200).await;
-    assert_eq!((&entry.body["results"][0]["matched"], &entry.body["results"][0].get("users")), (&json!(7), &None));
+    let entry = app
+        .call("POST", "/v1/messages/batch?dryRun=true", Some(&publisher), Some(batch.clone()), 200)
+        .await;
+    assert_eq!(
+        (&entry.body["results"][0]["matched"], &entry.body["results"][0].get("users")),
+        (&json!(7), &None)
+    );
     for query in ["limit=1", "after=a", "explain=user:a"] {
         let path = format!("/v1/messages/batch?dryRun=true&{query}");
         app.call("POST", &path, Some(&publisher), Some(batch.clone()), 422).await;
     }
-    assert!(app.publish("ALL", json!(1)).await.get("users").is_none(), "what is sent tells nobody's name");
+    assert!(
+        app.publish("ALL", json!(1)).await.get("users").is_none(),
+        "what is sent tells nobody's name"
+    );
 }
 
 #[actix_web::test]
@@ -303,17 +351,29 @@ async fn a_dry_run_says_why_a_user_is_among_them_or_not() {
     let alice = app.connect(&free).await;
     let _bob = app.connect(&token("bob")).await;
     let _mallory = app.connect(&token("mallory").groups(&["eng"]).with("plan", "free")).await;
-    let _dave = app.connect_with(&token("dave").groups(&["eng"]).with("plan", "pro"), "&channels=open").await;
+    let _dave = app
+        .connect_with(&token("dave").groups(&["eng"]).with("plan", "pro"), "&channels=open")
+        .await;
     let filter = "claims.plan == 'pro'";
     let id = &alice.connected["connectionId"];
     for (user, message, receives, reason) in [
         ("alice", json!({"channel": "ALL"}), true, "hears ALL"),
-        ("alice", json!({"channel": "bob"}), false, "not a member of the group bob; the user is alice, not bob"),
+        (
+            "alice",
+            json!({"channel": "bob"}),
+            false,
+            "not a member of the group bob; the user is alice, not bob",
+        ),
         ("bob", json!({"channel": "bob"}), true, "hears user:bob"),
         ("nobody", json!({"channel": "ALL"}), false, "not connected"),
         ("nobody", json!({"channel": "ALL", "exclude": {"users": ["nobody"]}}), false, "excluded"),
         ("alice", json!({"channel": "ALL", "exclude": {"users": ["alice"]}}), false, "excluded"),
-        ("alice", json!({"channel": "ALL", "exclude": {"connections": [id]}}), false, "the connection is excluded"),
+        (
+            "alice",
+            json!({"channel": "ALL", "exclude": {"connections": [id]}}),
+            false,
+            "the connection is excluded",
+        ),
         ("alice", json!({"channel": "group:ops"}), false, "not a member of the group ops"),
         (
             "alice",
@@ -356,12 +416,23 @@ async fn a_dry_run_says_why_a_user_is_among_them_or_not() {
         let answer = dry_run(&app, &format!("&explain=user:{user}"), body, 202).await;
         let explained = &answer.body["explain"];
         assert_eq!(explained["userId"], user);
-        assert_eq!((&explained["receives"], &explained["reason"]), (&json!(receives), &json!(reason)), "{message}");
-        assert_eq!(users(&answer).0.iter().any(|(listed, _)| *listed == user), receives, "{message}");
+        assert_eq!(
+            (&explained["receives"], &explained["reason"]),
+            (&json!(receives), &json!(reason)),
+            "{message}"
+        );
+        assert_eq!(
+            users(&answer).0.iter().any(|(listed, _)| *listed == user),
+            receives,
+            "{message}"
+        );
         let connections = explained["connections"].as_array().expect("connections");
         assert_eq!(connections.len(), usize::from(user != "nobody"));
         for connection in connections {
-            assert_eq!((&connection["receives"], &connection["reason"]), (&json!(receives), &json!(reason)));
+            assert_eq!(
+                (&connection["receives"], &connection["reason"]),
+                (&json!(receives), &json!(reason))
+            );
         }
     }
 }
@@ -381,14 +452,19 @@ async fn of_a_user_with_many_connections_twenty_are_explained_and_all_are_counte
         let answer = dry_run(&app, "&explain=user:alice", body, 202).await;
         let explained = &answer.body["explain"];
         let listed = explained["connections"].as_array().expect("connections");
-        let ids: Vec<&Value> = listed.iter().map(|connection| &connection["connectionId"]).collect();
-        let opened: Vec<&Value> = sockets.iter().map(|socket| &socket.connected["connectionId"]).take(told).collect();
+        let ids: Vec<&Value> =
+            listed.iter().map(|connection| &connection["connectionId"]).collect();
+        let opened: Vec<&Value> =
+            sockets.iter().map(|socket| &socket.connected["connectionId"]).take(told).collect();
         assert_eq!(ids, opened, "the oldest first");
         let reason = format!("{} of the user's {count} connections would get it", count - 1);
         assert_eq!((&explained["receives"], &explained["reason"]), (&json!(true), &json!(reason)));
         assert_eq!(users(&answer).0, [("alice", count as u64 - 1)]);
         let body = json!({"channel": "none", "message": 1});
         let none = dry_run(&app, "&explain=user:alice", body, 202).await.body["explain"].clone();
-        assert_eq!((&none["receives"], &none["reason"]), (&json!(false), &json!("no rule allowed")));
+        assert_eq!(
+            (&none["receives"], &none["reason"]),
+            (&json!(false), &json!("no rule allowed"))
+        );
     }
 }

@@ -10,7 +10,8 @@ async fn channel(app: &App, body: Value, expected: u16) -> Answer {
 }
 
 async fn replace(app: &App, version: u64, body: Value) -> Answer {
-    let request = app.request("PUT", &format!("/v1/channels/{}", body["name"].as_str().expect("a name")));
+    let request =
+        app.request("PUT", &format!("/v1/channels/{}", body["name"].as_str().expect("a name")));
     let request = request.header("instance", "main").header("if-match", format!("\"{version}\""));
     app.send(request.bearer_auth(Token::admin("root").sign()).json(&body), 200).await
 }
@@ -58,7 +59,10 @@ async fn a_rule_asks_the_claims_and_an_error_does_not_allow_and_does_deny() {
     ] {
         let socket = app.connect(&person).await;
         let channels = socket.connected["channels"].as_array().expect("channels").iter();
-        let channels: Vec<_> = channels.filter_map(Value::as_str).filter(|name| name.starts_with("channel:")).collect();
+        let channels: Vec<_> = channels
+            .filter_map(Value::as_str)
+            .filter(|name| name.starts_with("channel:"))
+            .collect();
         assert_eq!(channels, heard, "{}", socket.connected);
     }
 }
@@ -71,7 +75,8 @@ async fn a_rule_may_ask_how_a_connection_came() {
     for (agent, heard) in [("Herald/1", true), ("curl/8", false)] {
         let path = format!("/?authorization={}&instance=main", token("alice").sign());
         let handshake = Handshake::new(&app, &path).header("user-agent", agent);
-        let socket = handshake.send(&app).await.unwrap_or_else(|_| panic!("refused")).welcomed().await;
+        let socket =
+            handshake.send(&app).await.unwrap_or_else(|_| panic!("refused")).welcomed().await;
         let channels = socket.connected["channels"].as_array().expect("channels");
         assert_eq!(channels.contains(&json!("channel:app")), heard, "{agent}");
     }
@@ -106,12 +111,15 @@ async fn a_bad_expression_is_refused_with_its_position_and_reason() {
         ("", None),
     ] {
         for field in ["rules", "publishRules"] {
-            let body =
-                json!({"name": "x", field: [{"effect": "allow", "everyone": true}, {"effect": "deny", "when": when}]});
+            let body = json!({"name": "x", field: [{"effect": "allow", "everyone": true}, {"effect": "deny", "when": when}]});
             let refused = channel(&app, body, 422).await;
             assert_eq!(refused.code(), "EXPRESSION_INVALID", "{when}");
             assert_eq!(refused.body["errors"][0]["pointer"], format!("/{field}/1/when"));
-            assert!(refused.body["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{}", refused.body);
+            assert!(
+                refused.body["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
+                "{}",
+                refused.body
+            );
             let found = refused.body["position"].as_u64().expect("a position");
             assert!(
                 found <= when.len() as u64 && position.is_none_or(|position| position == found),
@@ -121,12 +129,21 @@ async fn a_bad_expression_is_refused_with_its_position_and_reason() {
         }
         let body = json!({"channel": "ALL", "message": 1, "filter": when});
         let refused = send(&app, &token("shop").component(), body, 422).await;
-        assert_eq!((refused.code(), &refused.body["errors"][0]["pointer"]), ("EXPRESSION_INVALID", &json!("/filter")));
+        assert_eq!(
+            (refused.code(), &refused.body["errors"][0]["pointer"]),
+            ("EXPRESSION_INVALID", &json!("/filter"))
+        );
     }
     let longest = format!("user == '{}'", "x".repeat(501));
     assert_eq!(longest.len(), 511);
     for when in [longest.clone(), format!("{longest} ")] {
-        send(&app, &token("shop").component(), json!({"channel": "ALL", "message": 1, "filter": when}), 202).await;
+        send(
+            &app,
+            &token("shop").component(),
+            json!({"channel": "ALL", "message": 1, "filter": when}),
+            202,
+        )
+        .await;
     }
 }
 
@@ -140,14 +157,18 @@ async fn a_filter_reaches_those_of_whom_it_is_true_live_and_on_resume() {
     }
     let receipt = filtered(&app, "claims.plan == 'pro'", json!("for pro")).await;
     assert_eq!((&receipt["matched"], &receipt["queued"]), (&json!(1), &json!(1)));
-    let receipt = filtered(&app, "!(has(claims.plan) && claims.plan == 'pro')", json!("for others")).await;
+    let receipt =
+        filtered(&app, "!(has(claims.plan) && claims.plan == 'pro')", json!("for others")).await;
     assert_eq!(receipt["matched"], 2);
     app.publish("ALL", json!("for all")).await;
     let mut seen = Vec::new();
     for socket in &mut sockets {
         seen.push([socket.data().await, socket.data().await]);
     }
-    assert_eq!(seen, [["for pro", "for all"], ["for others", "for all"], ["for others", "for all"]]);
+    assert_eq!(
+        seen,
+        [["for pro", "for all"], ["for others", "for all"], ["for others", "for all"]]
+    );
     for (socket, (person, heard)) in
         sockets.iter().zip([(&pro, "for pro"), (&free, "for others"), (&none, "for others")])
     {
@@ -172,7 +193,13 @@ async fn a_filter_needs_a_component_or_an_administrator() {
     let body = json!({"channel": "ALL", "message": 1, "filter": "user == 'a'"});
     let writer = token("w").roles(&["REALTIME_CONNECT", "WRITER"]);
     assert_eq!(send(&app, &writer, body.clone(), 403).await.code(), "ROLE_REQUIRED");
-    send(&app, &token("w").roles(&["REALTIME_CONNECT", "WRITER", "REALTIME_ADMIN"]), body.clone(), 202).await;
+    send(
+        &app,
+        &token("w").roles(&["REALTIME_CONNECT", "WRITER", "REALTIME_ADMIN"]),
+        body.clone(),
+        202,
+    )
+    .await;
     send(&app, &token("w").component(), body, 202).await;
     send(&app, &writer, json!({"channel": "ALL", "message": 1}), 202).await;
 }
@@ -181,7 +208,8 @@ async fn a_filter_needs_a_component_or_an_administrator() {
 async fn the_same_id_with_another_filter_is_another_message() {
     let app = App::start().await;
     let by = token("shop").component();
-    let body = |filter: &str| json!({"channel": "ALL", "message": 1, "id": "one", "filter": filter});
+    let body =
+        |filter: &str| json!({"channel": "ALL", "message": 1, "id": "one", "filter": filter});
     send(&app, &by, body("user == 'a'"), 202).await;
     assert_eq!(send(&app, &by, body("user == 'a'"), 202).await.body["duplicate"], true);
     assert_eq!(send(&app, &by, body("user == 'b'"), 409).await.code(), "ID_REUSED");
@@ -213,7 +241,9 @@ async fn an_expression_is_evaluated_once_a_connection_and_again_only_for_a_chang
         assert_eq!(filtered(&app, "claims.plan == 'pro'", json!("f")).await["matched"], 5);
     }
     assert_eq!(evaluations(&app).await, 10, "a filter asks each connection once");
-    sockets[0].send(&json!({"type": "AUTH", "authorization": plan("user-0", "free").sign()}).to_string()).await;
+    sockets[0]
+        .send(&json!({"type": "AUTH", "authorization": plan("user-0", "free").sign()}).to_string())
+        .await;
     for _ in 0..3 {
         assert_eq!(sockets[0].data().await, "f");
     }
@@ -230,9 +260,14 @@ async fn an_expression_is_evaluated_once_a_connection_and_again_only_for_a_chang
 #[actix_web::test]
 async fn as_many_filters_as_are_set_are_kept_and_the_next_asks_again() {
     for (kept, evaluated) in [(1, 4), (2, 2), (3, 2)] {
-        let app = App::start_with(Options::default().with("HERALD_FILTERS", kept).with("HERALD_WORKERS", 1)).await;
+        let app = App::start_with(
+            Options::default().with("HERALD_FILTERS", kept).with("HERALD_WORKERS", 1),
+        )
+        .await;
         let _socket = app.connect(&plan("alice", "pro")).await;
-        for filter in ["user == 'alice'", "claims.plan == 'pro'", "user == 'alice'", "claims.plan == 'pro'"] {
+        for filter in
+            ["user == 'alice'", "claims.plan == 'pro'", "user == 'alice'", "claims.plan == 'pro'"]
+        {
             assert_eq!(filtered(&app, filter, json!(1)).await["matched"], 1);
         }
         assert_eq!(evaluations(&app).await, evaluated, "{kept} are kept");
@@ -242,8 +277,14 @@ async fn as_many_filters_as_are_set_are_kept_and_the_next_asks_again() {
 #[actix_web::test]
 async fn an_expression_is_kept_as_it_was_written() {
     let app = App::start().await;
-    channel(&app, json!({"name": "pro", "rules": [{"effect": "allow", "when": "claims.plan == 'pro'"}]}), 201).await;
-    let read = app.call("GET", "/v1/channels/pro", Some(&Token::admin("root")), None, 200).await.body;
+    channel(
+        &app,
+        json!({"name": "pro", "rules": [{"effect": "allow", "when": "claims.plan == 'pro'"}]}),
+        201,
+    )
+    .await;
+    let read =
+        app.call("GET", "/v1/channels/pro", Some(&Token::admin("root")), None, 200).await.body;
     assert_eq!(read["rules"], json!([{"effect": "allow", "when": "claims.plan == 'pro'"}]));
     let audit = app.call("GET", "/v1/audit", Some(&Token::admin("root")), None, 200).await.body;
     assert_eq!(audit["items"][0]["after"]["rules"][0]["when"], "claims.plan == 'pro'");

@@ -5,7 +5,14 @@ use crate::support::socket::Handshake;
 use crate::support::{App, Token, token};
 use serde_json::{Value, json};
 
-async fn operate(app: &App, method: &str, path: &str, version: &str, body: Option<Value>, expected: u16) -> Answer {
+async fn operate(
+    app: &App,
+    method: &str,
+    path: &str,
+    version: &str,
+    body: Option<Value>,
+    expected: u16,
+) -> Answer {
     let mut request = app.request(method, path).bearer_auth(Token::operator().sign());
     if !version.is_empty() {
         request = request.header("if-match", version);
@@ -23,7 +30,8 @@ async fn ask(app: &App, body: Value, expected: u16) -> Answer {
 #[actix_web::test]
 async fn an_instance_is_created_read_replaced_and_deleted() {
     let app = App::start().await;
-    let created = operate(&app, "POST", "/v1/instances", "", Some(json!({"id": "shop"})), 201).await;
+    let created =
+        operate(&app, "POST", "/v1/instances", "", Some(json!({"id": "shop"})), 201).await;
     let whole = json!({
         "id": "shop", "name": "", "enabled": true, "publishRoles": [], "origins": [],
         "limits": {
@@ -34,7 +42,10 @@ async fn an_instance_is_created_read_replaced_and_deleted() {
         "version": 1
     });
     assert_eq!(created.body, whole);
-    assert_eq!((created.header("location"), created.header("etag")), ("/v1/instances/shop", "\"1\""));
+    assert_eq!(
+        (created.header("location"), created.header("etag")),
+        ("/v1/instances/shop", "\"1\"")
+    );
     assert_eq!(
         operate(&app, "POST", "/v1/instances", "", Some(json!({"id": "shop"})), 409).await.code(),
         "INSTANCE_EXISTS"
@@ -43,14 +54,18 @@ async fn an_instance_is_created_read_replaced_and_deleted() {
     new["publishRoles"] = json!(["EDITOR"]);
     new["origins"] = json!(["https://shop.example", "null"]);
     new["limits"]["connections"] = json!(5);
-    let replaced = operate(&app, "PUT", "/v1/instances/shop", "\"1\"", Some(new.clone()), 200).await;
+    let replaced =
+        operate(&app, "PUT", "/v1/instances/shop", "\"1\"", Some(new.clone()), 200).await;
     new["version"] = json!(2);
     assert_eq!((&replaced.body, replaced.header("etag")), (&new, "\"2\""));
     assert_eq!(operate(&app, "GET", "/v1/instances/shop", "", None, 200).await.body, new);
     operate(&app, "PUT", "/v1/instances/shop", "\"1\"", Some(json!({})), 412).await;
     operate(&app, "DELETE", "/v1/instances/shop", "", None, 428).await;
     operate(&app, "DELETE", "/v1/instances/shop", "\"2\"", None, 204).await;
-    assert_eq!(operate(&app, "GET", "/v1/instances/shop", "", None, 404).await.code(), "INSTANCE_NOT_FOUND");
+    assert_eq!(
+        operate(&app, "GET", "/v1/instances/shop", "", None, 404).await.code(),
+        "INSTANCE_NOT_FOUND"
+    );
 }
 
 #[actix_web::test]
@@ -91,7 +106,8 @@ async fn disabling_or_deleting_an_instance_ends_its_connections() {
     };
     let mut socket = open().await.welcomed().await;
     let mut bystander = app.connect(&token("b")).await;
-    operate(&app, "PUT", "/v1/instances/other", "\"1\"", Some(json!({"enabled": false})), 200).await;
+    operate(&app, "PUT", "/v1/instances/other", "\"1\"", Some(json!({"enabled": false})), 200)
+        .await;
     let (code, reason) = socket.closed().await;
     assert_eq!((code, reason.split(':').next().unwrap()), (4403, "INSTANCE_DISABLED"));
     assert_eq!(open().await.closed().await.0, 4403);
@@ -107,16 +123,22 @@ async fn quotas_show_limits_and_usage() {
     let app = App::start().await;
     let _sockets = [app.connect(&token("a")).await, app.connect(&token("b")).await];
     let quotas = app.call("GET", "/v1/quotas", Some(&token("a")), None, 200).await.body;
-    assert_eq!((&quotas["limits"]["connections"], &quotas["usage"]), (&json!(10_000), &json!({"connections": 2})));
+    assert_eq!(
+        (&quotas["limits"]["connections"], &quotas["usage"]),
+        (&json!(10_000), &json!({"connections": 2}))
+    );
 }
 
 #[actix_web::test]
 async fn an_approved_increase_holds_at_once_and_a_request_is_decided_once() {
     let app = App::start().await;
     let publisher = token("p").component();
-    let message = |bytes: usize| Some(json!({"channel": "user:x", "message": "x".repeat(bytes - 2)}));
+    let message =
+        |bytes: usize| Some(json!({"channel": "user:x", "message": "x".repeat(bytes - 2)}));
     app.call("POST", "/v1/messages", Some(&publisher), message(4_097), 413).await;
-    let filed = ask(&app, json!({"limit": "componentPayloadBytes", "value": 8_192, "reason": "maps"}), 201).await;
+    let filed =
+        ask(&app, json!({"limit": "componentPayloadBytes", "value": 8_192, "reason": "maps"}), 201)
+            .await;
     let id = filed.body["id"].as_str().unwrap().to_owned();
     assert_eq!(filed.header("location"), format!("/v1/quota-requests/{id}"));
     for (field, value) in [
@@ -129,8 +151,15 @@ async fn an_approved_increase_holds_at_once_and_a_request_is_decided_once() {
     ] {
         assert_eq!(filed.body[field], value, "{field}");
     }
-    let approved =
-        operate(&app, "POST", &format!("/v1/quota-requests/{id}/approve"), "", Some(json!({"note": "ok"})), 200).await;
+    let approved = operate(
+        &app,
+        "POST",
+        &format!("/v1/quota-requests/{id}/approve"),
+        "",
+        Some(json!({"note": "ok"})),
+        200,
+    )
+    .await;
     assert_eq!(
         (&approved.body["status"], &approved.body["decidedBy"], &approved.body["note"]),
         (&json!("approved"), &json!("operator"), &json!("ok"))
@@ -138,18 +167,25 @@ async fn an_approved_increase_holds_at_once_and_a_request_is_decided_once() {
     app.call("POST", "/v1/messages", Some(&publisher), message(8_192), 202).await;
     app.call("POST", "/v1/messages", Some(&publisher), message(8_193), 413).await;
     for verdict in ["approve", "deny"] {
-        let again = operate(&app, "POST", &format!("/v1/quota-requests/{id}/{verdict}"), "", None, 409).await;
+        let again =
+            operate(&app, "POST", &format!("/v1/quota-requests/{id}/{verdict}"), "", None, 409)
+                .await;
         assert_eq!(again.code(), "ALREADY_DECIDED");
     }
     let instance = operate(&app, "GET", "/v1/instances/main", "", None, 200).await.body;
-    assert_eq!((&instance["limits"]["componentPayloadBytes"], &instance["version"]), (&json!(8_192), &json!(2)));
+    assert_eq!(
+        (&instance["limits"]["componentPayloadBytes"], &instance["version"]),
+        (&json!(8_192), &json!(2))
+    );
 }
 
 #[actix_web::test]
 async fn a_denied_increase_changes_nothing() {
     let app = App::start().await;
-    let id =
-        ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "growth"}), 201).await.body["id"].clone();
+    let id = ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "growth"}), 201)
+        .await
+        .body["id"]
+        .clone();
     let path = format!("/v1/quota-requests/{}/deny", id.as_str().unwrap());
     assert_eq!(operate(&app, "POST", &path, "", None, 200).await.body["status"], "denied");
     let quotas = app.call("GET", "/v1/quotas", Some(&Token::admin("root")), None, 200).await.body;
@@ -168,7 +204,11 @@ async fn wishes_that_make_no_sense_are_refused() {
         (wish("payloadBytes", 2_048, " "), "/reason"),
         (wish("payloadBytes", 2_048, &"x".repeat(1_001)), "/reason"),
     ] {
-        assert_eq!(ask(&app, body.clone(), 422).await.body["errors"][0]["pointer"], pointer, "{body}");
+        assert_eq!(
+            ask(&app, body.clone(), 422).await.body["errors"][0]["pointer"],
+            pointer,
+            "{body}"
+        );
     }
     ask(&app, wish("payloadBytes", 1_025, "x"), 201).await;
     ask(&app, wish("payloadBytes", 65_536, &"x".repeat(1_000)), 201).await;
@@ -182,7 +222,10 @@ async fn wishes_that_make_no_sense_are_refused() {
 async fn requests_are_seen_by_their_instance_and_by_operators() {
     let app = App::start().await;
     app.create_instance("other", json!({})).await;
-    let id = ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "x"}), 201).await.body["id"].clone();
+    let id = ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "x"}), 201)
+        .await
+        .body["id"]
+        .clone();
     let path = format!("/v1/quota-requests/{}", id.as_str().unwrap());
     app.call("GET", &path, Some(&Token::admin("root")), None, 200).await;
     let stranger = || app.request("GET", &path).header("instance", "other");
@@ -198,15 +241,33 @@ async fn every_change_is_in_the_audit() {
     let app = App::start().await;
     let admin = Token::admin("root");
     app.call("POST", "/v1/channels", Some(&admin), Some(json!({"name": "news"})), 201).await;
-    let request = app.request("PUT", "/v1/channels/news").header("instance", "main").header("if-match", "\"1\"");
+    let request = app
+        .request("PUT", "/v1/channels/news")
+        .header("instance", "main")
+        .header("if-match", "\"1\"");
     app.send(request.bearer_auth(admin.sign()).json(&json!({"enabled": false})), 200).await;
-    let request = app.request("DELETE", "/v1/channels/news").header("instance", "main").header("if-match", "\"2\"");
+    let request = app
+        .request("DELETE", "/v1/channels/news")
+        .header("instance", "main")
+        .header("if-match", "\"2\"");
     app.send(request.bearer_auth(admin.sign()), 204).await;
-    let id = ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "x"}), 201).await.body["id"].clone();
-    operate(&app, "POST", &format!("/v1/quota-requests/{}/approve", id.as_str().unwrap()), "", None, 200).await;
+    let id = ask(&app, json!({"limit": "connections", "value": 20_000, "reason": "x"}), 201)
+        .await
+        .body["id"]
+        .clone();
+    operate(
+        &app,
+        "POST",
+        &format!("/v1/quota-requests/{}/approve", id.as_str().unwrap()),
+        "",
+        None,
+        200,
+    )
+    .await;
     let audit = app.call("GET", "/v1/audit", Some(&admin), None, 200).await.body;
     let items = audit["items"].as_array().unwrap();
-    let actions: Vec<&str> = items.iter().rev().map(|item| item["action"].as_str().unwrap()).collect();
+    let actions: Vec<&str> =
+        items.iter().rev().map(|item| item["action"].as_str().unwrap()).collect();
     for expected in [
         "instance.create",
         "channel.create",
@@ -223,7 +284,10 @@ async fn every_change_is_in_the_audit() {
         (&update["actor"], &update["target"], &update["instance"]),
         (&json!("root"), &json!("news"), &json!("main"))
     );
-    assert_eq!((&update["before"]["enabled"], &update["after"]["enabled"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (&update["before"]["enabled"], &update["after"]["enabled"]),
+        (&json!(true), &json!(false))
+    );
     assert!(update["id"].is_string() && update["time"].as_str().unwrap().ends_with('Z'));
     let page = app.call("GET", "/v1/audit?limit=2", Some(&admin), None, 200).await.body;
     let next = format!("/v1/audit?limit=200&after={}", page["next"].as_str().unwrap());

@@ -1,6 +1,9 @@
 //! The tests of the whole service, from outside: a real server, a real Postgres, real TLS sockets.
 
-#![expect(clippy::too_many_arguments, reason = "a call has a method, a path, a token, a body and an expected status")]
+#![expect(
+    clippy::too_many_arguments,
+    reason = "a call has a method, a path, a token, a body and an expected status"
+)]
 
 mod support;
 

@@ -30,7 +30,8 @@ async fn ask_operators_listener(app: &App, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.expect("the body comes whole"))
 }
 
-/// What a socket hears from the shut-down on: the waiting message, when to come back, and the close code.
+/// What a socket hears from the shut-down on: the waiting message, when to come back, and the close
+/// code.
 async fn last_words(mut socket: Socket) -> (Value, u64, u16) {
     let message = socket.data().await;
     let farewell = socket.frame().await;
@@ -48,7 +49,8 @@ async fn a_shut_down_delivers_what_waits_and_tells_a_thousand_when_to_come_back(
     let mut app = App::launch(options, postgres::database().await).await;
     app.create_instance("main", json!({"connectsPerSecond": 100_000})).await;
     let users = (0..1_000).map(|number| token(&format!("user-{number}")));
-    let opened = stream::iter(users).map(async |user| app.connect(&user).await).buffer_unordered(32);
+    let opened =
+        stream::iter(users).map(async |user| app.connect(&user).await).buffer_unordered(32);
     let sockets: Vec<Socket> = opened.collect().await;
     let connected_before = connect_tls(&app).await;
     assert_eq!(app.publish("ALL", json!("the last")).await["queued"], 1_000);
@@ -63,20 +65,32 @@ async fn a_shut_down_delivers_what_waits_and_tells_a_thousand_when_to_come_back(
         assert_eq!(answer.0, 503);
         assert_eq!((&readiness["ready"], &readiness["accepting"]), (&json!(false), &json!(false)));
         let url = format!("wss://localhost/?instance=main&authorization={}", token("late").sign());
-        let (mut late, _) = within("the handshake", client_async(url, connected_before)).await.expect("it is told why");
+        let (mut late, _) = within("the handshake", client_async(url, connected_before))
+            .await
+            .expect("it is told why");
         let close = within("the close", late.next()).await;
         let is_told = matches!(&close, Some(Ok(Message::Close(Some(close)))) if u16::from(close.code) == 1012);
         assert!(is_told, "{close:?}");
         drop(late);
         let ready = app.send(app.request("GET", "/readyz"), 503).await;
         assert_eq!(ready.body["ready"], false);
-        assert_eq!(app.open(&token("newcomer"), "").await.closed().await.0, 1012, "a node that goes away takes nobody");
+        assert_eq!(
+            app.open(&token("newcomer"), "").await.closed().await.0,
+            1012,
+            "a node that goes away takes nobody"
+        );
         let heard = join_all(sockets.into_iter().map(last_words)).await;
         app.stopped().await;
         heard
     };
-    let heard = tokio::time::timeout(Duration::from_secs(12), over).await.expect("a shut-down takes 10 s at most");
-    assert!(heard.iter().all(|(message, after, code)| message == "the last" && *after <= 60_000 && *code == 1012));
+    let heard = tokio::time::timeout(Duration::from_secs(12), over)
+        .await
+        .expect("a shut-down takes 10 s at most");
+    assert!(
+        heard.iter().all(|(message, after, code)| message == "the last"
+            && *after <= 60_000
+            && *code == 1012)
+    );
     let moments: BTreeSet<u64> = heard.iter().map(|(_, after, _)| *after).collect();
     assert!(moments.len() >= 100, "they all come back at once: {moments:?}");
 }
@@ -89,7 +103,9 @@ fn value(page: &str, series: &str) -> f64 {
 
 #[actix_web::test]
 async fn the_metrics_count_exactly_what_happened() {
-    let options = Options::default().with("HERALD_OUTBOX_BYTES", 131_072).with("HERALD_SEND_BUFFER_BYTES", 16_384);
+    let options = Options::default()
+        .with("HERALD_OUTBOX_BYTES", 131_072)
+        .with("HERALD_SEND_BUFFER_BYTES", 16_384);
     let app = App::launch(options, postgres::database().await).await;
     app.create_instance("main", json!({"componentPayloadBytes": 60_000})).await;
     app.create_instance("side", json!({})).await;
@@ -104,7 +120,8 @@ async fn the_metrics_count_exactly_what_happened() {
         sent += 1.0;
     }
     let elsewhere = token("publisher").component().instances(&["side"]).sign();
-    let request = app.request("POST", "/v1/messages").header("instance", "side").bearer_auth(elsewhere);
+    let request =
+        app.request("POST", "/v1/messages").header("instance", "side").bearer_auth(elsewhere);
     app.send(request.json(&json!({"channel": "ALL", "message": 1})), 202).await;
     let unknown = Some(json!({"channel": "channel:nowhere", "message": 1}));
     app.call("POST", "/v1/messages", Some(&token("publisher").component()), unknown, 404).await;
@@ -113,8 +130,9 @@ async fn the_metrics_count_exactly_what_happened() {
     assert_eq!(slow.close_code().await, Some(4420));
     slow.ended().await;
 
-    let is_over =
-        |page: &str| value(page, "herald_open_connections") == 1.0 && value(page, "herald_outbox_bytes") == 0.0;
+    let is_over = |page: &str| {
+        value(page, "herald_open_connections") == 1.0 && value(page, "herald_outbox_bytes") == 0.0
+    };
     let over = async { while !is_over(&app.metrics().await) {} };
     within("the slow one's end", over).await;
     let page = app.metrics().await;
@@ -144,7 +162,9 @@ async fn the_metrics_count_exactly_what_happened() {
 #[actix_web::test]
 async fn operators_and_clients_have_listeners_of_their_own() {
     let app = App::start().await;
-    for (path, status) in [("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/v1/channels", 404), ("/", 404)] {
+    for (path, status) in
+        [("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/v1/channels", 404), ("/", 404)]
+    {
         assert_eq!(ask_operators_listener(&app, path).await.0, status, "{path}");
     }
     for (path, status) in [("/metrics", 404), ("/healthz", 200), ("/readyz", 200)] {
@@ -166,7 +186,8 @@ async fn is_shown(port: u16, expected: &rcgen::CertifiedKey<KeyPair>) -> bool {
 async fn a_replaced_certificate_is_shown_to_newcomers_and_open_sockets_stay() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (certificate, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
-    let [first, second] = [0; 2].map(|_| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    let [first, second] =
+        [0; 2].map(|_| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
     std::fs::write(&certificate, first.cert.pem()).unwrap();
     std::fs::write(&key, first.signing_key.serialize_pem()).unwrap();
     let settings = [
@@ -193,12 +214,15 @@ async fn a_replaced_certificate_is_shown_to_newcomers_and_open_sockets_stay() {
 const HTTPS: (&str, &str) = ("x-forwarded-proto", "https");
 
 fn behind_proxies(trusted: &str) -> Options {
-    Options::default().with("HERALD_PROXY_LISTEN", "127.0.0.1:0").with("HERALD_TRUSTED_PROXIES", trusted)
+    Options::default()
+        .with("HERALD_PROXY_LISTEN", "127.0.0.1:0")
+        .with("HERALD_TRUSTED_PROXIES", trusted)
 }
 
 /// A request as a proxy would hand it on.
 fn proxied(app: &App, method: &str, path: &str) -> reqwest::RequestBuilder {
-    let url = format!("http://127.0.0.1:{}{path}", app.proxy_port.expect("there is a proxy listener"));
+    let url =
+        format!("http://127.0.0.1:{}{path}", app.proxy_port.expect("there is a proxy listener"));
     app.http.request(method.parse().unwrap(), url).header("instance", "main")
 }
 
@@ -207,9 +231,13 @@ async fn connect_proxied(app: &App, headers: &[(&str, &str)]) -> Result<Client, 
     let url = format!("ws://localhost/?instance=main&authorization={}", token("alice").sign());
     let mut request = url.into_client_request().unwrap();
     for (name, value) in headers {
-        request.headers_mut().append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        request
+            .headers_mut()
+            .append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
     }
-    let tcp = TcpStream::connect(("127.0.0.1", app.proxy_port.unwrap())).await.expect("the server listens");
+    let tcp = TcpStream::connect(("127.0.0.1", app.proxy_port.unwrap()))
+        .await
+        .expect("the server listens");
     match within("the handshake", client_async(request, MaybeTlsStream::Plain(tcp))).await {
         Ok((socket, _)) => Ok(Client(socket)),
         Err(Error::Http(answer)) => Err(answer.status().as_u16()),
@@ -228,7 +256,10 @@ async fn the_proxy_listener_serves_https_that_a_proxy_ended_and_nothing_else() {
     let mut socket = connect_proxied(&app, &[HTTPS]).await.expect("it is let in");
     assert_eq!(socket.frame().await["type"], "CONNECTED");
     let sent = app.send(publish().header(HTTPS.0, HTTPS.1), 202).await;
-    assert_eq!((&sent.body["queued"], sent.header("strict-transport-security")), (&json!(1), "max-age=31536000"));
+    assert_eq!(
+        (&sent.body["queued"], sent.header("strict-transport-security")),
+        (&json!(1), "max-age=31536000")
+    );
     assert_eq!(socket.frame().await["data"], "through the proxy");
 
     assert_eq!(app.send(publish(), 426).await.code(), "TLS_REQUIRED");
@@ -236,7 +267,8 @@ async fn the_proxy_listener_serves_https_that_a_proxy_ended_and_nothing_else() {
     assert_eq!(connect_proxied(&app, &[("x-forwarded-proto", "http")]).await.err(), Some(426));
     let strangers = App::start_with(behind_proxies("10.0.0.1")).await;
     for path in ["/", "/healthz", "/v1/channels"] {
-        let refused = strangers.send(proxied(&strangers, "GET", path).header(HTTPS.0, HTTPS.1), 426).await;
+        let refused =
+            strangers.send(proxied(&strangers, "GET", path).header(HTTPS.0, HTTPS.1), 426).await;
         assert_eq!(refused.code(), "TLS_REQUIRED", "{path}");
     }
     assert_eq!(connect_proxied(&strangers, &[HTTPS]).await.err(), Some(426));
@@ -261,29 +293,49 @@ async fn behind_proxies_the_client_is_the_rightmost_address_that_is_no_proxy() {
     }
     kept.push(Ok(connect_proxied(&app, &[HTTPS]).await.expect("the proxy itself")));
     let proxies = [HTTPS, ("x-forwarded-for", "10.0.0.9, 10.0.0.5")];
-    assert_eq!(connect_proxied(&app, &proxies).await.err(), Some(429), "proxies alone count as the last of them");
+    assert_eq!(
+        connect_proxied(&app, &proxies).await.err(),
+        Some(429),
+        "proxies alone count as the last of them"
+    );
     let spoofed = [HTTPS, ("x-forwarded-for", "198.51.100.8"), ("x-forwarded-for", "203.0.113.2")];
-    assert_eq!(connect_proxied(&app, &spoofed).await.err(), Some(429), "the last of several headers counts");
+    assert_eq!(
+        connect_proxied(&app, &spoofed).await.err(),
+        Some(429),
+        "the last of several headers counts"
+    );
     let path = format!("/?instance=main&authorization={}", token("direct").sign());
-    let direct = Handshake::new(&app, &path).header("x-forwarded-for", "198.51.100.9").send(&app).await;
-    assert_eq!(direct.err().map(|answer| answer.status().as_u16()), Some(429), "nobody believes a header over TLS");
+    let direct =
+        Handshake::new(&app, &path).header("x-forwarded-for", "198.51.100.9").send(&app).await;
+    assert_eq!(
+        direct.err().map(|answer| answer.status().as_u16()),
+        Some(429),
+        "nobody believes a header over TLS"
+    );
 }
 
 #[actix_web::test]
 async fn plain_http_on_the_tls_port_gets_no_answer() {
     let app = App::start().await;
     let mut tcp = TcpStream::connect(("127.0.0.1", app.port)).await.unwrap();
-    tcp.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-forwarded-proto: https\r\n\r\n").await.unwrap();
+    tcp.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-forwarded-proto: https\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     within("the connection's end", tcp.read_to_end(&mut answer)).await.ok();
-    assert!(!answer.windows(4).any(|bytes| bytes == b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        !answer.windows(4).any(|bytes| bytes == b"HTTP"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 #[actix_web::test]
 async fn answers_may_be_read_by_the_origins_that_the_instance_allows() {
     let app = App::start().await;
     let allow = async |version: &str, origins: &[&str]| {
-        let request = app.request("PUT", "/v1/instances/main").bearer_auth(Token::operator().sign());
+        let request =
+            app.request("PUT", "/v1/instances/main").bearer_auth(Token::operator().sign());
         let instance = json!({"name": "main", "origins": origins});
         app.send(request.header("if-match", version).json(&instance), 200).await;
     };
@@ -292,22 +344,37 @@ async fn answers_may_be_read_by_the_origins_that_the_instance_allows() {
         let preflight = app.request("OPTIONS", "/v1/messages").header("origin", origin);
         let answer = app.send(preflight.header("access-control-request-method", "POST"), 204).await;
         assert_eq!(answer.header("access-control-allow-origin"), origin);
-        assert!(answer.header("access-control-allow-headers").contains("authorization, instance, content-type"));
+        assert!(
+            answer
+                .header("access-control-allow-headers")
+                .contains("authorization, instance, content-type")
+        );
         assert_eq!(answer.header("access-control-allow-credentials"), "");
     }
     let list = |origin: &str| {
-        let request = app.request("GET", "/v1/channels").header("instance", "main").header("origin", origin);
+        let request =
+            app.request("GET", "/v1/channels").header("instance", "main").header("origin", origin);
         request.bearer_auth(Token::admin("root").sign())
     };
     let allowed = app.send(list("https://good.example"), 200).await;
     assert_eq!(allowed.header("access-control-allow-origin"), "https://good.example");
-    assert_eq!((allowed.header("vary"), allowed.header("access-control-allow-credentials")), ("Origin", ""));
-    let exposed: BTreeSet<&str> = allowed.header("access-control-expose-headers").split(", ").collect();
-    let promised = BTreeSet::from(["ETag", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"]);
+    assert_eq!(
+        (allowed.header("vary"), allowed.header("access-control-allow-credentials")),
+        ("Origin", "")
+    );
+    let exposed: BTreeSet<&str> =
+        allowed.header("access-control-expose-headers").split(", ").collect();
+    let promised =
+        BTreeSet::from(["ETag", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"]);
     assert!(exposed.is_superset(&promised), "{exposed:?}");
-    for origin in ["https://evil.example", "https://good.example:444", "http://good.example", "null"] {
+    for origin in
+        ["https://evil.example", "https://good.example:444", "http://good.example", "null"]
+    {
         let refused = app.send(list(origin), 403).await;
-        assert_eq!((refused.code(), refused.header("access-control-allow-origin")), ("ORIGIN_FORBIDDEN", ""));
+        assert_eq!(
+            (refused.code(), refused.header("access-control-allow-origin")),
+            ("ORIGIN_FORBIDDEN", "")
+        );
     }
     app.call("GET", "/v1/channels", Some(&Token::admin("root")), None, 200).await;
     allow("\"2\"", &["null"]).await;
@@ -319,13 +386,18 @@ async fn answers_may_be_read_by_the_origins_that_the_instance_allows() {
 async fn every_answer_has_an_id_and_the_headers_that_protect_browsers() {
     let app = App::start().await;
     let mut ids = BTreeSet::new();
-    for (path, status) in [("/", 200), ("/docs/", 200), ("/errors/NOT_FOUND", 200), ("/healthz", 200), ("/no", 404)] {
+    for (path, status) in
+        [("/", 200), ("/docs/", 200), ("/errors/NOT_FOUND", 200), ("/healthz", 200), ("/no", 404)]
+    {
         let answer = app.send(app.request("GET", path), status).await;
         assert_eq!(answer.header("strict-transport-security"), "max-age=31536000", "{path}");
         assert_eq!(answer.header("referrer-policy"), "no-referrer", "{path}");
         assert_eq!(answer.header("cache-control"), "no-store", "{path}");
         if answer.header("content-type").starts_with("text/html") {
-            assert!(answer.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
+            assert!(
+                answer.header("content-security-policy").starts_with("default-src 'none'"),
+                "{path}"
+            );
         }
         assert!(ids.insert(answer.header("x-request-id").to_owned()), "{path} repeats an id");
     }
@@ -344,9 +416,16 @@ impl KeyServer {
         while let Ok((mut stream, _)) = listener.accept().await {
             self.asked.fetch_add(1, Ordering::Relaxed);
             let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
-            let Some(body) = self.set.lock().unwrap().as_ref().map(ToString::to_string) else { continue };
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            while !head.ends_with(b"\r\n\r\n")
+                && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0)
+            {}
+            let Some(body) = self.set.lock().unwrap().as_ref().map(ToString::to_string) else {
+                continue;
+            };
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
             stream.write_all((head + &body).as_bytes()).await.ok();
         }
     }
@@ -372,12 +451,16 @@ async fn key_sets_may_change_and_outlive_the_absence_of_their_url() {
         let pem = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
         EncodingKey::from_ec_pem(pem.as_bytes()).unwrap()
     });
-    let (provider, listener) = (Arc::new(KeyServer::default()), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (provider, listener) =
+        (Arc::new(KeyServer::default()), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let url = format!("http://{}/keys", listener.local_addr().unwrap());
     provider.has(&old, "old");
     tokio::spawn(provider.clone().answer(listener));
-    let options = || Options::default().with("HERALD_JWKS_URLS", &url).with("HERALD_JWKS_ALLOW_PRIVATE", true);
-    let (follows, left_behind) = (App::start_with(options()).await, App::start_with(options()).await);
+    let options = || {
+        Options::default().with("HERALD_JWKS_URLS", &url).with("HERALD_JWKS_ALLOW_PRIVATE", true)
+    };
+    let (follows, left_behind) =
+        (App::start_with(options()).await, App::start_with(options()).await);
     sign_in(&follows, &old, "old", 200).await;
     sign_in(&left_behind, &old, "old", 200).await;
     provider.has(&new, "new");
@@ -385,7 +468,11 @@ async fn key_sets_may_change_and_outlive_the_absence_of_their_url() {
     assert_eq!(sign_in(&follows, &old, "old", 401).await, "TOKEN_INVALID");
     let asked = provider.asked.load(Ordering::Relaxed);
     assert_eq!(sign_in(&follows, &stranger, "stranger", 401).await, "TOKEN_INVALID");
-    assert_eq!(provider.asked.load(Ordering::Relaxed), asked, "an unknown key is looked for once a minute");
+    assert_eq!(
+        provider.asked.load(Ordering::Relaxed),
+        asked,
+        "an unknown key is looked for once a minute"
+    );
 
     *provider.set.lock().unwrap() = None;
     assert_eq!(sign_in(&left_behind, &new, "new", 503).await, "OVERLOADED");

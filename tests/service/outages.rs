@@ -19,23 +19,39 @@ async fn without_postgres_messages_go_on_and_management_answers_503() {
         ("GET", "/v1/channels/news", None),
         ("POST", "/v1/channels", Some(json!({"name": "more"}))),
         ("GET", "/v1/audit", None),
-        ("POST", "/v1/quota-requests", Some(json!({"limit": "connections", "value": 20_000, "reason": "x"}))),
+        (
+            "POST",
+            "/v1/quota-requests",
+            Some(json!({"limit": "connections", "value": 20_000, "reason": "x"})),
+        ),
     ] {
         let answer = app.call(method, path, Some(&admin), body, 503).await;
-        assert_eq!((answer.code(), answer.header("retry-after")), ("STORE_UNAVAILABLE", "1"), "{method} {path}");
+        assert_eq!(
+            (answer.code(), answer.header("retry-after")),
+            ("STORE_UNAVAILABLE", "1"),
+            "{method} {path}"
+        );
     }
     let mut meanwhile = app.connect(&token("b")).await;
     assert_eq!(app.publish("news", json!("still here")).await["matched"], 2);
-    assert_eq!((before.data().await, meanwhile.data().await), (json!("still here"), json!("still here")));
+    assert_eq!(
+        (before.data().await, meanwhile.data().await),
+        (json!("still here"), json!("still here"))
+    );
     // Whoever looks after the catalog finds out by itself, after its own attempt to connect.
-    let noticed = async { while app.send(app.request("GET", "/readyz"), 200).await.body["postgres"] != false {} };
+    let noticed = async {
+        while app.send(app.request("GET", "/readyz"), 200).await.body["postgres"] != false {}
+    };
     within("the loss is noticed", noticed).await;
     assert!(app.metrics().await.contains("herald_postgres_up 0"));
 
     postgres.come_back().await;
     let mut created = false;
     while !created {
-        let request = app.request("POST", "/v1/channels").header("instance", "main").bearer_auth(admin.sign());
+        let request = app
+            .request("POST", "/v1/channels")
+            .header("instance", "main")
+            .bearer_auth(admin.sign());
         let status = request.json(&json!({"name": "more"})).send().await.unwrap().status().as_u16();
         assert!([201, 503].contains(&status), "{status}");
         created = status == 201;
@@ -51,6 +67,13 @@ async fn a_change_made_elsewhere_arrives_without_a_request() {
     one.create_instance("main", json!({})).await;
     let two = App::launch(Options::default(), database).await;
     let mut socket = two.connect(&token("a")).await;
-    one.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(json!({"name": "news"})), 201).await;
+    one.call(
+        "POST",
+        "/v1/channels",
+        Some(&Token::admin("root")),
+        Some(json!({"name": "news"})),
+        201,
+    )
+    .await;
     assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
 }

@@ -14,7 +14,10 @@ async fn connected_comes_first_and_says_what_is_heard() {
     app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
     let socket = app.connect(&token("alice").groups(&["eng", "ops"])).await;
     let connected = &socket.connected;
-    assert_eq!(connected["channels"], json!(["ALL", "user:alice", "group:eng", "group:ops", "channel:news"]));
+    assert_eq!(
+        connected["channels"],
+        json!(["ALL", "user:alice", "group:eng", "group:ops", "channel:news"])
+    );
     assert_eq!((&connected["instance"], &connected["userId"]), (&json!("main"), &json!("alice")));
     assert_eq!(connected["keepAliveSeconds"], 60);
     assert!(connected["connectionId"].is_string() && connected["cursor"].is_string());
@@ -23,7 +26,9 @@ async fn connected_comes_first_and_says_what_is_heard() {
 #[actix_web::test]
 async fn channels_narrow_what_is_heard_and_unknown_ones_are_left_out() {
     let app = App::start().await;
-    for channel in [json!({"name": "news"}), json!({"name": "secret", "rules": []}), json!({"name": "bob"})] {
+    for channel in
+        [json!({"name": "news"}), json!({"name": "secret", "rules": []}), json!({"name": "bob"})]
+    {
         app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
     }
     let alice = token("alice").groups(&["eng"]);
@@ -66,19 +71,26 @@ async fn a_client_that_sends_nothing_is_closed_with_4408_and_one_that_pings_is_n
     let closed = actix_web::rt::spawn(async move { silent.closed().await });
     while !closed.is_finished() {
         alive.ping(b"x").await;
-        tokio::time::timeout(std::time::Duration::from_millis(500), std::future::pending::<()>()).await.ok();
+        tokio::time::timeout(std::time::Duration::from_millis(500), std::future::pending::<()>())
+            .await
+            .ok();
     }
     let (code, reason) = closed.await.unwrap();
-    assert_eq!((code, reason.as_str()), (4408, "KEEP_ALIVE_MISSED: send PING at least once a minute"));
+    assert_eq!(
+        (code, reason.as_str()),
+        (4408, "KEEP_ALIVE_MISSED: send PING at least once a minute")
+    );
     alive.ping(b"still here").await;
 }
 
 #[actix_web::test]
 async fn anything_else_is_an_error_once_and_then_the_end() {
     let app = App::start().await;
-    for wrong in
-        [Message::text("hello"), Message::text(r#"{"type":"MESSAGE"}"#), Message::Binary(Bytes::from_static(b"x"))]
-    {
+    for wrong in [
+        Message::text("hello"),
+        Message::text(r#"{"type":"MESSAGE"}"#),
+        Message::Binary(Bytes::from_static(b"x")),
+    ] {
         let mut socket = app.connect(&token("alice")).await;
         socket.send_message(wrong.clone()).await;
         let error = socket.frame().await;
@@ -95,9 +107,13 @@ async fn anything_else_is_an_error_once_and_then_the_end() {
 async fn messages_over_their_size_end_with_1009() {
     let app = App::start().await;
     let alice = token("alice").sign();
-    for (length, code) in
-        [(1_023, None), (1_024, None), (1_025, Some(1009)), (16_384, Some(1009)), (16_385, Some(1009))]
-    {
+    for (length, code) in [
+        (1_023, None),
+        (1_024, None),
+        (1_025, Some(1009)),
+        (16_384, Some(1009)),
+        (16_385, Some(1009)),
+    ] {
         let mut socket = RawSocket::connect(&app, &alice).await;
         socket.write_frame(0x81, "x".repeat(length).as_bytes()).await;
         match code {
@@ -137,7 +153,11 @@ async fn broken_frames_end_with_1002_and_broken_text_with_1007() {
         ("a continuation of nothing", frame(0x80, b"x"), 1002),
         ("a text within a text", [frame(0x01, b"x"), frame(0x81, b"y")].concat(), 1002),
         ("text that is not UTF-8", frame(0x81, b"\xFF\xFE"), 1007),
-        ("fragments that are not UTF-8", [frame(0x01, b"\xC3"), frame(0x80, b"\x28")].concat(), 1007),
+        (
+            "fragments that are not UTF-8",
+            [frame(0x01, b"\xC3"), frame(0x80, b"\x28")].concat(),
+            1007,
+        ),
     ];
     for (what, bytes, code) in cases {
         let mut socket = RawSocket::connect(&app, &alice).await;
@@ -146,7 +166,12 @@ async fn broken_frames_end_with_1002_and_broken_text_with_1007() {
         socket.ended().await;
     }
     let mut socket = RawSocket::connect(&app, &alice).await;
-    socket.write(&[frame(0x01, b"{\"type\":"), frame(0x89, b"between"), frame(0x80, b"\"PING\"}")].concat()).await;
+    socket
+        .write(
+            &[frame(0x01, b"{\"type\":"), frame(0x89, b"between"), frame(0x80, b"\"PING\"}")]
+                .concat(),
+        )
+        .await;
     assert_eq!(socket.frame().await, Some((0xA, b"between".to_vec())));
     assert_eq!(socket.frame().await, Some((1, b"{\"type\":\"PONG\"}".to_vec())));
 }
@@ -166,7 +191,14 @@ async fn sixty_frames_at_once_are_answered_and_five_hundred_end_with_4429() {
     flood.ended().await;
     let mut empty = RawSocket::connect(&app, &alice).await;
     empty
-        .write(&[frame(0x01, b"")].iter().cloned().chain(vec![frame(0x00, b""); 200]).collect::<Vec<_>>().concat())
+        .write(
+            &[frame(0x01, b"")]
+                .iter()
+                .cloned()
+                .chain(vec![frame(0x00, b""); 200])
+                .collect::<Vec<_>>()
+                .concat(),
+        )
         .await;
     assert_eq!(empty.close_code().await, Some(4429));
 }
@@ -201,13 +233,22 @@ async fn connections_are_capped_by_user_and_by_instance() {
     app.create_instance("tight", json!({"connections": 4, "connectionsPerUser": 2})).await;
     let open = async |user: &str| {
         let token = token(user).instances(&["tight"]).sign();
-        Handshake::new(&app, &format!("/?instance=tight&authorization={token}")).send(&app).await.unwrap()
+        Handshake::new(&app, &format!("/?instance=tight&authorization={token}"))
+            .send(&app)
+            .await
+            .unwrap()
     };
     let mut kept = vec![open("a").await.welcomed().await, open("a").await.welcomed().await];
     let (code, reason) = open("a").await.closed().await;
-    assert_eq!((code, reason.as_str()), (4429, "TOO_MANY_CONNECTIONS: the user has its 2 connections"));
+    assert_eq!(
+        (code, reason.as_str()),
+        (4429, "TOO_MANY_CONNECTIONS: the user has its 2 connections")
+    );
     kept.extend([open("b").await.welcomed().await, open("c").await.welcomed().await]);
-    assert_eq!(open("d").await.closed().await.1, "TOO_MANY_CONNECTIONS: the instance has its 4 connections");
+    assert_eq!(
+        open("d").await.closed().await.1,
+        "TOO_MANY_CONNECTIONS: the instance has its 4 connections"
+    );
     kept.remove(0).close().await;
     open("d").await.welcomed().await;
 }
@@ -238,7 +279,10 @@ async fn an_address_has_a_cap_that_is_told_in_http() {
     let path = format!("/?instance=main&authorization={}", token("c").sign());
     let refused = Handshake::new(&app, &path).send(&app).await.err().expect("a third is refused");
     assert_eq!(refused.status().as_u16(), 429);
-    assert!(String::from_utf8_lossy(refused.body().as_deref().unwrap()).contains("TOO_MANY_CONNECTIONS"));
+    assert!(
+        String::from_utf8_lossy(refused.body().as_deref().unwrap())
+            .contains("TOO_MANY_CONNECTIONS")
+    );
     second.close().await;
     loop {
         match Handshake::new(&app, &path).send(&app).await {
@@ -264,10 +308,15 @@ async fn the_process_has_a_cap_that_is_told_in_http() {
 async fn pages_of_other_origins_are_refused_in_http() {
     let app = App::start().await;
     let instance = json!({"name": "main", "origins": ["https://good.example"]});
-    let request = app.request("PUT", "/v1/instances/main").bearer_auth(Token::operator().sign()).json(&instance);
+    let request = app
+        .request("PUT", "/v1/instances/main")
+        .bearer_auth(Token::operator().sign())
+        .json(&instance);
     app.send(request.header("if-match", "\"1\""), 200).await;
     let path = format!("/?instance=main&authorization={}", token("a").sign());
-    for (origin, status) in [("https://good.example", 101), ("https://evil.example", 403), ("null", 403)] {
+    for (origin, status) in
+        [("https://good.example", 101), ("https://evil.example", 403), ("null", 403)]
+    {
         let sent = Handshake::new(&app, &path).header("origin", origin).send(&app).await;
         let answered = sent.map_or_else(|answer| answer.status().as_u16(), |_| 101);
         assert_eq!(answered, status, "{origin}");

@@ -68,7 +68,8 @@ async fn a_revoked_token_is_no_good_new_one() {
 async fn a_token_without_the_role_ends_the_connection() {
     let app = App::start().await;
     let mut socket = app.connect(&token("alice")).await;
-    let auth = json!({"type": "AUTH", "authorization": token("alice").roles(&["REALTIME_ADMIN"]).sign()});
+    let auth =
+        json!({"type": "AUTH", "authorization": token("alice").roles(&["REALTIME_ADMIN"]).sign()});
     socket.send(&auth.to_string()).await;
     let (code, reason) = socket.closed().await;
     assert_eq!((code, reason.split(':').next().unwrap()), (4403, "ROLE_REQUIRED"));
@@ -94,7 +95,8 @@ async fn a_connection_is_told_once_before_its_token_ends_and_a_new_one_keeps_it(
 
 #[actix_web::test]
 async fn how_long_before_is_a_setting() {
-    let options = Options::default().with("HERALD_EXPIRING_SECONDS", 0).with("HERALD_JWT_LEEWAY_SECONDS", 3);
+    let options =
+        Options::default().with("HERALD_EXPIRING_SECONDS", 0).with("HERALD_JWT_LEEWAY_SECONDS", 3);
     let app = App::start_with(options).await;
     let mut socket = app.connect(&token("alice").expires_in(1)).await;
     assert_eq!(socket.frame().await, json!({"type": "EXPIRING", "seconds": 0}));

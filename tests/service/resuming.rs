@@ -1,4 +1,5 @@
-//! Resuming by cursor: everything missed, in order, once, then live; or a plain word that something is missing.
+//! Resuming by cursor: everything missed, in order, once, then live; or a plain word that something
+//! is missing.
 
 use crate::support::app::Answer;
 use crate::support::socket::Handshake;
@@ -6,7 +7,8 @@ use crate::support::{App, Options, Socket, Token, postgres, token};
 use serde_json::{Value, json};
 
 async fn send(app: &App, body: Value, expected: u16) -> Answer {
-    app.call("POST", "/v1/messages", Some(&token("publisher").component()), Some(body), expected).await
+    app.call("POST", "/v1/messages", Some(&token("publisher").component()), Some(body), expected)
+        .await
 }
 
 /// Connects with a cursor and checks what `CONNECTED` says of it.
@@ -23,11 +25,15 @@ async fn what_was_missed_comes_in_order_once_and_then_what_is_new() {
     let app = App::start().await;
     let alice = token("alice").groups(&["eng"]);
     let mut socket = app.connect(&alice).await;
-    assert!(socket.connected.get("recovered").is_none() && socket.connected.get("reason").is_none());
+    assert!(
+        socket.connected.get("recovered").is_none() && socket.connected.get("reason").is_none()
+    );
     app.publish("ALL", json!("heard")).await;
     let cursor = socket.frame().await["cursor"].clone();
     socket.close().await;
-    for (channel, message) in [("ALL", 1), ("user:bob", 2), ("group:eng", 3), ("alice", 4), ("eng", 5)] {
+    for (channel, message) in
+        [("ALL", 1), ("user:bob", 2), ("group:eng", 3), ("alice", 4), ("eng", 5)]
+    {
         app.publish(channel, json!(message)).await;
     }
     let mut socket = resume(&app, &alice, &cursor, None).await;
@@ -44,7 +50,8 @@ async fn what_was_missed_comes_in_order_once_and_then_what_is_new() {
 }
 
 #[actix_web::test]
-async fn a_client_that_is_cut_before_its_replay_misses_nothing_by_keeping_the_cursor_of_its_first_frame() {
+async fn a_client_that_is_cut_before_its_replay_misses_nothing_by_keeping_the_cursor_of_its_first_frame()
+ {
     let app = App::start().await;
     let alice = token("alice");
     let cursor = app.connect(&alice).await.connected["cursor"].clone();
@@ -76,7 +83,14 @@ async fn what_is_no_cursor_of_this_memory_is_said_to_be_none() {
     let alice = token("alice");
     let cursor = app.connect(&alice).await.connected["cursor"].clone();
     let foreign = "AAAAAAAAAAAAAAAAAAAAAA";
-    for bad in ["x", foreign, "%20", "%C3%84", &"A".repeat(23), &format!("{}B", &cursor.as_str().unwrap()[..21])] {
+    for bad in [
+        "x",
+        foreign,
+        "%20",
+        "%C3%84",
+        &"A".repeat(23),
+        &format!("{}B", &cursor.as_str().unwrap()[..21]),
+    ] {
         let mut socket = resume(&app, &alice, &json!(bad), Some("EPOCH")).await;
         app.publish("ALL", json!("live")).await;
         assert_eq!(socket.data().await, "live");
@@ -133,7 +147,8 @@ async fn bytes_time_and_replays_have_their_bounds() {
     app.publish("user:b", json!(2)).await;
     resume(&app, &token("b"), &b, Some("TOO_MUCH")).await;
     loop {
-        let socket = app.connect_with(&token("b"), &format!("&cursor={}", before.as_str().unwrap())).await;
+        let socket =
+            app.connect_with(&token("b"), &format!("&cursor={}", before.as_str().unwrap())).await;
         match socket.connected["reason"].as_str() {
             Some(reason) => break assert_eq!(reason, "TOO_OLD"),
             None => socket.close().await,
@@ -147,7 +162,11 @@ async fn a_replay_has_as_many_bytes_as_are_set_and_not_one_more() {
     const MOST: usize = 65_536;
     /// What a frame over 125 bytes takes beside its text.
     const HEADER: usize = 4;
-    let app = App::launch(Options::default().with("HERALD_REPLAY_BYTES", MOST), postgres::database().await).await;
+    let app = App::launch(
+        Options::default().with("HERALD_REPLAY_BYTES", MOST),
+        postgres::database().await,
+    )
+    .await;
     app.create_instance("main", json!({"componentPayloadBytes": 65_536})).await;
     for more in [0, 1] {
         let mut live = app.connect(&token("a")).await;
@@ -177,9 +196,12 @@ async fn where_the_process_keeps_too_much_the_instance_that_was_used_least_recen
     };
     let recovered = async |instance: &str, cursor: &Value| {
         let cursor = cursor.as_str().expect("a cursor");
-        let path =
-            format!("/?authorization={}&instance={instance}&cursor={cursor}", token("a").instances(&["*"]).sign());
-        let socket = Handshake::new(&app, &path).send(&app).await.unwrap_or_else(|_| panic!("refused"));
+        let path = format!(
+            "/?authorization={}&instance={instance}&cursor={cursor}",
+            token("a").instances(&["*"]).sign()
+        );
+        let socket =
+            Handshake::new(&app, &path).send(&app).await.unwrap_or_else(|_| panic!("refused"));
         socket.welcomed().await.connected["recovered"].clone()
     };
     let (main, other) = (publish("main").await, publish("other").await);
@@ -187,11 +209,17 @@ async fn where_the_process_keeps_too_much_the_instance_that_was_used_least_recen
         publish("main").await;
         publish("other").await;
     }
-    assert_eq!((recovered("main", &main).await, recovered("other", &other).await), (json!(true), json!(true)));
+    assert_eq!(
+        (recovered("main", &main).await, recovered("other", &other).await),
+        (json!(true), json!(true))
+    );
     for _ in 0..3 {
         publish("other").await;
     }
-    assert_eq!((recovered("main", &main).await, recovered("other", &other).await), (json!(false), json!(true)));
+    assert_eq!(
+        (recovered("main", &main).await, recovered("other", &other).await),
+        (json!(false), json!(true))
+    );
 }
 
 #[actix_web::test]
@@ -208,9 +236,12 @@ async fn a_ttl_ends_a_message_early_and_zero_is_live_only() {
     let app = patient(Options::default()).await;
     let mut live = app.connect(&token("a")).await;
     let cursor = live.connected["cursor"].clone();
-    for (ttl, message) in
-        [(json!(0), "live only"), (json!(120), "longest"), (Value::Null, "default"), (json!(1), "short")]
-    {
+    for (ttl, message) in [
+        (json!(0), "live only"),
+        (json!(120), "longest"),
+        (Value::Null, "default"),
+        (json!(1), "short"),
+    ] {
         send(&app, json!({"channel": "ALL", "message": message, "ttl": ttl}), 202).await;
         assert_eq!(live.data().await, message);
     }
@@ -221,7 +252,10 @@ async fn a_ttl_ends_a_message_early_and_zero_is_live_only() {
     app.publish("user:a", json!("end")).await;
     loop {
         let mut socket = resume(&app, &token("a"), &cursor, None).await;
-        assert_eq!((socket.data().await, socket.data().await), (json!("longest"), json!("default")));
+        assert_eq!(
+            (socket.data().await, socket.data().await),
+            (json!("longest"), json!("default"))
+        );
         match socket.data().await.as_str() {
             Some("short") => socket.close().await,
             last => break assert_eq!(last, Some("end")),
@@ -239,7 +273,10 @@ async fn present_rights_alone_decide() {
     let cursor = app.connect(&token("alice")).await.connected["cursor"].clone();
     app.publish("channel:news", json!("secret")).await;
     app.publish("group:eng", json!("for engineers")).await;
-    let request = app.request("PUT", "/v1/channels/news").header("instance", "main").header("if-match", "\"1\"");
+    let request = app
+        .request("PUT", "/v1/channels/news")
+        .header("instance", "main")
+        .header("if-match", "\"1\"");
     app.send(request.bearer_auth(admin.sign()).json(&rules(allow("bob"))), 200).await;
     let mut alice = resume(&app, &token("alice").groups(&["eng"]), &cursor, None).await;
     assert_eq!(alice.data().await, "for engineers");
@@ -271,7 +308,10 @@ async fn a_graceful_restart_loses_nothing() {
     let directory = app.stopped().await;
     assert!(directory.path().join("window.jsonl").exists());
     let app = App::launch_in(directory, Options::default(), database.clone()).await;
-    assert!(!app.directory.path().join("window.jsonl").exists(), "a kill now must not find it again");
+    assert!(
+        !app.directory.path().join("window.jsonl").exists(),
+        "a kill now must not find it again"
+    );
     app.publish("ALL", json!("after")).await;
     let mut socket = resume(&app, &alice, &cursor, None).await;
     assert_eq!((socket.data().await, socket.data().await), (json!("before"), json!("after")));

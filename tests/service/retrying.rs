@@ -15,7 +15,10 @@ async fn send(app: &App, body: Value, expected: u16) -> Answer {
 }
 
 async fn send_with_key(app: &App, key: &str, body: Value, expected: u16) -> Answer {
-    let request = app.request("POST", "/v1/messages").header("instance", "main").header("idempotency-key", key);
+    let request = app
+        .request("POST", "/v1/messages")
+        .header("instance", "main")
+        .header("idempotency-key", key);
     app.send(request.bearer_auth(publisher().sign()).json(&body), expected).await
 }
 
@@ -35,7 +38,11 @@ async fn the_same_request_again_sends_nothing_and_is_answered_as_the_first() {
     assert_eq!((&first.body["id"], &first.body["duplicate"]), (&json!("order-1"), &json!(false)));
     assert_eq!(alice.frame().await["id"], "order-1");
     let _bob = app.connect(&token("bob")).await;
-    assert_eq!(send(&app, body.clone(), 202).await.body, repeated(&first), "the first counts, not new ones");
+    assert_eq!(
+        send(&app, body.clone(), 202).await.body,
+        repeated(&first),
+        "the first counts, not new ones"
+    );
     app.publish("ALL", json!("next")).await;
     assert_eq!(alice.data().await, "next");
 }
@@ -56,7 +63,10 @@ async fn the_header_is_the_same_as_the_field() {
     let both = json!({"channel": "ALL", "message": 1, "id": "k-2"});
     assert_eq!(send_with_key(&app, "k-1", both, 400).await.code(), "CONFLICTING_PARAMETER");
     let batch = json!({"messages": [{"channel": "ALL", "message": 1}]});
-    let request = app.request("POST", "/v1/messages/batch").header("instance", "main").header("idempotency-key", "k-3");
+    let request = app
+        .request("POST", "/v1/messages/batch")
+        .header("instance", "main")
+        .header("idempotency-key", "k-3");
     let refused = app.send(request.bearer_auth(publisher().sign()).json(&batch), 400).await;
     assert_eq!(refused.code(), "CONFLICTING_PARAMETER");
 }
@@ -64,7 +74,8 @@ async fn the_header_is_the_same_as_the_field() {
 #[actix_web::test]
 async fn another_request_or_another_user_does_not_get_the_first_answer() {
     let app = App::start().await;
-    let body = |message: i32, channel: &str| json!({"channel": channel, "message": message, "id": "a"});
+    let body =
+        |message: i32, channel: &str| json!({"channel": channel, "message": message, "id": "a"});
     send(&app, body(1, "ALL"), 202).await;
     for other in [
         body(2, "ALL"),
@@ -76,10 +87,12 @@ async fn another_request_or_another_user_does_not_get_the_first_answer() {
         assert_eq!((refused.code(), refused.body.get("cursor")), ("ID_REUSED", None));
     }
     let stranger = token("another").component();
-    let refused = app.call("POST", "/v1/messages", Some(&stranger), Some(body(1, "ALL")), 409).await;
+    let refused =
+        app.call("POST", "/v1/messages", Some(&stranger), Some(body(1, "ALL")), 409).await;
     assert_eq!(refused.code(), "ID_REUSED");
     app.create_instance("other", json!({})).await;
-    let request = app.request("POST", "/v1/messages").header("instance", "other").json(&body(2, "ALL"));
+    let request =
+        app.request("POST", "/v1/messages").header("instance", "other").json(&body(2, "ALL"));
     app.send(request.bearer_auth(publisher().instances(&["other"]).sign()), 202).await;
 }
 
@@ -91,7 +104,10 @@ async fn dry_runs_and_refusals_reserve_nothing() {
     app.send(request.bearer_auth(publisher().sign()).json(&body), 202).await;
     send(&app, json!({"channel": "channel:nowhere", "message": 1, "id": "a"}), 404).await;
     send(&app, json!({"channel": "ALL", "message": "x".repeat(5_000), "id": "a"}), 413).await;
-    assert_eq!(send(&app, json!({"channel": "ALL", "message": 2, "id": "a"}), 202).await.body["duplicate"], false);
+    assert_eq!(
+        send(&app, json!({"channel": "ALL", "message": 2, "id": "a"}), 202).await.body["duplicate"],
+        false
+    );
 }
 
 #[actix_web::test]
@@ -116,7 +132,8 @@ async fn of_many_at_once_one_is_sent() {
     let app = App::start().await;
     let mut alice = app.connect(&token("alice")).await;
     let body = json!({"channel": "ALL", "message": 1, "id": "once"});
-    let answers = futures_util::future::join_all((0..20).map(|_| send(&app, body.clone(), 202))).await;
+    let answers =
+        futures_util::future::join_all((0..20).map(|_| send(&app, body.clone(), 202))).await;
     assert_eq!(answers.iter().filter(|answer| answer.body["duplicate"] == false).count(), 1);
     assert!(answers.iter().all(|answer| answer.body["cursor"] == answers[0].body["cursor"]));
     assert_eq!(alice.data().await, 1);
@@ -146,7 +163,8 @@ async fn a_publisher_that_hangs_up_can_try_again() {
         "userMessageBurst": 10_000});
     app.create_instance("busy", plenty).await;
     let publisher = publisher().instances(&["busy"]);
-    let path = format!("/?authorization={}&instance=busy", token("alice").instances(&["busy"]).sign());
+    let path =
+        format!("/?authorization={}&instance=busy", token("alice").instances(&["busy"]).sign());
     let mut sockets = Vec::new();
     for _ in 0..8 {
         sockets.push(Handshake::new(&app, &path).send(&app).await.unwrap().welcomed().await);
@@ -170,7 +188,8 @@ async fn each_entry_of_a_batch_has_its_own_id() {
     let app = App::start().await;
     let entry = |id: &str, message: i32| json!({"channel": "ALL", "message": message, "id": id});
     let body = json!({"messages": [entry("a", 1), entry("a", 1), entry("a", 2), entry("b", 3)]});
-    let results = app.call("POST", "/v1/messages/batch", Some(&publisher()), Some(body), 200).await.body;
+    let results =
+        app.call("POST", "/v1/messages/batch", Some(&publisher()), Some(body), 200).await.body;
     let results = results["results"].as_array().unwrap();
     assert_eq!(results.iter().map(|one| &one["status"]).collect::<Vec<_>>(), [202, 202, 409, 202]);
     assert_eq!((&results[0]["duplicate"], &results[1]["duplicate"]), (&json!(false), &json!(true)));
@@ -178,7 +197,8 @@ async fn each_entry_of_a_batch_has_its_own_id() {
 
 #[actix_web::test]
 async fn ids_are_forgotten_with_the_window_and_bounded() {
-    let options = Options::default().with("HERALD_HISTORY_SECONDS", 1).with("HERALD_REMEMBERED_IDS", 2);
+    let options =
+        Options::default().with("HERALD_HISTORY_SECONDS", 1).with("HERALD_REMEMBERED_IDS", 2);
     let app = App::start_with(options).await;
     let body = |id: &str, message: i32| json!({"channel": "ALL", "message": message, "id": id});
     send(&app, body("a", 1), 202).await;
@@ -186,14 +206,17 @@ async fn ids_are_forgotten_with_the_window_and_bounded() {
     // The oldest is forgotten first: once there is room for c, a is another message.
     for (id, user) in [("c", publisher()), ("a", token("another").component())] {
         loop {
-            let request = app.request("POST", "/v1/messages").header("instance", "main").json(&body(id, 2));
+            let request =
+                app.request("POST", "/v1/messages").header("instance", "main").json(&body(id, 2));
             let answer = request.bearer_auth(user.sign()).send().await.unwrap();
             let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
             match status {
                 503 => assert!(text.contains("OVERLOADED"), "{text}"),
                 // Asking so often has used up the rate.
                 429 => {}
-                _ => break assert!(status == 202 && text.contains("\"duplicate\":false"), "{text}"),
+                _ => {
+                    break assert!(status == 202 && text.contains("\"duplicate\":false"), "{text}");
+                }
             }
         }
     }

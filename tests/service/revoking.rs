@@ -1,4 +1,5 @@
-//! Revoking tokens: by id, by user and time, on open sockets and new ones, and what ends a revocation.
+//! Revoking tokens: by id, by user and time, on open sockets and new ones, and what ends a
+//! revocation.
 
 use crate::support::app::Answer;
 use crate::support::postgres::{OwnPostgres, database};
@@ -29,7 +30,8 @@ async fn revoke_token(app: &App, id: &str) -> String {
 }
 
 async fn list(app: &App) -> Vec<Value> {
-    let page = app.call("GET", &format!("{PATH}?limit=200"), Some(&Token::admin("root")), None, 200).await;
+    let page =
+        app.call("GET", &format!("{PATH}?limit=200"), Some(&Token::admin("root")), None, 200).await;
     page.body["items"].as_array().unwrap().clone()
 }
 
@@ -48,7 +50,10 @@ async fn is_closed_as_revoked(mut socket: Socket) {
 /// Runs a statement in the server's database.
 async fn execute(database: &str, statement: &str) {
     let mut connection = PgConnection::connect(database).await.expect("Postgres takes connections");
-    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.expect("the statement is good");
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+        .execute(&mut connection)
+        .await
+        .expect("the statement is good");
 }
 
 #[actix_web::test]
@@ -65,7 +70,8 @@ async fn a_token_is_revoked_by_its_id() {
     is_closed_as_revoked(app.open(&component("stolen"), "").await).await;
     assert_eq!(publish_as(&app, &component("stolen"), 401).await.code(), "TOKEN_REVOKED");
     let batch = json!({"messages": [{"channel": "ALL", "message": 1}]});
-    let refused = app.call("POST", "/v1/messages/batch", Some(&component("stolen")), Some(batch), 401).await;
+    let refused =
+        app.call("POST", "/v1/messages/batch", Some(&component("stolen")), Some(batch), 401).await;
     assert_eq!((refused.code(), refused.header("www-authenticate")), ("TOKEN_REVOKED", "Bearer"));
     publish_as(&app, &component("other"), 202).await;
     publish_as(&app, &component("Stolen"), 202).await;
@@ -82,7 +88,8 @@ async fn a_users_tokens_are_revoked_by_when_they_were_issued() {
     let mut stays = app.connect(&new).await;
     let mut namesake = app.connect(&issued("Mallory", -61)).await;
     let (open, without) = (app.connect(&old).await, app.connect(&token("mallory")).await);
-    let made = revoke(&app, json!({"user": "mallory", "issuedBefore": at(now - 60)}), 201).await.body;
+    let made =
+        revoke(&app, json!({"user": "mallory", "issuedBefore": at(now - 60)}), 201).await.body;
     assert_eq!((&made["user"], &made["issuedBefore"]), (&json!("mallory"), &json!(at(now - 60))));
 
     is_closed_as_revoked(open).await;
@@ -99,7 +106,8 @@ async fn without_a_time_all_that_a_user_got_until_now_is_revoked() {
     let app = App::start().await;
     let now = Utc::now().timestamp();
     let made = revoke(&app, json!({"user": "mallory"}), 201).await.body;
-    let before = DateTime::parse_from_rfc3339(made["issuedBefore"].as_str().unwrap()).unwrap().timestamp();
+    let before =
+        DateTime::parse_from_rfc3339(made["issuedBefore"].as_str().unwrap()).unwrap().timestamp();
     assert!((now + 1..=now + 5).contains(&before), "{before} {now}");
     let issued = |seconds: i64| token("mallory").component().with("iat", seconds);
     publish_as(&app, &issued(now), 401).await;
@@ -113,7 +121,11 @@ async fn an_administrators_token_is_revoked_like_any_other() {
     app.call("GET", "/v1/channels", Some(&lost), None, 200).await;
     revoke_token(&app, "lost").await;
     for path in ["/v1/channels", "/v1/quotas", "/v1/quota-requests", "/v1/audit", PATH] {
-        assert_eq!(app.call("GET", path, Some(&lost), None, 401).await.code(), "TOKEN_REVOKED", "{path}");
+        assert_eq!(
+            app.call("GET", path, Some(&lost), None, 401).await.code(),
+            "TOKEN_REVOKED",
+            "{path}"
+        );
     }
 }
 
@@ -121,16 +133,21 @@ async fn an_administrators_token_is_revoked_like_any_other() {
 async fn a_revocation_holds_in_its_instance_alone() {
     let app = App::start().await;
     app.create_instance("other", json!({})).await;
-    let everywhere = Token::operator().roles(&["REALTIME_OPERATOR", "REALTIME_ADMIN"]).with("jti", "t");
+    let everywhere =
+        Token::operator().roles(&["REALTIME_OPERATOR", "REALTIME_ADMIN"]).with("jti", "t");
     let id = revoke_token(&app, "t").await;
     app.call("GET", "/v1/channels", Some(&everywhere), None, 401).await;
-    let in_other =
-        |method: &str, path: &str| app.request(method, path).header("instance", "other").bearer_auth(everywhere.sign());
+    let in_other = |method: &str, path: &str| {
+        app.request(method, path).header("instance", "other").bearer_auth(everywhere.sign())
+    };
     app.send(in_other("GET", "/v1/channels"), 200).await;
     app.send(app.request("GET", "/v1/instances").bearer_auth(everywhere.sign()), 200).await;
     assert_eq!(app.send(in_other("GET", PATH), 200).await.body["items"], json!([]));
     for method in ["GET", "DELETE"] {
-        assert_eq!(app.send(in_other(method, &format!("{PATH}/{id}")), 404).await.code(), "NOT_FOUND");
+        assert_eq!(
+            app.send(in_other(method, &format!("{PATH}/{id}")), 404).await.code(),
+            "NOT_FOUND"
+        );
     }
     assert_eq!(list(&app).await.len(), 1);
 }
@@ -161,7 +178,10 @@ async fn one_entry_a_user_and_a_token_keeps_the_later_time() {
         let base = if what == "user" { now - 100 } else { now + 100 };
         let body = |seconds: i64| json!({what: id, time: at(base + seconds)});
         let first = revoke(&app, body(10), 201).await;
-        assert_eq!(first.header("location"), format!("{PATH}/{}", first.body["id"].as_str().unwrap()));
+        assert_eq!(
+            first.header("location"),
+            format!("{PATH}/{}", first.body["id"].as_str().unwrap())
+        );
         for (sent, kept) in [(20, 20), (0, 20), (20, 20)] {
             let next = revoke(&app, body(sent), 201).await.body;
             assert_eq!(next[time], at(base + kept), "{what}");
@@ -209,7 +229,10 @@ async fn without_postgres_a_revocation_holds_on() {
     is_closed_as_revoked(app.open(&token("a").with("jti", "t"), "").await).await;
     let admin = Token::admin("root");
     for (method, path) in [("GET", PATH.to_owned()), ("DELETE", format!("{PATH}/{id}"))] {
-        assert_eq!(app.call(method, &path, Some(&admin), None, 503).await.code(), "STORE_UNAVAILABLE");
+        assert_eq!(
+            app.call(method, &path, Some(&admin), None, 503).await.code(),
+            "STORE_UNAVAILABLE"
+        );
     }
     assert_eq!(revoke(&app, json!({"user": "a"}), 503).await.code(), "STORE_UNAVAILABLE");
     publish_as(&app, &token("a").component(), 202).await;
@@ -218,7 +241,9 @@ async fn without_postgres_a_revocation_holds_on() {
 #[actix_web::test]
 async fn a_revocation_leaves_when_the_tokens_have_expired_anyway() {
     let database = database().await;
-    let settings = || Options::default().with("HERALD_MAX_TOKEN_DAYS", 2).with("HERALD_JWT_LEEWAY_SECONDS", 60);
+    let settings = || {
+        Options::default().with("HERALD_MAX_TOKEN_DAYS", 2).with("HERALD_JWT_LEEWAY_SECONDS", 60)
+    };
     let app = App::launch(settings(), database.clone()).await;
     app.create_instance("main", json!({})).await;
     for body in [
@@ -229,8 +254,8 @@ async fn a_revocation_leaves_when_the_tokens_have_expired_anyway() {
         revoke(&app, body, 201).await;
     }
     let directory = app.stopped().await;
-    // The start sweeps at once, which one that is over shows by leaving. First just short of an end with its leeway,
-    // then just past it.
+    // The start sweeps at once, which one that is over shows by leaving. First just short of an end
+    // with its leeway, then just past it.
     let later = async |seconds: i64, directory, left: usize| {
         let statement = format!(
             "update revocations set ends_at = ends_at - interval '{seconds} s'; insert into revocations values \
@@ -267,7 +292,8 @@ async fn an_instance_has_at_most_10_000_revocations() {
         assert_eq!((full.code(), &full.body["limit"]), ("INVALID_REQUEST", &json!(10_000)));
         assert_eq!(full.body["actual"], 10_001);
     }
-    let kept = revoke(&app, json!({"user": "a"}), 201).await.body["id"].as_str().unwrap().to_owned();
+    let kept =
+        revoke(&app, json!({"user": "a"}), 201).await.body["id"].as_str().unwrap().to_owned();
     publish_as(&app, &token("a").component().with("jti", "t9999"), 401).await;
     app.call("DELETE", &format!("{PATH}/{kept}"), Some(&Token::admin("root")), None, 204).await;
     revoke(&app, json!({"user": "b"}), 201).await;
@@ -284,7 +310,13 @@ async fn the_list_comes_in_pages_the_newest_first() {
     while pages < 3 {
         let path = format!("{PATH}?limit=2{after}");
         let page = app.call("GET", &path, Some(&Token::admin("root")), None, 200).await.body;
-        seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        seen.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["id"].as_str().unwrap().to_owned()),
+        );
         pages += 1;
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
@@ -293,8 +325,14 @@ async fn the_list_comes_in_pages_the_newest_first() {
     }
     assert_eq!((seen, pages), (made, 3));
     for query in ["limit=0", "limit=201", "after=x", "user=a"] {
-        let refused = app.call("GET", &format!("{PATH}?{query}"), Some(&Token::admin("root")), None, 422).await;
-        assert_eq!(refused.body["errors"][0]["pointer"], query.split('=').next().unwrap(), "{query}");
+        let refused = app
+            .call("GET", &format!("{PATH}?{query}"), Some(&Token::admin("root")), None, 422)
+            .await;
+        assert_eq!(
+            refused.body["errors"][0]["pointer"],
+            query.split('=').next().unwrap(),
+            "{query}"
+        );
     }
 }
 
@@ -353,8 +391,11 @@ async fn the_audit_tells_who_revoked_what() {
     revoke(&app, json!({"jti": "t", "expiresAt": in_seconds(7_200)}), 201).await;
     let path = format!("{PATH}/{}", made["id"].as_str().unwrap());
     app.call("DELETE", &path, Some(&Token::admin("second")), None, 204).await;
-    let audit = app.call("GET", "/v1/audit?limit=3", Some(&Token::admin("root")), None, 200).await.body;
-    let [deleted, updated, created] = audit["items"].as_array().unwrap().as_slice() else { panic!("{audit}") };
+    let audit =
+        app.call("GET", "/v1/audit?limit=3", Some(&Token::admin("root")), None, 200).await.body;
+    let [deleted, updated, created] = audit["items"].as_array().unwrap().as_slice() else {
+        panic!("{audit}")
+    };
     for (entry, action, actor) in [
         (created, "revocation.create", "root"),
         (updated, "revocation.update", "root"),
@@ -368,6 +409,9 @@ async fn the_audit_tells_who_revoked_what() {
         (&created["after"], &updated["before"], &updated["after"]),
         (&updated["before"], &created["after"], &deleted["before"])
     );
-    assert_eq!((&created["after"]["jti"], &created["after"]["expiresAt"]), (&json!("t"), &json!(time)));
+    assert_eq!(
+        (&created["after"]["jti"], &created["after"]["expiresAt"]),
+        (&json!("t"), &json!(time))
+    );
     assert_eq!(created["after"]["createdBy"], "root");
 }

@@ -1,4 +1,5 @@
-//! The package for JavaScript, `sdk/js`, built, in a real Node, against the real server: a message is sent once.
+//! The package for JavaScript, `sdk/js`, built, in a real Node, against the real server: a message
+//! is sent once.
 
 use crate::support::proxy::Proxy;
 use crate::support::{App, Options, Socket, Token, token, within};
@@ -57,7 +58,9 @@ impl Publisher {
     }
 
     async fn tell(&mut self, line: Value) {
-        within("node reads", self.input.write_all(format!("{line}\n").as_bytes())).await.expect("node goes on");
+        within("node reads", self.input.write_all(format!("{line}\n").as_bytes()))
+            .await
+            .expect("node goes on");
     }
 
     async fn send(&mut self, message: impl Into<Value>) {
@@ -66,7 +69,10 @@ impl Publisher {
 
     /// The next result, which holds no token.
     async fn result(&mut self) -> Value {
-        let line = within("a result", self.lines.next_line()).await.expect("it can be read").expect("node goes on");
+        let line = within("a result", self.lines.next_line())
+            .await
+            .expect("it can be read")
+            .expect("node goes on");
         assert!(!line.contains(&self.token), "a token in {line}");
         serde_json::from_str(&line).expect("every result is JSON")
     }
@@ -137,7 +143,8 @@ async fn serve(mut client: TcpStream, port: u16, mut answers: watch::Receiver<An
 /// Forwards the TLS handshake, then only what the client sends, until it goes.
 async fn swallow(client: &mut TcpStream, server: &mut TcpStream) {
     let (mut asked, mut answered) = ([0; 16_384], [0; 16_384]);
-    // The client speaks again when it has the server's whole part of the handshake (TLS 1.3: RFC 8446, 2).
+    // The client speaks again when it has the server's whole part of the handshake (TLS 1.3: RFC
+    // 8446, 2).
     let (mut has_answered, mut has_asked_again) = (false, false);
     loop {
         let forwarded = tokio::select! {
@@ -179,7 +186,8 @@ async fn the_call_of_the_product_page_sends() {
 #[actix_web::test]
 async fn the_parameters_arrive() {
     let app = App::start().await;
-    let (mut alice, mut bob) = (app.connect(&token("alice")).await, app.connect(&token("bob")).await);
+    let (mut alice, mut bob) =
+        (app.connect(&token("alice")).await, app.connect(&token("bob")).await);
     let mut publisher = Publisher::start(&app, app.port);
     let connections = [&bob.connected["connectionId"]];
     let options = json!({"id": "order-1", "ttl": 60, "exclude": {"users": ["carol"], "connections": connections}});
@@ -274,7 +282,8 @@ async fn it_waits_as_long_as_429_says() {
 
 #[actix_web::test]
 async fn it_waits_as_long_as_503_says() {
-    let options = Options::default().with("HERALD_HISTORY_SECONDS", 2).with("HERALD_REMEMBERED_IDS", 1);
+    let options =
+        Options::default().with("HERALD_HISTORY_SECONDS", 2).with("HERALD_REMEMBERED_IDS", 1);
     let app = App::start_with(options).await;
     let mut publisher = Publisher::start(&app, app.port);
     let refusals = refusals(&mut publisher, 503).await;
@@ -287,13 +296,19 @@ async fn what_is_refused_is_told_with_its_code() {
     let mut publisher = Publisher::start(&app, app.port);
     publisher.tell(json!({"channel": "all", "message": 1, "options": {"id": "mine"}})).await;
     let error = publisher.error().await;
-    assert_eq!((&error["name"], &error["code"]), (&json!("HeraldError"), &json!("INVALID_REQUEST")));
+    assert_eq!(
+        (&error["name"], &error["code"]),
+        (&json!("HeraldError"), &json!("INVALID_REQUEST"))
+    );
     assert_eq!((&error["status"], &error["id"]), (&json!(422), &json!("mine")));
     assert_eq!(error["problem"]["errors"][0]["pointer"], "/channel");
     assert_eq!(error["problem"]["detail"], error["detail"]);
     publisher.send("x".repeat(5_000)).await;
     let error = publisher.error().await;
-    assert_eq!((&error["code"], &error["problem"]["limit"]), (&json!("PAYLOAD_TOO_LARGE"), &json!(4_096)));
+    assert_eq!(
+        (&error["code"], &error["problem"]["limit"]),
+        (&json!("PAYLOAD_TOO_LARGE"), &json!(4_096))
+    );
     let mut stranger = Publisher::start_with(&app, app.port, "elsewhere", "");
     stranger.send(1).await;
     assert_eq!(stranger.error().await["code"], "INSTANCE_NOT_FOUND");
@@ -344,12 +359,20 @@ async fn the_readmes_example_works_as_pasted() {
     let readme = std::fs::read_to_string(project().join("README.md")).expect("there is a README");
     let (_, section) = readme.split_once("## Publish from JavaScript").expect("the section");
     let mut lines = section.lines().skip_while(|line| !line.contains("HERALD_URL="));
-    let command: Vec<&str> = lines.by_ref().take_while(|line| line.starts_with("    ")).map(str::trim).collect();
+    let command: Vec<&str> =
+        lines.by_ref().take_while(|line| line.starts_with("    ")).map(str::trim).collect();
     let ca = app.directory.path().join("tls/ca.pem").display().to_string();
-    let command = command.join("\n").replace(":8443", &format!(":{}", app.port)).replace("data/tls/ca.pem", &ca);
+    let command = command
+        .join("\n")
+        .replace(":8443", &format!(":{}", app.port))
+        .replace("data/tls/ca.pem", &ca);
     let mut bash = Command::new("bash");
-    bash.args(["-c", &command]).current_dir(project()).env("SHOP", shop().sign()).kill_on_drop(true);
+    bash.args(["-c", &command])
+        .current_dir(project())
+        .env("SHOP", shop().sign())
+        .kill_on_drop(true);
     let output = within("the command's end", bash.output()).await.expect("bash runs");
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (text, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("duplicate: false"), "{command}\n{text}{errors}");
 }

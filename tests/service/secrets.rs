@@ -1,4 +1,5 @@
-//! A token planted everywhere appears nowhere: not in a log at the most verbose level, a metric or an error.
+//! A token planted everywhere appears nowhere: not in a log at the most verbose level, a metric or
+//! an error.
 
 use crate::command_line::trusting;
 use crate::support::raw::frame;
@@ -12,14 +13,17 @@ use std::collections::HashSet;
 use std::process::Stdio;
 use std::sync::Arc;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines,
+};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Not a JWT; longer than anything of the client's own that an error repeats.
-const OPAQUE: &str = "planted-secret-which-no-log-no-metric-and-no-error-may-show-0123456789-abcdefghijklmnop";
+const OPAQUE: &str =
+    "planted-secret-which-no-log-no-metric-and-no-error-may-show-0123456789-abcdefghijklmnop";
 /// What of a secret must not appear anywhere, in bytes.
 const PIECE: usize = 16;
 /// Exchanges under way at once.
@@ -38,11 +42,16 @@ impl Herald {
     /// Starts it with these variables and no others.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the server's data");
-        let stderr = std::fs::File::create(directory.path().join("stderr")).expect("a file for the log");
+        let stderr =
+            std::fs::File::create(directory.path().join("stderr")).expect("a file for the log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_herald"))
             .env_clear()
             .envs([("HERALD_LISTEN", "127.0.0.1:0"), ("HERALD_METRICS_LISTEN", "127.0.0.1:0")])
-            .envs([("HERALD_JWT_SECRET", SECRET), ("HERALD_WORKERS", "2"), ("HERALD_SHUTDOWN_SECONDS", "3")])
+            .envs([
+                ("HERALD_JWT_SECRET", SECRET),
+                ("HERALD_WORKERS", "2"),
+                ("HERALD_SHUTDOWN_SECONDS", "3"),
+            ])
             .env("HERALD_DATA_DIR", directory.path())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -55,12 +64,19 @@ impl Herald {
         let mut greeting = String::new();
         while !greeting.contains("  CA ") {
             let line = within("the greeting", stdout.next_line()).await.expect("text");
-            let log = || std::fs::read_to_string(directory.path().join("stderr")).unwrap_or_default();
+            let log =
+                || std::fs::read_to_string(directory.path().join("stderr")).unwrap_or_default();
             greeting += &line.unwrap_or_else(|| panic!("the server did not start: {}", log()));
             greeting.push('\n');
         }
         let ca = std::fs::read(directory.path().join("tls/ca.pem")).expect("the server made a CA");
-        Self { process, stdout, greeting, tls: TlsConnector::from(Arc::new(trusting(&ca))), directory }
+        Self {
+            process,
+            stdout,
+            greeting,
+            tls: TlsConnector::from(Arc::new(trusting(&ca))),
+            directory,
+        }
     }
 
     /// The process.
@@ -70,7 +86,8 @@ impl Herald {
 
     /// The port that the greeting shows on the line with this word.
     pub fn port(&self, word: &str) -> u16 {
-        let line = self.greeting.lines().find(|line| line.contains(word)).expect("a line of the greeting");
+        let line =
+            self.greeting.lines().find(|line| line.contains(word)).expect("a line of the greeting");
         let digits = line.rsplit(':').next().expect("a port").split('/').next();
         digits.and_then(|digits| digits.parse().ok()).expect("a port")
     }
@@ -83,15 +100,19 @@ impl Herald {
 
     /// A TLS connection to the client listener.
     pub async fn connect(&self) -> TlsStream<TcpStream> {
-        let (name, tcp) = ("localhost".try_into().expect("a name"), self.connect_plain("Try it").await);
-        within("a TLS session", self.tls.connect(name, tcp)).await.expect("the certificate is trusted")
+        let (name, tcp) =
+            ("localhost".try_into().expect("a name"), self.connect_plain("Try it").await);
+        within("a TLS session", self.tls.connect(name, tcp))
+            .await
+            .expect("the certificate is trusted")
     }
 
     /// Makes instance `main`.
     pub async fn create_instance(&self) {
         let body = json!({"id": "main", "name": "main"}).to_string();
         let bearer = format!("Bearer {}", Token::operator().sign());
-        let request = request("POST", "/v1/instances", &[("authorization", bearer.as_str()), JSON], &body);
+        let request =
+            request("POST", "/v1/instances", &[("authorization", bearer.as_str()), JSON], &body);
         let answer = exchange(self.connect().await, &request).await;
         assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     }
@@ -99,10 +120,13 @@ impl Herald {
     /// Stops it as an orchestrator would; everything that it ever wrote.
     pub async fn stopped(mut self) -> String {
         let id = rustix::process::Pid::from_raw(self.id()).expect("a process id");
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("the process can be signalled");
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)
+            .expect("the process can be signalled");
         let status = within("the end of the process", self.process.wait()).await.expect("a status");
         let mut written = self.greeting;
-        while let Some(line) = within("the rest of the output", self.stdout.next_line()).await.expect("text") {
+        while let Some(line) =
+            within("the rest of the output", self.stdout.next_line()).await.expect("text")
+        {
             written += &line;
         }
         written += &std::fs::read_to_string(self.directory.path().join("stderr")).expect("the log");
@@ -127,10 +151,13 @@ const JSON: Field<'static> = ("content-type", "application/json");
 const MAIN: Field<'static> = ("instance", "main");
 
 fn request(method: &str, target: &str, headers: &[Field<'_>], body: &str) -> Vec<u8> {
-    let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let fields: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length =
+        if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
     let last = if fields.contains("upgrade: ") { "" } else { "connection: close\r\n" };
-    format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n{last}{fields}{length}\r\n{body}").into_bytes()
+    format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n{last}{fields}{length}\r\n{body}")
+        .into_bytes()
 }
 
 /// Tokens that are good, and bad in every way. All are secrets.
@@ -152,6 +179,7 @@ fn planted() -> Vec<String> {
 }
 
 /// Requests that the service answers, with `secret` in every place; `carrier` is a good token.
+#[expect(clippy::too_many_lines, reason = "a list, with one entry after another")]
 fn answered(secret: &str, carrier: &str) -> Vec<Vec<u8>> {
     let (bearer, good) = (format!("Bearer {secret}"), ("authorization", carrier));
     let path = |prefix: &str| format!("{prefix}{secret}");
@@ -165,24 +193,65 @@ fn answered(secret: &str, carrier: &str) -> Vec<Vec<u8>> {
         get("/v1/quotas", &[good, ("instance", secret)]),
         get("/v1/instances", &[("authorization", &bearer)]),
         request("PUT", "/v1/channels/news", &[good, MAIN, JSON, ("if-match", secret)], "{}"),
-        request("DELETE", "/v1/channels/news", &[good, MAIN, ("if-match", &format!("\"{secret}\""))], ""),
+        request(
+            "DELETE",
+            "/v1/channels/news",
+            &[good, MAIN, ("if-match", &format!("\"{secret}\""))],
+            "",
+        ),
         request("POST", "/v1/messages", &[good, MAIN, ("content-type", secret)], "{}"),
-        request("POST", "/v1/messages", &[good, MAIN, JSON, ("idempotency-key", secret)], "{\"channel\":"),
+        request(
+            "POST",
+            "/v1/messages",
+            &[good, MAIN, JSON, ("idempotency-key", secret)],
+            "{\"channel\":",
+        ),
     ];
-    for target in ["/v1/channels?limit=", "/v1/channels?after=", "/v1/channels?x=", "/v1/channels?", "/v1/channels/"] {
+    for target in [
+        "/v1/channels?limit=",
+        "/v1/channels?after=",
+        "/v1/channels?x=",
+        "/v1/channels?",
+        "/v1/channels/",
+    ] {
         all.push(get(&path(target), &[good, MAIN]));
     }
-    for target in ["/v1/messages/", "/v1/messages/x?user=", "/v1/messages/x?", "/v1/connections?user="] {
+    for target in
+        ["/v1/messages/", "/v1/messages/x?user=", "/v1/messages/x?", "/v1/connections?user="]
+    {
         all.push(get(&path(target), &[good, MAIN]));
     }
-    for target in ["/v1/messages?explain=", "/v1/messages?dryRun=true&explain=", "/v1/messages?after="] {
-        all.push(request("POST", &path(target), &[good, MAIN, JSON], "{\"channel\":\"ALL\",\"message\":1}"));
+    for target in
+        ["/v1/messages?explain=", "/v1/messages?dryRun=true&explain=", "/v1/messages?after="]
+    {
+        all.push(request(
+            "POST",
+            &path(target),
+            &[good, MAIN, JSON],
+            "{\"channel\":\"ALL\",\"message\":1}",
+        ));
     }
-    for target in ["/errors/", "/pages/", "/docs/", "/v1/", "/", "/v1/instances/", "/v1/connect?authorization="] {
+    for target in [
+        "/errors/",
+        "/pages/",
+        "/docs/",
+        "/v1/",
+        "/",
+        "/v1/instances/",
+        "/v1/connect?authorization=",
+    ] {
         all.push(get(&path(target), &[]));
         all.push(get(&path(target), &[("authorization", &bearer), ("cookie", &path("token="))]));
     }
-    for name in ["cookie", "user-agent", "referer", "x-request-id", "x-forwarded-for", "traceparent", secret] {
+    for name in [
+        "cookie",
+        "user-agent",
+        "referer",
+        "x-request-id",
+        "x-forwarded-for",
+        "traceparent",
+        secret,
+    ] {
         all.push(get("/nowhere", &[(name.get(..64).unwrap_or(name), secret)]));
     }
     for (target, body) in bodies(secret) {
@@ -194,7 +263,9 @@ fn answered(secret: &str, carrier: &str) -> Vec<Vec<u8>> {
 fn bodies(secret: &str) -> Vec<(&'static str, String)> {
     let message = |channel: Value, more: Value| {
         let mut body = json!({"channel": channel, "message": {"token": secret}});
-        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        body.as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().expect("an object").clone());
         ("/v1/messages", body.to_string())
     };
     let channel = |body: Value| ("/v1/channels", body.to_string());
@@ -208,12 +279,18 @@ fn bodies(secret: &str) -> Vec<(&'static str, String)> {
         message(json!("ALL"), json!({"exclude": secret})),
         message(json!("ALL"), json!({"exclude": {secret: secret}})),
         message(json!("ALL"), json!({"exclude": {"users": secret, "connections": [secret]}})),
-        message(json!("user:nobody-listens"), json!({"exclude": {"users": [secret], "connections": [secret]}})),
+        message(
+            json!("user:nobody-listens"),
+            json!({"exclude": {"users": [secret], "connections": [secret]}}),
+        ),
         ("/v1/messages", format!("{{\"channel\":\"{secret}")),
         ("/v1/messages", format!("\"{secret}\"")),
         ("/v1/messages", secret.into()),
         ("/v1/messages", format!("{{\"channel\":\"ALL\",\"message\":{secret}}}")),
-        ("/v1/messages/batch", json!({"messages": [{"channel": secret, secret: 1}, secret]}).to_string()),
+        (
+            "/v1/messages/batch",
+            json!({"messages": [{"channel": secret, secret: 1}, secret]}).to_string(),
+        ),
         ("/v1/messages/batch", json!({"messages": secret}).to_string()),
         channel(json!({"name": secret})),
         channel(json!({"name": "x", "description": [secret], "enabled": secret})),
@@ -221,13 +298,21 @@ fn bodies(secret: &str) -> Vec<(&'static str, String)> {
         channel(json!({"name": "x", "rules": [{"effect": secret, "user": secret}]})),
         channel(json!({"name": "x", "rules": [{"effect": "allow", "when": secret}]})),
         channel(json!({"name": "x", "rules": [{"effect": "allow", secret: secret}]})),
-        channel(json!({"name": "x", "publishRules": [{"effect": "deny", "when": format!("user == {secret}")}]})),
+        channel(
+            json!({"name": "x", "publishRules": [{"effect": "deny", "when": format!("user == {secret}")}]}),
+        ),
         message(json!("ALL"), json!({"filter": secret})),
         message(json!("ALL"), json!({"filter": format!("claims.token == \"{secret}\" &&")})),
         message(json!("ALL"), json!({"filter": format!("groups == \"{secret}\"")})),
         ("/v1/channels/news/explain", json!({"connectionId": secret}).to_string()),
-        ("/v1/channels/news/explain", json!({"userId": secret.repeat(2), "claims": {secret: secret}}).to_string()),
-        ("/v1/channels/news/explain", json!({"userId": "a", "claims": secret, "groups": [secret]}).to_string()),
+        (
+            "/v1/channels/news/explain",
+            json!({"userId": secret.repeat(2), "claims": {secret: secret}}).to_string(),
+        ),
+        (
+            "/v1/channels/news/explain",
+            json!({"userId": "a", "claims": secret, "groups": [secret]}).to_string(),
+        ),
         ("/v1/quota-requests", json!({"limit": secret, "value": secret, "reason": 1}).to_string()),
     ]
 }
@@ -236,14 +321,23 @@ fn bodies(secret: &str) -> Vec<(&'static str, String)> {
 fn sockets(secret: &str, carrier: &str) -> Vec<Vec<u8>> {
     let short = secret.get(..100).unwrap_or(secret);
     let frames = [
-        frame(0x81, json!({"type": "AUTH", "authorization": format!("Bearer {secret}")}).to_string().as_bytes()),
+        frame(
+            0x81,
+            json!({"type": "AUTH", "authorization": format!("Bearer {secret}")})
+                .to_string()
+                .as_bytes(),
+        ),
         frame(0x81, short.as_bytes()),
         frame(0x81, json!({"type": short}).to_string().as_bytes()),
         frame(0x88, &[&4_000u16.to_be_bytes(), short.as_bytes()].concat()),
     ];
     let frames = frames.concat();
     let open = |target: &str, key: &str, fields: &[Field<'_>]| {
-        let mut headers = vec![("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")];
+        let mut headers = vec![
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+        ];
         headers.push(("sec-websocket-key", key));
         headers.extend_from_slice(fields);
         [request("GET", target, &headers, ""), frames.clone()].concat()
@@ -260,13 +354,19 @@ fn sockets(secret: &str, carrier: &str) -> Vec<Vec<u8>> {
         open(&format!("/?instance={secret}&authorization={carrier}"), key, &[]),
         open(&format!("/?channels={secret}&{secret}=1"), key, &[good, MAIN]),
         open(&format!("/v1/connect?channels=%5B{secret}"), key, &[good, MAIN]),
-        open("/", key, &[good, MAIN, ("sec-websocket-version", secret), ("sec-websocket-extensions", secret)]),
+        open(
+            "/",
+            key,
+            &[good, MAIN, ("sec-websocket-version", secret), ("sec-websocket-extensions", secret)],
+        ),
     ]
 }
 
 /// What is no HTTP.
 fn broken(secret: &str) -> Vec<Vec<u8>> {
-    let head = format!("POST /v1/messages?authorization={secret} HTTP/1.1\r\nhost: x\r\nauthorization: {secret}\r\n");
+    let head = format!(
+        "POST /v1/messages?authorization={secret} HTTP/1.1\r\nhost: x\r\nauthorization: {secret}\r\n"
+    );
     vec![
         format!("{secret}\r\n\r\n").into_bytes(),
         format!("GET /?authorization={secret} HTTP/9.9\r\n\r\n").into_bytes(),
@@ -275,7 +375,8 @@ fn broken(secret: &str) -> Vec<Vec<u8>> {
         format!("{head}authorization {secret}\r\n\r\n").into_bytes(),
         format!("{head}content-length: {secret}\r\n\r\n").into_bytes(),
         format!("{head}transfer-encoding: {secret}\r\n\r\n").into_bytes(),
-        format!("{head}connection: close\r\ntransfer-encoding: chunked\r\n\r\n{secret}\r\n").into_bytes(),
+        format!("{head}connection: close\r\ntransfer-encoding: chunked\r\n\r\n{secret}\r\n")
+            .into_bytes(),
         [head.as_bytes(), b"x: \0\x01", secret.as_bytes(), b"\r\n\r\n"].concat(),
     ]
 }
@@ -289,24 +390,34 @@ fn leaks(text: &str, secrets: &[String]) -> Vec<String> {
 }
 
 /// Plants every secret in every place of a server with this format of its log.
+#[expect(clippy::too_many_lines, reason = "a list, with one entry after another")]
 async fn plant(format: &str, more: &[(&str, &str)], database: &str) {
     let proxies = [("HERALD_PROXY_LISTEN", "127.0.0.1:0"), ("HERALD_TRUSTED_PROXIES", "127.0.0.1")];
     let log = [("HERALD_LOG", "trace,actix_http=trace,sqlx=trace"), ("HERALD_LOG_FORMAT", format)];
-    let herald = Herald::start(&[&log[..], &proxies, &[("DATABASE_URL", database)], more].concat()).await;
+    let herald =
+        Herald::start(&[&log[..], &proxies, &[("DATABASE_URL", database)], more].concat()).await;
     herald.create_instance().await;
-    let carrier = token("carrier").roles(&["REALTIME_CONNECT", "REALTIME_ADMIN"]).component().sign();
+    let carrier =
+        token("carrier").roles(&["REALTIME_CONNECT", "REALTIME_ADMIN"]).component().sign();
     let mut secrets = planted();
-    let requests: Vec<Vec<u8>> =
-        secrets.iter().flat_map(|secret| [answered(secret, &carrier), sockets(secret, &carrier)].concat()).collect();
-    let by_proxy = secrets.iter().map(|secret| request("GET", "/", &[("x-forwarded-for", secret)], ""));
-    let by_proxy: Vec<Vec<u8>> = by_proxy.chain(secrets.iter().flat_map(|secret| broken(secret))).collect();
+    let requests: Vec<Vec<u8>> = secrets
+        .iter()
+        .flat_map(|secret| [answered(secret, &carrier), sockets(secret, &carrier)].concat())
+        .collect();
+    let by_proxy =
+        secrets.iter().map(|secret| request("GET", "/", &[("x-forwarded-for", secret)], ""));
+    let by_proxy: Vec<Vec<u8>> =
+        by_proxy.chain(secrets.iter().flat_map(|secret| broken(secret))).collect();
     let not_http: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| broken(secret)).collect();
 
     let send = async |request: &Vec<u8>| exchange(herald.connect().await, request).await;
-    let plain = async |word: &str, request: &Vec<u8>| exchange(herald.connect_plain(word).await, request).await;
+    let plain = async |word: &str, request: &Vec<u8>| {
+        exchange(herald.connect_plain(word).await, request).await
+    };
     let answers: Vec<String> = iter(&requests).map(send).buffered(AT_ONCE).collect().await;
     let refusals: Vec<String> = iter(&not_http).map(send).buffered(AT_ONCE).collect().await;
-    let words = ["Proxies", "Metrics", "Try it"].map(|word| by_proxy.iter().map(move |request| (word, request)));
+    let words = ["Proxies", "Metrics", "Try it"]
+        .map(|word| by_proxy.iter().map(move |request| (word, request)));
     let others = iter(words.into_iter().flatten()).map(|(word, request)| plain(word, request));
     let others: Vec<String> = others.buffered(AT_ONCE).collect().await;
     let metrics = plain("Metrics", &request("GET", "/metrics", &[], "")).await;
@@ -314,23 +425,44 @@ async fn plant(format: &str, more: &[(&str, &str)], database: &str) {
 
     secrets.extend([carrier, Token::operator().sign(), SECRET.into()]);
     for (request, answer) in requests.iter().zip(&answers) {
-        assert!(answer.starts_with("HTTP/1.1 "), "no answer to {}: {answer}", String::from_utf8_lossy(request));
+        assert!(
+            answer.starts_with("HTTP/1.1 "),
+            "no answer to {}: {answer}",
+            String::from_utf8_lossy(request)
+        );
     }
     for told in ["\"type\":\"ERROR\"", "ONE_DIRECTIONAL", "TOKEN_INVALID", "TOKEN_EXPIRED"] {
-        let is_socket = |answer: &&String| answer.starts_with("HTTP/1.1 101") && answer.contains(told);
-        assert!(answers.iter().any(|answer| is_socket(&answer)), "no socket was told {told}: its frames were not read");
+        let is_socket =
+            |answer: &&String| answer.starts_with("HTTP/1.1 101") && answer.contains(told);
+        assert!(
+            answers.iter().any(|answer| is_socket(&answer)),
+            "no socket was told {told}: its frames were not read"
+        );
     }
-    let errors = answers.iter().chain(&refusals).chain(&others).filter(|answer| !answer.starts_with("HTTP/1.1 2"));
+    let errors = answers
+        .iter()
+        .chain(&refusals)
+        .chain(&others)
+        .filter(|answer| !answer.starts_with("HTTP/1.1 2"));
     let errors: Vec<&str> = errors.map(String::as_str).collect();
     assert!(errors.len() > answers.len() / 2, "most of them were refused");
     assert!(metrics.contains("herald_refusals_total{code=\"TOKEN_EXPIRED\"}"), "{metrics}");
     for text in errors.iter().copied().chain([metrics.as_str(), &written]) {
         let found = leaks(text, &secrets);
-        let line = text.lines().find(|line| found.first().is_some_and(|piece| line.contains(piece)));
-        assert!(found.is_empty(), "{} pieces of secrets, such as in: {}", found.len(), line.unwrap_or(text));
+        let line =
+            text.lines().find(|line| found.first().is_some_and(|piece| line.contains(piece)));
+        assert!(
+            found.is_empty(),
+            "{} pieces of secrets, such as in: {}",
+            found.len(),
+            line.unwrap_or(text)
+        );
     }
     assert!(!written.contains(database), "the database's URL is in {written}");
-    let told = written.lines().filter(|line| line.contains("http.route") && line.contains("http.status")).count();
+    let told = written
+        .lines()
+        .filter(|line| line.contains("http.route") && line.contains("http.status"))
+        .count();
     assert!(told >= requests.len(), "{told} lines for {} requests", requests.len());
     for verbose in ["DEBUG", "closing a socket", "catalog loaded"] {
         assert!(written.contains(verbose), "the log was not verbose: no {verbose}");

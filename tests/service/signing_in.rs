@@ -1,4 +1,5 @@
-//! Signing in: where the token and the instance may stand, what is refused, and how a socket is told.
+//! Signing in: where the token and the instance may stand, what is refused, and how a socket is
+//! told.
 
 use crate::support::socket::Handshake;
 use crate::support::{App, Options, Token, token};
@@ -7,7 +8,10 @@ use serde_json::{Value, json};
 
 /// Publishes to nobody with this token text; the status and the code.
 async fn try_token(app: &App, text: &str, expected: u16) -> String {
-    let request = app.request("POST", "/v1/messages").header("instance", "main").header("authorization", text);
+    let request = app
+        .request("POST", "/v1/messages")
+        .header("instance", "main")
+        .header("authorization", text);
     let body = json!({"channel": "user:nobody", "message": 1});
     app.send(request.json(&body), expected).await.code().to_owned()
 }
@@ -18,13 +22,26 @@ async fn the_token_and_the_instance_may_stand_in_header_or_query() {
     let signed = token("alice").component().sign();
     let body = json!({"channel": "user:nobody", "message": 1});
     let post = |query: &str| app.request("POST", &format!("/v1/messages{query}")).json(&body);
-    app.send(post("").header("authorization", format!("Bearer {signed}")).header("instance", "main"), 202).await;
+    app.send(
+        post("").header("authorization", format!("Bearer {signed}")).header("instance", "main"),
+        202,
+    )
+    .await;
     app.send(post("").header("authorization", &signed).header("instance", "main"), 202).await;
-    app.send(post("").header("authorization", format!("bearer {signed}")).header("instance", "main"), 202).await;
+    app.send(
+        post("").header("authorization", format!("bearer {signed}")).header("instance", "main"),
+        202,
+    )
+    .await;
     app.send(post(&format!("?authorization={signed}&instance=main")), 202).await;
     app.send(post(&format!("?authorization=Bearer%20{signed}&instance=main")), 202).await;
-    app.send(post(&format!("?authorization={signed}&instance=main")).header("instance", "main"), 202).await;
-    let same = post(&format!("?authorization={signed}")).header("authorization", format!("Bearer {signed}"));
+    app.send(
+        post(&format!("?authorization={signed}&instance=main")).header("instance", "main"),
+        202,
+    )
+    .await;
+    let same = post(&format!("?authorization={signed}"))
+        .header("authorization", format!("Bearer {signed}"));
     app.send(same.header("instance", "main"), 202).await;
 }
 
@@ -39,13 +56,19 @@ async fn two_different_values_of_one_parameter_are_a_conflict() {
         post("?instance=other".into()).bearer_auth(&signed).header("instance", "main"),
         post(format!("?authorization={signed}&authorization={other}&instance=main")),
         post("?instance=main&instance=other".into()).bearer_auth(&signed),
-        post(String::new()).bearer_auth(&signed).header("instance", "main").header("instance", "other"),
+        post(String::new())
+            .bearer_auth(&signed)
+            .header("instance", "main")
+            .header("instance", "other"),
         post("?dryRun=true&dryRun=false".into()).bearer_auth(&signed).header("instance", "main"),
     ] {
         assert_eq!(app.send(request, 400).await.code(), "CONFLICTING_PARAMETER");
     }
     app.send(post("".into()).bearer_auth(&signed), 400).await;
-    assert_eq!(app.send(post("".into()).header("instance", "main"), 401).await.code(), "TOKEN_MISSING");
+    assert_eq!(
+        app.send(post("".into()).header("instance", "main"), 401).await.code(),
+        "TOKEN_MISSING"
+    );
 }
 
 #[actix_web::test]
@@ -62,7 +85,10 @@ async fn tokens_that_are_not_understood_are_refused() {
     let signed = |header: &Header| good().sign_with(header, secret);
     for (what, text) in [
         ("no token at all", "Bearer nonsense".to_owned()),
-        ("another secret", good().sign_with(&header(|_| ()), b"another-secret-with-more-than-32-bytes!")),
+        (
+            "another secret",
+            good().sign_with(&header(|_| ()), b"another-secret-with-more-than-32-bytes!"),
+        ),
         ("HS384", signed(&header(|header| header.alg = Algorithm::HS384))),
         ("an unknown crit", signed(&header(|header| header.extras.insert("crit", json!(["x"]))))),
         ("b64 false", signed(&header(|header| header.extras.insert("b64", json!(false))))),
@@ -77,7 +103,12 @@ async fn tokens_that_are_not_understood_are_refused() {
         ("a number as sub", good().with("sub", 7).sign()),
         ("a sub of 129 bytes", good().with("sub", "x".repeat(129)).sign()),
         ("a sub with a line break", good().with("sub", "a\nb").sign()),
-        ("257 groups", good().with("groups", json!((0..257).map(|n| n.to_string()).collect::<Vec<_>>())).sign()),
+        (
+            "257 groups",
+            good()
+                .with("groups", json!((0..257).map(|n| n.to_string()).collect::<Vec<_>>()))
+                .sign(),
+        ),
         ("a number as group", good().with("groups", json!([7])).sign()),
         ("groups as text", good().with("groups", "a").sign()),
         ("roles as a number", good().with("roles", 7).sign()),
@@ -91,8 +122,15 @@ async fn tokens_that_are_not_understood_are_refused() {
     assert_eq!(try_token(&app, &good().expires_in(-31).sign(), 401).await, "TOKEN_EXPIRED");
     try_token(&app, &good().expires_in(-28).sign(), 202).await;
     try_token(&app, &good().with("roles", "A REALTIME_CONNECT").sign(), 202).await;
-    try_token(&app, &good().without("roles").with("realm_access", json!({"roles": ["REALTIME_CONNECT"]})).sign(), 202)
-        .await;
+    try_token(
+        &app,
+        &good()
+            .without("roles")
+            .with("realm_access", json!({"roles": ["REALTIME_CONNECT"]}))
+            .sign(),
+        202,
+    )
+    .await;
     try_token(&app, &good().without("instances").with("instance", "main").sign(), 202).await;
     let groups = (0..256).map(|number| number.to_string()).collect::<Vec<_>>();
     try_token(&app, &good().with("groups", json!(groups)).sign(), 202).await;
@@ -101,8 +139,9 @@ async fn tokens_that_are_not_understood_are_refused() {
 
 #[actix_web::test]
 async fn issuer_and_audience_are_held_to_the_settings() {
-    let options =
-        Options::default().with("HERALD_JWT_ISSUER", "https://id.example").with("HERALD_JWT_AUDIENCE", "herald");
+    let options = Options::default()
+        .with("HERALD_JWT_ISSUER", "https://id.example")
+        .with("HERALD_JWT_AUDIENCE", "herald");
     let database = crate::support::postgres::database().await;
     let app = App::launch(options, database).await;
     let operator = |change: fn(Token) -> Token| {
@@ -127,18 +166,31 @@ async fn a_socket_is_told_by_its_close_code() {
     let app = App::start().await;
     app.create_instance("off", json!({})).await;
     let off = json!({"name": "off", "enabled": false});
-    let request = app.request("PUT", "/v1/instances/off").bearer_auth(Token::operator().sign()).json(&off);
+    let request =
+        app.request("PUT", "/v1/instances/off").bearer_auth(Token::operator().sign()).json(&off);
     app.send(request.header("if-match", "\"1\""), 200).await;
     let everywhere = token("a").instances(&["*"]).sign();
     let here = token("a").sign();
     for (path, code, word) in [
         ("/?instance=main".into(), 4401, "TOKEN_MISSING"),
         ("/?instance=main&authorization=Bearer%20x".into(), 4401, "TOKEN_INVALID"),
-        (format!("/?instance=main&authorization={}", token("a").expires_in(-40).sign()), 4401, "TOKEN_EXPIRED"),
+        (
+            format!("/?instance=main&authorization={}", token("a").expires_in(-40).sign()),
+            4401,
+            "TOKEN_EXPIRED",
+        ),
         (format!("/?authorization={here}"), 4400, "INSTANCE_REQUIRED"),
-        (format!("/?instance=main&instance=other&authorization={here}"), 4400, "CONFLICTING_PARAMETER"),
+        (
+            format!("/?instance=main&instance=other&authorization={here}"),
+            4400,
+            "CONFLICTING_PARAMETER",
+        ),
         (format!("/?instance=main&authorization={here}&unknown=x"), 4400, "INVALID_REQUEST"),
-        (format!("/?instance=main&authorization={}", token("a").roles(&["OTHER"]).sign()), 4403, "ROLE_REQUIRED"),
+        (
+            format!("/?instance=main&authorization={}", token("a").roles(&["OTHER"]).sign()),
+            4403,
+            "ROLE_REQUIRED",
+        ),
         (format!("/?instance=nowhere&authorization={here}"), 4403, "INSTANCE_FORBIDDEN"),
         (format!("/?instance=nowhere&authorization={everywhere}"), 4404, "INSTANCE_NOT_FOUND"),
         (format!("/?instance=off&authorization={everywhere}"), 4403, "INSTANCE_DISABLED"),
@@ -159,10 +211,13 @@ async fn browsers_may_send_the_token_as_a_subprotocol() {
     let app = App::start().await;
     let signed = token("alice").sign();
     let connect = async |protocols: &str| {
-        let handshake = Handshake::new(&app, "/?instance=main").header("sec-websocket-protocol", protocols);
+        let handshake =
+            Handshake::new(&app, "/?instance=main").header("sec-websocket-protocol", protocols);
         handshake.send(&app).await.unwrap()
     };
-    let selected = |socket: &crate::support::Socket| socket.response.headers()["sec-websocket-protocol"].clone();
+    let selected = |socket: &crate::support::Socket| {
+        socket.response.headers()["sec-websocket-protocol"].clone()
+    };
     let socket = connect(&format!("herald.v1, bearer.{signed}")).await;
     assert_eq!(selected(&socket), "herald.v1");
     assert_eq!(socket.welcomed().await.connected["userId"], "alice");
@@ -170,7 +225,8 @@ async fn browsers_may_send_the_token_as_a_subprotocol() {
     assert_eq!(selected(&refused), "herald.v1");
     assert_eq!(refused.closed().await.0, 4401);
     let path = format!("/?instance=main&authorization={}", token("bob").sign());
-    let both = Handshake::new(&app, &path).header("sec-websocket-protocol", &format!("herald.v1, bearer.{signed}"));
+    let both = Handshake::new(&app, &path)
+        .header("sec-websocket-protocol", &format!("herald.v1, bearer.{signed}"));
     assert_eq!(both.send(&app).await.unwrap().closed().await.0, 4400);
 }
 
@@ -179,14 +235,23 @@ async fn publishing_needs_a_component_or_one_of_the_instances_publish_roles() {
     let app = App::start().await;
     let body = json!({"channel": "user:nobody", "message": 1});
     let status = async |token: Token, expected| {
-        app.call("POST", "/v1/messages", Some(&token), Some(body.clone()), expected).await.code().to_owned()
+        app.call("POST", "/v1/messages", Some(&token), Some(body.clone()), expected)
+            .await
+            .code()
+            .to_owned()
     };
     assert_eq!(status(token("a"), 403).await, "PUBLISH_DENIED");
     assert_eq!(status(token("a").with("component", ""), 403).await, "PUBLISH_DENIED");
-    assert_eq!(status(token("a").component().roles(&["REALTIME_ADMIN"]), 403).await, "ROLE_REQUIRED");
+    assert_eq!(
+        status(token("a").component().roles(&["REALTIME_ADMIN"]), 403).await,
+        "ROLE_REQUIRED"
+    );
     assert_eq!(status(token("a").component(), 202).await, "");
     let instance = json!({"name": "main", "publishRoles": ["SENDER"]});
-    let request = app.request("PUT", "/v1/instances/main").bearer_auth(Token::operator().sign()).json(&instance);
+    let request = app
+        .request("PUT", "/v1/instances/main")
+        .bearer_auth(Token::operator().sign())
+        .json(&instance);
     app.send(request.header("if-match", "\"1\""), 200).await;
     assert_eq!(status(token("a").roles(&["REALTIME_CONNECT", "SENDER"]), 202).await, "");
     assert_eq!(status(token("a").roles(&["SENDER"]), 403).await, "ROLE_REQUIRED");

@@ -1,4 +1,5 @@
-//! What slow clients get of a channel whose policy is `latest`; for the other policy see `bounds.rs`.
+//! What slow clients get of a channel whose policy is `latest`; for the other policy see
+//! `bounds.rs`.
 
 use crate::documents::assert_described;
 use crate::support::socket::{Handshake, connect_narrow};
@@ -42,10 +43,18 @@ async fn flood(app: &App, healthy: &mut Socket) -> u64 {
         if number == MIDDLE {
             app.publish("user:slow", json!("in between")).await;
         }
-        let receipt = app.publish("prices", json!({"number": number, "padding": "x".repeat(LARGE)})).await;
-        assert_eq!((&receipt["matched"], &receipt["queued"], &receipt["dropped"]), (&json!(2), &json!(2), &json!(0)));
+        let receipt =
+            app.publish("prices", json!({"number": number, "padding": "x".repeat(LARGE)})).await;
+        assert_eq!(
+            (&receipt["matched"], &receipt["queued"], &receipt["dropped"]),
+            (&json!(2), &json!(2), &json!(0))
+        );
         replaced += receipt.get("replaced").map_or(0, |count| count.as_u64().expect("a count"));
-        assert_eq!(healthy.frame().await["data"]["number"], number, "nothing is replaced for one who reads");
+        assert_eq!(
+            healthy.frame().await["data"]["number"],
+            number,
+            "nothing is replaced for one who reads"
+        );
     }
     replaced
 }
@@ -56,7 +65,8 @@ struct Seen {
     numbers: Vec<u64>,
     /// Sum of the counts in `DROPPED`.
     dropped: u64,
-    /// Whether the message that nothing replaces came, and how many numbers and how many dropped were before it.
+    /// Whether the message that nothing replaces came, and how many numbers and how many dropped
+    /// were before it.
     between: Option<(usize, u64)>,
 }
 
@@ -69,12 +79,17 @@ async fn read_all(slow: &mut Socket) -> Seen {
                 assert_described(&frame);
                 seen.dropped += frame["count"].as_u64().expect("a count");
             }
-            _ if frame["data"] == "in between" => seen.between = Some((seen.numbers.len(), seen.dropped)),
+            _ if frame["data"] == "in between" => {
+                seen.between = Some((seen.numbers.len(), seen.dropped))
+            }
             _ => {
                 let number = frame["data"]["number"].as_u64().expect("a number");
                 let missing = number - 1 - seen.numbers.len() as u64;
                 assert!(missing <= seen.dropped, "{number} came before word of what is missing");
-                assert!(seen.numbers.last().is_none_or(|last| *last < number), "{number} came late");
+                assert!(
+                    seen.numbers.last().is_none_or(|last| *last < number),
+                    "{number} came late"
+                );
                 seen.numbers.push(number);
             }
         }
@@ -92,8 +107,15 @@ async fn a_slow_client_gets_the_latest_and_is_told_how_many_it_did_not_get() {
     let seen = read_all(&mut slow).await;
     assert_eq!((seen.dropped, seen.numbers.len() as u64), (replaced, MESSAGES - replaced));
     let (numbers, dropped) = seen.between.expect("what nothing replaces arrives");
-    assert!(numbers as u64 + dropped >= MIDDLE - 1, "what was replaced before it is told before it");
-    assert!(app.metrics().await.contains(&format!("herald_replaced_total{{instance=\"main\"}} {replaced}\n")));
+    assert!(
+        numbers as u64 + dropped >= MIDDLE - 1,
+        "what was replaced before it is told before it"
+    );
+    assert!(
+        app.metrics()
+            .await
+            .contains(&format!("herald_replaced_total{{instance=\"main\"}} {replaced}\n"))
+    );
     app.publish("prices", json!("after")).await;
     assert_eq!(slow.data().await, "after");
 }
@@ -122,7 +144,10 @@ async fn the_policy_can_be_changed_while_clients_are_connected() {
     let mut socket = app.connect(&token("alice")).await;
     let body = json!({"slow": "disconnect"});
     let admin = Token::admin("root");
-    let request = app.request("PUT", "/v1/channels/prices").header("instance", "main").header("if-match", "\"1\"");
+    let request = app
+        .request("PUT", "/v1/channels/prices")
+        .header("instance", "main")
+        .header("if-match", "\"1\"");
     let changed: Value = app.send(request.bearer_auth(admin.sign()).json(&body), 200).await.body;
     assert_eq!(changed["slow"], "disconnect");
     app.publish("prices", json!(1)).await;

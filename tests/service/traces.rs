@@ -1,4 +1,5 @@
-//! What became of a message: the counts, each user's connections, and how much is remembered. See also `tracing_users.rs`.
+//! What became of a message: the counts, each user's connections, and how much is remembered. See
+//! also `tracing_users.rs`.
 
 use crate::support::socket::{Handshake, connect_narrow};
 use crate::support::tokens::{Token, token};
@@ -48,15 +49,27 @@ async fn until(app: &App, id: &str, pointer: &str, value: u64) -> Value {
 }
 
 fn count(shown: &Value, pointer: &str) -> u64 {
-    shown.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} is no count of {shown}"))
+    shown
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("{pointer} is no count of {shown}"))
 }
 
 /// Nothing goes missing: whoever it was for has it, waits for it, or lost it for a reason.
 fn assert_whole(shown: &Value) {
-    let lost = ["/lost/outboxFull", "/lost/tooSlow", "/lost/ended", "/lost/replaced"].map(|why| count(shown, why));
+    let lost = ["/lost/outboxFull", "/lost/tooSlow", "/lost/ended", "/lost/replaced"]
+        .map(|why| count(shown, why));
     let rest: u64 = lost.iter().sum();
-    assert_eq!(count(shown, "/matched"), count(shown, "/written") + count(shown, "/waiting") + rest, "{shown}");
-    assert_eq!(count(shown, "/matched"), count(shown, "/queued") + count(shown, "/dropped"), "{shown}");
+    assert_eq!(
+        count(shown, "/matched"),
+        count(shown, "/written") + count(shown, "/waiting") + rest,
+        "{shown}"
+    );
+    assert_eq!(
+        count(shown, "/matched"),
+        count(shown, "/queued") + count(shown, "/dropped"),
+        "{shown}"
+    );
     assert_eq!(count(shown, "/dropped"), lost[0]);
 }
 
@@ -122,7 +135,10 @@ async fn a_trace_says_who_published_when_to_whom_and_counts_every_step() {
         assert_eq!(shown[field], value, "{field}");
     }
     assert!(shown.get("user").is_none());
-    assert!(shown["time"].as_str() <= shown["queuedAt"].as_str() && shown["time"].is_string(), "{shown}");
+    assert!(
+        shown["time"].as_str() <= shown["queuedAt"].as_str() && shown["time"].is_string(),
+        "{shown}"
+    );
     let repeated = publish(&app, "one", body).await;
     assert_eq!((&repeated["duplicate"], &trace(&app, "one", "").await), (&json!(true), &shown));
 }
@@ -144,7 +160,10 @@ async fn an_acknowledgement_counts_once_a_connection_and_only_for_what_it_was_se
     ] {
         cursors.push(publish(&app, id, body).await["cursor"].clone());
     }
-    assert_eq!([alice.frame().await["id"].clone(), alice.frame().await["id"].clone()], ["all", "last"]);
+    assert_eq!(
+        [alice.frame().await["id"].clone(), alice.frame().await["id"].clone()],
+        ["all", "last"]
+    );
     let acknowledged = async || {
         let ids = ["all", "bob", "filtered", "without", "elsewhere", "last"];
         let shown = join_all(ids.iter().map(|id| trace(&app, id, ""))).await;
@@ -168,7 +187,9 @@ async fn an_acknowledgement_counts_once_a_connection_and_only_for_what_it_was_se
     ping(&mut bob, &cursors[6]).await;
     assert_eq!(acknowledged().await, [2, 1, 1, 1, 1, 2]);
     // Another connection of the same user, to which everything is sent again.
-    let mut again = app.connect_with(&token("alice"), &format!("&cursor={}", cursors[0].as_str().unwrap())).await;
+    let mut again = app
+        .connect_with(&token("alice"), &format!("&cursor={}", cursors[0].as_str().unwrap()))
+        .await;
     for id in ["all", "elsewhere", "last"] {
         assert_eq!(again.frame().await["id"], id);
     }
@@ -176,7 +197,11 @@ async fn an_acknowledgement_counts_once_a_connection_and_only_for_what_it_was_se
     assert_eq!(acknowledged().await, [3, 1, 1, 1, 2, 3]);
     for (id, replayed, written) in [("all", 1, 2), ("bob", 0, 1), ("elsewhere", 1, 1)] {
         let shown = trace(&app, id, "").await;
-        assert_eq!((count(&shown, "/replayed"), count(&shown, "/written")), (replayed, written), "{id}");
+        assert_eq!(
+            (count(&shown, "/replayed"), count(&shown, "/written")),
+            (replayed, written),
+            "{id}"
+        );
     }
 }
 
@@ -195,16 +220,32 @@ async fn what_a_stalled_client_does_not_get_is_counted_with_the_reason() {
     }
     let shown = trace(&app, &last.to_string(), "?user=slow").await;
     assert_whole(&shown);
-    assert_eq!((&shown["lost"]["outboxFull"], &shown["matched"]), (&json!(1), &json!(1)), "{shown}");
+    assert_eq!(
+        (&shown["lost"]["outboxFull"], &shown["matched"]),
+        (&json!(1), &json!(1)),
+        "{shown}"
+    );
     let one = &shown["user"]["connections"][0];
     assert_eq!((&one["outcome"], &one["closeCode"]), (&json!("dropped"), &json!(4420)), "{one}");
-    assert!(one["detail"].as_str().is_some_and(|text| text.starts_with("outbox full: disconnected 4420")), "{one}");
+    assert!(
+        one["detail"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("outbox full: disconnected 4420")),
+        "{one}"
+    );
     let waited = until(&app, &(last - 1).to_string(), "/lost/tooSlow", 1).await;
     assert_eq!((&waited["written"], &waited["waiting"]), (&json!(0), &json!(0)));
-    let lost = trace(&app, &(last - 1).to_string(), "?user=slow").await["user"]["connections"][0].clone();
+    let lost =
+        trace(&app, &(last - 1).to_string(), "?user=slow").await["user"]["connections"][0].clone();
     assert_eq!(lost["outcome"], "lost");
-    assert!(lost["detail"].as_str().is_some_and(|text| text.contains("not written: disconnected 4420")), "{lost}");
-    assert_eq!(trace(&app, "0", "?user=slow").await["user"]["connections"][0]["outcome"], "written");
+    assert!(
+        lost["detail"].as_str().is_some_and(|text| text.contains("not written: disconnected 4420")),
+        "{lost}"
+    );
+    assert_eq!(
+        trace(&app, "0", "?user=slow").await["user"]["connections"][0]["outcome"],
+        "written"
+    );
     publish(&app, "after", json!({"channel": "ALL"})).await;
     let after = trace(&app, "after", "?user=slow").await;
     let word = after["user"]["connections"][0]["outcome"].clone();
@@ -221,7 +262,9 @@ async fn what_waits_for_a_connection_that_breaks_is_counted_as_that() {
         let id = number.to_string();
         publish(&app, &id, json!({"channel": "ALL", "message": "x".repeat(LARGE)})).await;
         // A second look tells whether the socket would have taken it.
-        let queued = app.call("GET", "/v1/connections?user=slow", Some(&Token::admin("root")), None, 200).await;
+        let queued = app
+            .call("GET", "/v1/connections?user=slow", Some(&Token::admin("root")), None, 200)
+            .await;
         if queued.body["items"][0]["queuedBytes"].as_u64() >= Some(2 * LARGE as u64) {
             waiting = Some(id);
             break;
@@ -229,12 +272,18 @@ async fn what_waits_for_a_connection_that_breaks_is_counted_as_that() {
     }
     let id = waiting.expect("the buffers are full");
     let shown = trace(&app, &id, "?user=slow").await;
-    assert_eq!((&shown["waiting"], &shown["user"]["connections"][0]["outcome"]), (&json!(1), &json!("waiting")));
+    assert_eq!(
+        (&shown["waiting"], &shown["user"]["connections"][0]["outcome"]),
+        (&json!(1), &json!("waiting"))
+    );
     drop(slow);
     until(&app, &id, "/lost/ended", 1).await;
     let shown = trace(&app, &id, "?user=slow").await["user"]["connections"][0].clone();
     assert_eq!(shown["outcome"], "lost");
-    assert!(shown["endedAt"].is_string() && shown["detail"].as_str().is_some_and(|text| text.contains("not written")));
+    assert!(
+        shown["endedAt"].is_string()
+            && shown["detail"].as_str().is_some_and(|text| text.contains("not written"))
+    );
 }
 
 #[actix_web::test]
@@ -257,11 +306,17 @@ async fn what_a_newer_message_replaced_is_counted_and_told() {
     all.iter().for_each(assert_whole);
     let counted: u64 = all.iter().map(|shown| count(shown, "/lost/replaced")).sum();
     assert_eq!(counted, replaced);
-    let oldest = all.iter().position(|shown| count(shown, "/lost/replaced") == 1).expect("one was replaced");
-    let newest = all.iter().rposition(|shown| count(shown, "/lost/replaced") == 1).expect("one was replaced");
-    for (number, user, outcome) in
-        [(newest, "slow", "replaced"), (oldest, "slow", "writtenOrReplaced"), (oldest, "healthy", "written")]
-    {
+    let oldest =
+        all.iter().position(|shown| count(shown, "/lost/replaced") == 1).expect("one was replaced");
+    let newest = all
+        .iter()
+        .rposition(|shown| count(shown, "/lost/replaced") == 1)
+        .expect("one was replaced");
+    for (number, user, outcome) in [
+        (newest, "slow", "replaced"),
+        (oldest, "slow", "writtenOrReplaced"),
+        (oldest, "healthy", "written"),
+    ] {
         let shown = trace(&app, &number.to_string(), &format!("?user={user}")).await;
         assert_eq!(shown["user"]["connections"][0]["outcome"], outcome);
     }
@@ -273,8 +328,7 @@ async fn ten_thousand_messages_can_be_traced_and_the_oldest_give_way() {
     let app = roomy(Options::default()).await;
     let token = token("shop").component();
     for batch in 0..MAX_TRACES / 100 {
-        let message =
-            |number| json!({"channel": "user:nobody", "message": 1, "id": format!("{}", batch * 100 + number)});
+        let message = |number| json!({"channel": "user:nobody", "message": 1, "id": format!("{}", batch * 100 + number)});
         let body = json!({"messages": (0..100).map(message).collect::<Vec<_>>()});
         app.call("POST", "/v1/messages/batch", Some(&token), Some(body), 200).await;
         trace(&app, "0", "").await;
@@ -286,22 +340,30 @@ async fn ten_thousand_messages_can_be_traced_and_the_oldest_give_way() {
     publish(&app, "above", json!({"channel": "user:nobody"})).await;
     assert!(gone("0").await);
     assert_eq!(
-        (trace(&app, "1", "").await["id"].clone(), trace(&app, "above", "").await["matched"].clone()),
+        (
+            trace(&app, "1", "").await["id"].clone(),
+            trace(&app, "above", "").await["matched"].clone()
+        ),
         ("1".into(), 0.into())
     );
 }
 
 #[actix_web::test]
 async fn a_thousand_ended_connections_are_remembered_and_a_hundred_are_shown() {
-    let app = roomy(Options::default().with("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", 100_000)).await;
+    let app =
+        roomy(Options::default().with("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", 100_000)).await;
     publish(&app, "one", json!({"channel": "ALL"})).await;
     let mut ended = 0;
-    for (goal, remembered) in
-        [(MAX_SHOWN, MAX_SHOWN), (MAX_SHOWN + 1, MAX_SHOWN + 1), (MAX_ENDED, MAX_ENDED), (MAX_ENDED + 1, MAX_ENDED)]
-    {
+    for (goal, remembered) in [
+        (MAX_SHOWN, MAX_SHOWN),
+        (MAX_SHOWN + 1, MAX_SHOWN + 1),
+        (MAX_ENDED, MAX_ENDED),
+        (MAX_ENDED + 1, MAX_ENDED),
+    ] {
         while ended < goal {
             let some = (goal - ended).min(50);
-            let sockets = join_all((0..some).map(|_| async { app.connect(&token("alice")).await })).await;
+            let sockets =
+                join_all((0..some).map(|_| async { app.connect(&token("alice")).await })).await;
             join_all(sockets.into_iter().map(Socket::close)).await;
             ended += some;
         }
@@ -309,7 +371,9 @@ async fn a_thousand_ended_connections_are_remembered_and_a_hundred_are_shown() {
             loop {
                 let shown = trace(&app, "one", "?user=alice").await["user"].take();
                 let connections = shown["connections"].as_array().expect("a list");
-                if shown["total"] == remembered && connections.iter().all(|one| one["endedAt"].is_string()) {
+                if shown["total"] == remembered
+                    && connections.iter().all(|one| one["endedAt"].is_string())
+                {
                     return connections.len();
                 }
             }
@@ -320,17 +384,20 @@ async fn a_thousand_ended_connections_are_remembered_and_a_hundred_are_shown() {
 
 #[actix_web::test]
 async fn as_much_is_traced_as_is_set() {
-    let options = Options::default().with("HERALD_TRACED_MESSAGES", 2).with("HERALD_TRACED_CONNECTIONS", 1);
+    let options =
+        Options::default().with("HERALD_TRACED_MESSAGES", 2).with("HERALD_TRACED_CONNECTIONS", 1);
     let app = roomy(options).await;
     for id in ["first", "second", "third"] {
         publish(&app, id, json!({"channel": "ALL"})).await;
         trace(&app, id, "").await;
     }
-    let gone = app.call("GET", "/v1/messages/first", Some(&token("shop").component()), None, 404).await;
+    let gone =
+        app.call("GET", "/v1/messages/first", Some(&token("shop").component()), None, 404).await;
     assert_eq!(gone.code(), "NOT_FOUND");
     for _ in 0..2 {
         app.connect(&token("alice")).await.close().await;
     }
-    let one_is_known = async { while trace(&app, "second", "?user=alice").await["user"]["total"] != 1 {} };
+    let one_is_known =
+        async { while trace(&app, "second", "?user=alice").await["user"]["total"] != 1 {} };
     within("the end of both, and only one is known", one_is_known).await;
 }

@@ -22,8 +22,10 @@ async fn outcome(app: &App, id: &str, user: &str) -> Value {
 async fn ended(app: &App, socket: Socket) {
     socket.close().await;
     let admin = Token::admin("root");
-    let left =
-        async || app.call("GET", "/v1/quotas", Some(&admin), None, 200).await.body["usage"]["connections"].clone();
+    let left = async || {
+        app.call("GET", "/v1/quotas", Some(&admin), None, 200).await.body["usage"]["connections"]
+            .clone()
+    };
     within("the connection's end", async { while left().await != 0 {} }).await;
 }
 
@@ -72,13 +74,19 @@ async fn every_reason_that_someone_connected_did_or_did_not_get_it_is_told() {
         })
         .await;
         assert_eq!(told["outcome"], word, "{id} {user}: {told}");
-        assert!(told["detail"].as_str().is_some_and(|text| text.contains(detail)), "{id} {user}: {told}");
+        assert!(
+            told["detail"].as_str().is_some_and(|text| text.contains(detail)),
+            "{id} {user}: {told}"
+        );
         assert_eq!((&told["rightsChanged"], &told["acknowledged"]), (&json!(false), &json!(false)));
         assert_eq!(told.get("rule"), (user == "denied" && id == "news").then_some(&json!(2)));
     }
     let shown = trace(&app, "news", "?user=nobody").await["user"].clone();
     assert_eq!((&shown["total"], &shown["connections"]), (&json!(0), &json!([])));
-    assert!(shown["reason"].as_str().is_some_and(|reason| reason.starts_with("not connected")), "{shown}");
+    assert!(
+        shown["reason"].as_str().is_some_and(|reason| reason.starts_with("not connected")),
+        "{shown}"
+    );
 }
 
 #[actix_web::test]
@@ -90,8 +98,10 @@ async fn times_say_when_it_was_queued_and_written_and_what_was_acknowledged() {
     let told = outcome(&app, "one", "alice").await;
     let clock = |text: &str| text.len() == 12 && text.is_ascii() && text.as_bytes()[8] == b'.';
     let detail = told["detail"].as_str().expect("a sentence");
-    let (queued, written) =
-        detail.strip_prefix("queued ").and_then(|rest| rest.split_once(", written ")).expect("times");
+    let (queued, written) = detail
+        .strip_prefix("queued ")
+        .and_then(|rest| rest.split_once(", written "))
+        .expect("times");
     assert!(clock(queued) && clock(written) && queued <= written, "{detail}");
     assert_eq!(
         (&told["acknowledged"], &told["closeCode"], &told["endedAt"]),
@@ -100,7 +110,8 @@ async fn times_say_when_it_was_queued_and_written_and_what_was_acknowledged() {
     alice.send(&json!({"type": "PING", "cursor": cursor}).to_string()).await;
     assert_eq!(alice.frame().await["type"], "PONG");
     assert_eq!(outcome(&app, "one", "alice").await["acknowledged"], true);
-    // More moments than are remembered: a message is written in its own millisecond or up to the next one's.
+    // More moments than are remembered: a message is written in its own millisecond or up to the
+    // next one's.
     let (mut moments, mut number) = (HashSet::new(), 0);
     while moments.len() < 40 {
         number += 1;
@@ -121,7 +132,10 @@ async fn who_was_not_there_and_who_resumed_is_told() {
     ended(&app, early).await;
     let stays = app.connect(&token("closed")).await;
     publish(&app, "live", json!({"channel": "ALL", "ttl": 0})).await;
-    let cursor = publish(&app, "one", json!({"channel": "ALL"})).await["cursor"].as_str().expect("a cursor").to_owned();
+    let cursor = publish(&app, "one", json!({"channel": "ALL"})).await["cursor"]
+        .as_str()
+        .expect("a cursor")
+        .to_owned();
     ended(&app, stays).await;
     let _late = app.connect(&token("late")).await;
     let mut resumed = app.connect_with(&token("resumed"), &format!("&cursor={start}")).await;
@@ -138,7 +152,10 @@ async fn who_was_not_there_and_who_resumed_is_told() {
     ] {
         let told = outcome(&app, id, user).await;
         assert_eq!(told["outcome"], word, "{id} {user}: {told}");
-        assert!(told["detail"].as_str().is_some_and(|text| text.contains(detail)), "{id} {user}: {told}");
+        assert!(
+            told["detail"].as_str().is_some_and(|text| text.contains(detail)),
+            "{id} {user}: {told}"
+        );
         assert_eq!(told["endedAt"].is_string(), ["early", "closed"].contains(&user), "{told}");
     }
 }
@@ -151,12 +168,21 @@ async fn rights_are_those_of_now_and_an_answer_says_so() {
     publish(&app, "one", json!({"channel": "news"})).await;
     assert_eq!(alice.frame().await["id"], "one");
     let body = json!({"rules": [{"effect": "deny", "user": "alice"}]});
-    let request = app.request("PUT", "/v1/channels/news").header("instance", "main").header("if-match", "\"1\"");
+    let request = app
+        .request("PUT", "/v1/channels/news")
+        .header("instance", "main")
+        .header("if-match", "\"1\"");
     app.send(request.bearer_auth(Token::admin("root").sign()).json(&body), 200).await;
     assert_eq!(alice.frame().await["type"], "CHANNELS");
     let told = outcome(&app, "one", "alice").await;
-    assert_eq!((&told["outcome"], &told["rule"], &told["rightsChanged"]), (&json!("denied"), &json!(0), &json!(true)));
-    let request = app.request("DELETE", "/v1/channels/news").header("instance", "main").header("if-match", "\"2\"");
+    assert_eq!(
+        (&told["outcome"], &told["rule"], &told["rightsChanged"]),
+        (&json!("denied"), &json!(0), &json!(true))
+    );
+    let request = app
+        .request("DELETE", "/v1/channels/news")
+        .header("instance", "main")
+        .header("if-match", "\"2\"");
     app.send(request.bearer_auth(Token::admin("root").sign()), 204).await;
     let told = outcome(&app, "one", "alice").await;
     assert_eq!(told["detail"], "channel:news: the channel was deleted");
@@ -172,7 +198,11 @@ async fn what_is_not_remembered_is_404() {
     app.call("POST", "/v1/messages?dryRun=true", Some(&shop), Some(dry), 202).await;
     for id in ["nothing", "batch", "dry"] {
         let path = format!("/v1/messages/{id}");
-        assert_eq!(app.call("GET", &path, Some(&shop), None, 404).await.code(), "NOT_FOUND", "{id}");
+        assert_eq!(
+            app.call("GET", &path, Some(&shop), None, 404).await.code(),
+            "NOT_FOUND",
+            "{id}"
+        );
     }
     let elsewhere = app.request("GET", "/v1/messages/here").header("instance", "other");
     app.send(elsewhere.bearer_auth(shop.clone().instances(&["other"]).sign()), 404).await;
@@ -184,16 +214,22 @@ async fn what_is_not_remembered_is_404() {
 #[actix_web::test]
 async fn a_trace_ends_with_the_windows_time_and_with_the_process() {
     let database = postgres::database().await;
-    let options = || Options::default().with("HERALD_HISTORY_SECONDS", 2).with("HERALD_HISTORY_MESSAGES", 0);
+    let options =
+        || Options::default().with("HERALD_HISTORY_SECONDS", 2).with("HERALD_HISTORY_MESSAGES", 0);
     let app = App::launch(options(), database.clone()).await;
     app.create_instance("main", json!({})).await;
     publish(&app, "one", json!({"channel": "ALL"})).await;
-    assert_eq!(trace(&app, "one", "").await["id"], "one", "also where nothing is kept for clients that resume");
+    assert_eq!(
+        trace(&app, "one", "").await["id"],
+        "one",
+        "also where nothing is kept for clients that resume"
+    );
     let observer = token("observer").component();
     let forgotten = async {
         loop {
             let request = app.request("GET", "/v1/messages/one").header("instance", "main");
-            let answer = request.bearer_auth(observer.sign()).send().await.expect("the server answers");
+            let answer =
+                request.bearer_auth(observer.sign()).send().await.expect("the server answers");
             if answer.status() == 404 {
                 return;
             }

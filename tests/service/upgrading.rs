@@ -1,4 +1,5 @@
-//! From a TCP connection to a socket: handshakes that stop half-way, upgrades that are none, sockets that will not end.
+//! From a TCP connection to a socket: handshakes that stop half-way, upgrades that are none,
+//! sockets that will not end.
 
 use crate::support::socket::{Handshake, connect_narrow, connect_tls};
 use crate::support::tokens::{Token, token};
@@ -7,7 +8,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The first 80 bytes of a TLS record that says to have 512, with the beginning of a ClientHello (RFC 8446 section 4.1.2).
+/// The first 80 bytes of a TLS record that says to have 512, with the beginning of a ClientHello
+/// (RFC 8446 section 4.1.2).
 fn half_a_hello() -> Vec<u8> {
     let mut bytes = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     bytes.resize(80, 7);
@@ -65,7 +67,10 @@ async fn a_request_for_an_upgrade_where_there_is_none_is_answered_whole_and_its_
         assert!(answer.to_lowercase().contains("\r\nconnection: close\r\n"), "{line}: {answer}");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         assert!(body.contains(text), "{line}: {answer}");
-        let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let length = head
+            .to_lowercase()
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
         assert!(line.starts_with("HEAD") || length == Some(body.len()), "{line}: {answer}");
     }
 }
@@ -109,7 +114,9 @@ async fn bytes_behind_the_handshake_are_the_sockets_first() {
     let mut heard = Vec::new();
     while !heard.ends_with(&[0x8a, 0]) {
         let mut bytes = [0; 4_096];
-        let length = within("CONNECTED and a pong", stream.read(&mut bytes)).await.expect("the socket goes on");
+        let length = within("CONNECTED and a pong", stream.read(&mut bytes))
+            .await
+            .expect("the socket goes on");
         assert!(length > 0, "{}", String::from_utf8_lossy(&heard));
         heard.extend_from_slice(&bytes[..length]);
     }
@@ -134,7 +141,9 @@ async fn a_socket_that_is_told_to_go_and_reads_nothing_is_cut() {
     let admin = Token::admin("root");
     let gone = app.call("DELETE", "/v1/connections?user=slow", Some(&admin), None, 200).await;
     assert_eq!(gone.body["disconnected"], 1);
-    while app.call("GET", "/v1/quotas", Some(&admin), None, 200).await.body["usage"]["connections"] != 0 {
+    while app.call("GET", "/v1/quotas", Some(&admin), None, 200).await.body["usage"]["connections"]
+        != 0
+    {
         tokio::task::yield_now().await;
     }
 }

@@ -1,4 +1,5 @@
-//! A thread for clients whose own work must not be counted as the server's: it takes only what nobody else needs.
+//! A thread for clients whose own work must not be counted as the server's: it takes only what
+//! nobody else needs.
 
 use rustix::process::setpriority_process;
 use tokio::runtime::{Builder, Handle, Runtime};

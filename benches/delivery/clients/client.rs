@@ -19,7 +19,8 @@ pub struct Client {
 impl Client {
     /// Connects, upgrades and waits for `CONNECTED`, which is returned with it.
     pub async fn open(route: &Route, path: &str, token: &str) -> Outcome<(Self, Value)> {
-        let mut client = Self { wire: route.connect().await?, received: BytesMut::with_capacity(4_096) };
+        let mut client =
+            Self { wire: route.connect().await?, received: BytesMut::with_capacity(4_096) };
         client.upgrade(route, path, token).await?;
         let frame = client.frame().await?;
         match serde_json::from_slice::<Value>(&frame.payload) {
@@ -37,7 +38,8 @@ impl Client {
         self.wire.write_all(request.as_bytes()).await?;
         self.wire.flush().await?;
         let answer = read_head(&mut self.wire, &mut self.received).await?;
-        let accepted = answer.starts_with("HTTP/1.1 101 ") && answer.contains(&accept_key(WEBSOCKET_KEY));
+        let accepted =
+            answer.starts_with("HTTP/1.1 101 ") && answer.contains(&accept_key(WEBSOCKET_KEY));
         if accepted { Ok(()) } else { Err(format!("the handshake was answered: {answer}").into()) }
     }
 
@@ -71,7 +73,9 @@ impl Client {
 /// A frame in the words of an error.
 pub fn describe(frame: &Frame) -> String {
     match close_code(frame) {
-        Some(code) => format!("a close with {code} {}", String::from_utf8_lossy(&frame.payload[2..])),
+        Some(code) => {
+            format!("a close with {code} {}", String::from_utf8_lossy(&frame.payload[2..]))
+        }
         None => format!("opcode {}: {}", frame.opcode, String::from_utf8_lossy(&frame.payload)),
     }
 }

@@ -1,4 +1,5 @@
-//! The crowd of a storm: clients that are cut and come back all at once, on a thread that takes only what nobody else needs.
+//! The crowd of a storm: clients that are cut and come back all at once, on a thread that takes
+//! only what nobody else needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,10 @@ struct Member {
 impl Crowd {
     /// A crowd with a member for each token; nobody is connected yet.
     pub fn new(route: Route, path: String, tokens: Vec<String>) -> Outcome<Self> {
-        let members = tokens.into_iter().map(|token| Member { token, cursor: String::new(), client: None }).collect();
+        let members = tokens
+            .into_iter()
+            .map(|token| Member { token, cursor: String::new(), client: None })
+            .collect();
         Ok(Self { background: Background::start()?, route, path, members })
     }
 
@@ -69,15 +73,19 @@ impl Crowd {
         Ok(())
     }
 
-    /// Everyone connects at the same moment; returns how long it took until the last was `CONNECTED` and, if resuming, had what it missed.
+    /// Everyone connects at the same moment; returns how long it took until the last was
+    /// `CONNECTED` and, if resuming, had what it missed.
     pub async fn come_back(&mut self, how: Return, missed: &Missed) -> Outcome<Duration> {
         let mut returning = JoinSet::new();
         let start = Instant::now();
         for (index, member) in self.members.drain(..).enumerate() {
             let (route, path, missed) = (self.route.clone(), self.path.clone(), missed.clone());
             let back = async move {
-                let back = timeout(LONGEST_RETURN, member.come_back(&route, &path, how, &missed)).await;
-                back.map_err(Failure::from).flatten().map_err(|error| format!("member {index}: {error}"))
+                let back =
+                    timeout(LONGEST_RETURN, member.come_back(&route, &path, how, &missed)).await;
+                back.map_err(Failure::from)
+                    .flatten()
+                    .map_err(|error| format!("member {index}: {error}"))
             };
             returning.spawn_on(back, self.background.handle());
         }
@@ -89,7 +97,13 @@ impl Crowd {
 }
 
 impl Member {
-    async fn come_back(mut self, route: &Route, path: &str, how: Return, missed: &Missed) -> Outcome<Self> {
+    async fn come_back(
+        mut self,
+        route: &Route,
+        path: &str,
+        how: Return,
+        missed: &Missed,
+    ) -> Outcome<Self> {
         let path = match how {
             Return::Afresh => path.to_owned(),
             Return::Resuming => format!("{path}&cursor={}", self.cursor),
@@ -115,7 +129,9 @@ async fn replayed(client: &mut Client, messages: &Messages, due: u64) -> Outcome
         return Err(describe(&frame).into());
     }
     match messages.read(&frame.payload)? {
-        Content::Message(Number { place, .. }) if place == due => cursor(&serde_json::from_slice(&frame.payload)?),
+        Content::Message(Number { place, .. }) if place == due => {
+            cursor(&serde_json::from_slice(&frame.payload)?)
+        }
         _ => Err(format!("{} came where message {due} was due", describe(&frame)).into()),
     }
 }

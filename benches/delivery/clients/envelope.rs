@@ -1,4 +1,5 @@
-//! Whom Herald is asked to send a message to: everyone, or the same people behind a rule or a filter.
+//! Whom Herald is asked to send a message to: everyone, or the same people behind a rule or a
+//! filter.
 
 use crate::scenario::Variant;
 
@@ -47,7 +48,9 @@ impl Envelope {
     /// The message in a request to those by their canonical name.
     pub fn open(self, request: &[u8]) -> Option<&[u8]> {
         let Self::To(name) = self else { return None };
-        request.strip_prefix(format!(r#"{{"channel":"{name}","message":"#).as_bytes())?.strip_suffix(b"}")
+        request
+            .strip_prefix(format!(r#"{{"channel":"{name}","message":"#).as_bytes())?
+            .strip_suffix(b"}")
     }
 
     /// The request that publishes `message`, the `number`th of its publisher.

@@ -1,4 +1,5 @@
-//! The little of RFC 6455 that the benchmark speaks: the accept key, a server's text frame, and a parser for what a server sends.
+//! The little of RFC 6455 that the benchmark speaks: the accept key, a server's text frame, and a
+//! parser for what a server sends.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
@@ -42,7 +43,8 @@ pub fn text_frame(text: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The code of a close frame (section 5.5.1); none of any other frame, and of one that says nothing.
+/// The code of a close frame (section 5.5.1); none of any other frame, and of one that says
+/// nothing.
 pub fn close_code(frame: &Frame) -> Option<u16> {
     let (code, _) = frame.payload.split_first_chunk()?;
     (frame.opcode == CLOSE).then(|| u16::from_be_bytes(*code))
@@ -56,13 +58,15 @@ pub struct Frame {
     pub payload: BytesMut,
 }
 
-/// Takes the first frame out of `received` if it is whole. Errors: a fragment, a reserved bit, a mask, or a length over `LONGEST`.
+/// Takes the first frame out of `received` if it is whole. Errors: a fragment, a reserved bit, a
+/// mask, or a length over `LONGEST`.
 pub fn next_frame(received: &mut BytesMut) -> Outcome<Option<Frame>> {
     let [first, second, ..] = received[..] else { return Ok(None) };
     if first & 0xf0 != 0x80 || second & 0x80 != 0 {
-        return Err(
-            format!("a frame that begins {first:#04x} {second:#04x}: a fragment, an extension or a mask").into()
-        );
+        return Err(format!(
+            "a frame that begins {first:#04x} {second:#04x}: a fragment, an extension or a mask"
+        )
+        .into());
     }
     let (header, length) = match second {
         126 => match received.get(2..4) {

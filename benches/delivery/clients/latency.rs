@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::clients::message::Number;
 
-/// The lanes of messages that are due at a time, which are published in turn: enough that none waits for the answer to its last message.
+/// The lanes of messages that are due at a time, which are published in turn: enough that none
+/// waits for the answer to its last message.
 pub const TIMED_LANES: usize = 32;
 
 /// Messages at a fixed rate, counted from 0: the first is due one interval after the start.
@@ -30,8 +31,8 @@ impl Schedule {
         (time.saturating_duration_since(self.start).as_nanos() / self.interval.as_nanos()) as u64
     }
 
-    /// Sleeps until the message is due; false when `stop` is dropped before. This is the thread's own sleep: a runtime's
-    /// timers are coarser.
+    /// Sleeps until the message is due; false when `stop` is dropped before. This is the thread's
+    /// own sleep: a runtime's timers are coarser.
     pub fn wait_for(&self, message: u64, stop: &Receiver<()>) -> bool {
         let left = self.due(message).saturating_duration_since(Instant::now());
         stop.recv_timeout(left) == Err(RecvTimeoutError::Timeout)
@@ -40,7 +41,8 @@ impl Schedule {
 
 /// Which message of a schedule has this number; none if its lane is not timed.
 fn message(number: Number) -> Option<u64> {
-    (number.lane < TIMED_LANES).then(|| (number.place - 1) * TIMED_LANES as u64 + number.lane as u64)
+    (number.lane < TIMED_LANES)
+        .then(|| (number.place - 1) * TIMED_LANES as u64 + number.lane as u64)
 }
 
 /// How late messages came, each at each connection.
@@ -52,7 +54,8 @@ impl Latencies {
     pub fn note(&self, schedule: &Schedule, numbers: &[Number]) {
         let now = Instant::now();
         let messages = numbers.iter().filter_map(|number| message(*number));
-        let late = messages.map(|message| (message, now.saturating_duration_since(schedule.due(message))));
+        let late =
+            messages.map(|message| (message, now.saturating_duration_since(schedule.due(message))));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
     }
 
@@ -81,9 +84,12 @@ impl Percentiles {
         [0.5, 0.99, 0.999, 1.0].map(|share| self.at(share)).into()
     }
 
-    /// The least latency that `share` (0 to 1) of all do not exceed, in milliseconds; not a number if there are none.
+    /// The least latency that `share` (0 to 1) of all do not exceed, in milliseconds; not a number
+    /// if there are none.
     fn at(&self, share: f64) -> f64 {
         let rank = (self.0.len() as f64 * share).ceil() as usize;
-        self.0.get(rank.clamp(1, self.0.len().max(1)) - 1).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
+        self.0
+            .get(rank.clamp(1, self.0.len().max(1)) - 1)
+            .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
     }
 }

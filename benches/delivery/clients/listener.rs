@@ -139,9 +139,13 @@ impl Listener {
     /// Whether it may end like this.
     fn judge(self, end: End) -> Outcome<Departure> {
         let code = match (self.ending, end) {
-            (Ending::TooSlow, End::Closed(close)) if close_code(&close) == Some(TOO_SLOW) => Some(TOO_SLOW),
+            (Ending::TooSlow, End::Closed(close)) if close_code(&close) == Some(TOO_SLOW) => {
+                Some(TOO_SLOW)
+            }
             (Ending::TooSlow, End::Cut(_)) => None,
-            (Ending::Restart, End::Closed(close)) if self.sent_away && close_code(&close) == Some(RESTARTING) => {
+            (Ending::Restart, End::Closed(close))
+                if self.sent_away && close_code(&close) == Some(RESTARTING) =>
+            {
                 Some(RESTARTING)
             }
             (Ending::Restart, End::Closed(close)) if !self.sent_away => {

@@ -67,12 +67,18 @@ pub struct Load {
 }
 
 impl Load {
-    /// Opens a connection for each token and starts to listen on it, once each has had its `CONNECTED`.
+    /// Opens a connection for each token and starts to listen on it, once each has had its
+    /// `CONNECTED`.
     pub async fn open(target: Target) -> Outcome<Self> {
         let seats = 0..target.tokens.len();
         let (progress, ledger) = (Arc::default(), Arc::default());
         let load = Self { target: Arc::new(target), listeners: Mutex::default(), progress, ledger };
-        load.let_in(seats.map(|index| Seat { index, order: Order::default(), cursor: String::new() })).await?;
+        load.let_in(seats.map(|index| Seat {
+            index,
+            order: Order::default(),
+            cursor: String::new(),
+        }))
+        .await?;
         Ok(load)
     }
 
@@ -98,31 +104,37 @@ impl Load {
             Err(_) => {
                 let missing = self.progress.missing(messages);
                 let wanted = messages * self.progress.open();
-                Err(format!("{missing} of {wanted} deliveries are missing after {patience:?}").into())
+                Err(format!("{missing} of {wanted} deliveries are missing after {patience:?}")
+                    .into())
             }
         }
     }
 
-    /// Errors when anything but exactly what was published has arrived at every connection until now.
+    /// Errors when anything but exactly what was published has arrived at every connection until
+    /// now.
     pub fn check(&self) -> Outcome<()> {
         self.progress.failure()?;
         let wanted = self.ledger.messages() * self.progress.open();
         match self.progress.received() {
             received if received == wanted => Ok(()),
-            received => Err(format!("{received} deliveries arrived, {wanted} were expected").into()),
+            received => {
+                Err(format!("{received} deliveries arrived, {wanted} were expected").into())
+            }
         }
     }
 
-    /// Opens the connections again that have ended as they may, as if for the first time. Nobody may publish meanwhile.
+    /// Opens the connections again that have ended as they may, as if for the first time. Nobody
+    /// may publish meanwhile.
     pub async fn come_back(&self) -> Outcome<()> {
         let order = self.ledger.order();
         let departed = self.progress.take_departed().into_iter();
         self.let_in(departed.map(|departure| Seat { order: order.clone(), ..departure.seat })).await
     }
 
-    /// Opens the connections again that have ended as they may, all at the same moment and with their cursors. They try
-    /// for as long as nobody answers; what they have missed must come before what is new. Errors: one that is told that it does
-    /// not get all it missed, with the reason.
+    /// Opens the connections again that have ended as they may, all at the same moment and with
+    /// their cursors. They try for as long as nobody answers; what they have missed must come
+    /// before what is new. Errors: one that is told that it does not get all it missed, with the
+    /// reason.
     pub async fn resume(&self) -> Outcome<Resumed> {
         let mut returning = JoinSet::new();
         for departure in self.progress.take_departed() {
@@ -140,7 +152,8 @@ impl Load {
 
     async fn let_in(&self, seats: impl Iterator<Item = Seat>) -> Outcome<()> {
         let target = self.target.clone();
-        let mut opening = stream::iter(seats.map(|seat| open(seat, &target))).buffer_unordered(OPENING);
+        let mut opening =
+            stream::iter(seats.map(|seat| open(seat, &target))).buffer_unordered(OPENING);
         while let Some((seat, client)) = opening.try_next().await? {
             self.listen(seat, client);
         }
@@ -158,9 +171,13 @@ impl Load {
 
 async fn open(mut seat: Seat, target: &Target) -> Outcome<(Seat, Client)> {
     let index = seat.index;
-    let opened = timeout(LONGEST_OPENING, Client::open(&target.route, &target.path, &target.tokens[index])).await;
-    let (client, connected) =
-        opened.map_err(Failure::from).flatten().map_err(|error| format!("connection {index}: {error}"))?;
+    let opened =
+        timeout(LONGEST_OPENING, Client::open(&target.route, &target.path, &target.tokens[index]))
+            .await;
+    let (client, connected) = opened
+        .map_err(Failure::from)
+        .flatten()
+        .map_err(|error| format!("connection {index}: {error}"))?;
     seat.cursor = connected["cursor"].as_str().unwrap_or_default().to_owned();
     Ok((seat, client))
 }
@@ -171,10 +188,18 @@ async fn resume(mut seat: Seat, target: Arc<Target>) -> Outcome<Returned> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let opened = timeout(LONGEST_OPENING, Client::open(&target.route, &path, &target.tokens[seat.index])).await;
+        let opened = timeout(
+            LONGEST_OPENING,
+            Client::open(&target.route, &path, &target.tokens[seat.index]),
+        )
+        .await;
         let failure = match opened.map_err(Failure::from).flatten() {
             Ok((_, connected)) if connected["recovered"] != true => {
-                return Err(format!("connection {} is not recovered: {}", seat.index, connected["reason"]).into());
+                return Err(format!(
+                    "connection {} is not recovered: {}",
+                    seat.index, connected["reason"]
+                )
+                .into());
             }
             Ok((client, connected)) => {
                 seat.cursor = connected["cursor"].as_str().unwrap_or_default().to_owned();
@@ -182,7 +207,8 @@ async fn resume(mut seat: Seat, target: Arc<Target>) -> Outcome<Returned> {
             }
             Err(failure) => failure,
         };
-        // Nobody listens yet, or the socket ended before it was answered. An answer that is no welcome is an error.
+        // Nobody listens yet, or the socket ended before it was answered. An answer that is no
+        // welcome is an error.
         let is_nobody_there = failure.is::<io::Error>() || failure.is::<Elapsed>();
         if !is_nobody_there || Instant::now() > deadline {
             return Err(format!("connection {} does not resume: {failure}", seat.index).into());

@@ -1,4 +1,5 @@
-//! The message that is published: numbered, of a fixed size, and recognised byte for byte when it arrives.
+//! The message that is published: numbered, of a fixed size, and recognised byte for byte when it
+//! arrives.
 
 use std::fmt;
 
@@ -20,8 +21,8 @@ const DIGITS: usize = LANE_DIGITS + PLACE_DIGITS;
 /// How far into a frame the message itself may begin.
 const LONGEST_ENVELOPE: usize = 1_024;
 
-/// Which message it is: the `place`th of its lane, counted from 1. Every publisher has a lane of its own. The messages of one
-/// lane come in their order, those of different lanes in any.
+/// Which message it is: the `place`th of its lane, counted from 1. Every publisher has a lane of
+/// its own. The messages of one lane come in their order, those of different lanes in any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number {
     /// Whose it is.
@@ -67,14 +68,17 @@ impl Messages {
         format!("{BEFORE_NUMBER}{number}{}", self.tail)
     }
 
-    /// What a server's text frame says. Errors: a message that differs from what was published, and any other frame.
+    /// What a server's text frame says. Errors: a message that differs from what was published, and
+    /// any other frame.
     pub fn read(&self, frame: &[u8]) -> Outcome<Content> {
         let head = &frame[..frame.len().min(LONGEST_ENVELOPE)];
         let marker = BEFORE_NUMBER.as_bytes();
         let Some(start) = head.windows(marker.len()).position(|window| window == marker) else {
             return other_frame(frame);
         };
-        let (digits, rest) = frame[start + marker.len()..].split_at_checked(DIGITS).ok_or("a message that was cut")?;
+        let (digits, rest) = frame[start + marker.len()..]
+            .split_at_checked(DIGITS)
+            .ok_or("a message that was cut")?;
         if !rest.starts_with(self.tail.as_bytes()) {
             return Err("a message whose bytes differ from what was published".into());
         }

@@ -1,4 +1,5 @@
-//! Everything on this side of the wire: listeners that check what they hear, publishers, and the little protocol that both need.
+//! Everything on this side of the wire: listeners that check what they hear, publishers, and the
+//! little protocol that both need.
 
 pub mod background;
 pub mod client;

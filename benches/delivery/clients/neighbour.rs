@@ -1,4 +1,5 @@
-//! The neighbour of those who are measured: many listeners, and publishers that publish to all of them as fast as they are let.
+//! The neighbour of those who are measured: many listeners, and publishers that publish to all of
+//! them as fast as they are let.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,12 +44,14 @@ pub struct Tally {
 impl Tally {
     /// Accepted, limited, overloaded.
     pub fn counts(&self) -> [f64; 3] {
-        [&self.accepted, &self.limited, &self.overloaded].map(|counter| counter.load(Ordering::SeqCst) as f64)
+        [&self.accepted, &self.limited, &self.overloaded]
+            .map(|counter| counter.load(Ordering::SeqCst) as f64)
     }
 }
 
 impl Neighbour {
-    /// Opens all listeners. There will be a publisher for each inlet, which tries again at once if it is `insisting`.
+    /// Opens all listeners. There will be a publisher for each inlet, which tries again at once if
+    /// it is `insisting`.
     pub async fn open(target: Target, inlets: Vec<Inlet>, insisting: bool) -> Outcome<Self> {
         let (listening, publishing) = (Background::start()?, Background::start()?);
         let messages = target.messages.clone();
@@ -61,7 +64,8 @@ impl Neighbour {
         &self.load
     }
 
-    /// Lets those listeners come back who were closed, as if for the first time, and connects the publishers.
+    /// Lets those listeners come back who were closed, as if for the first time, and connects the
+    /// publishers.
     pub async fn gather(&self) -> Outcome<Vec<Publisher>> {
         let (load, inlets) = (self.load.clone(), self.inlets.clone());
         self.listening.run(async move { load.come_back().await }).await?;
@@ -73,8 +77,13 @@ impl Neighbour {
         let tally = Arc::new(Tally::default());
         let publishing = publishers.into_iter().enumerate().map(|(lane, publisher)| {
             let ledger = self.load.ledger().clone();
-            let publishing =
-                Publishing { publisher, lane, ledger, messages: self.messages.clone(), tally: tally.clone() };
+            let publishing = Publishing {
+                publisher,
+                lane,
+                ledger,
+                messages: self.messages.clone(),
+                tally: tally.clone(),
+            };
             self.publishing.run(publishing.until(end, self.insisting))
         });
         try_join_all(publishing).await?;

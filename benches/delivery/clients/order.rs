@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::Outcome;
 use crate::clients::message::{Messages, Number};
 
-/// How many messages each lane has. Lanes are independent: each has one publisher at a time, which numbers its own.
+/// How many messages each lane has. Lanes are independent: each has one publisher at a time, which
+/// numbers its own.
 pub struct Ledger([AtomicU64; Messages::LANES]);
 
 impl Default for Ledger {
@@ -37,7 +38,10 @@ impl Ledger {
 
     /// Where someone stands who connects now, while nobody publishes.
     pub fn order(&self) -> Order {
-        let used = (0..Messages::LANES).rev().find(|lane| self.messages_of(*lane) > 0).map_or(0, |last| last + 1);
+        let used = (0..Messages::LANES)
+            .rev()
+            .find(|lane| self.messages_of(*lane) > 0)
+            .map_or(0, |last| last + 1);
         Order((0..used).map(|lane| self.messages_of(lane)).collect())
     }
 }

@@ -1,4 +1,5 @@
-//! A publisher that goes on whatever becomes of the server, and sends what was not answered again under the same id.
+//! A publisher that goes on whatever becomes of the server, and sends what was not answered again
+//! under the same id.
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ pub struct Persistent {
 }
 
 impl Persistent {
-    /// Begins to publish `rate` messages a second to everyone. While nobody answers it falls behind, and does not catch up.
+    /// Begins to publish `rate` messages a second to everyone. While nobody answers it falls
+    /// behind, and does not catch up.
     pub fn begin(load: &Load, inlet: Inlet, messages: Arc<Messages>, rate: u32) -> Self {
         let (stop, stopped) = sync_channel(0);
         let (ledger, progress) = (load.ledger().clone(), load.progress().clone());
@@ -63,7 +65,9 @@ struct Post {
 impl Post {
     async fn publish(&mut self, interval: Duration, stop: &Receiver<()>) -> Outcome<()> {
         let mut due = Instant::now();
-        while stop.recv_timeout(due.saturating_duration_since(Instant::now())) == Err(RecvTimeoutError::Timeout) {
+        while stop.recv_timeout(due.saturating_duration_since(Instant::now()))
+            == Err(RecvTimeoutError::Timeout)
+        {
             let number = self.ledger.next(LANE);
             let (run, message) = (self.run, self.messages.text(number));
             let body = format!(r#"{{"channel":"ALL","id":"{run}-{number}","message":{message}}}"#);
@@ -73,7 +77,8 @@ impl Post {
         Ok(())
     }
 
-    /// Posts until it is answered 202. The same id makes sure that it is published once, even if an answer was lost.
+    /// Posts until it is answered 202. The same id makes sure that it is published once, even if an
+    /// answer was lost.
     async fn insist(&mut self, number: Number, body: &str) -> Outcome<()> {
         let deadline = Instant::now() + LONGEST_TRYING;
         loop {
@@ -84,13 +89,16 @@ impl Post {
                 Err(failure) => return Err(failure),
             }
             if Instant::now() > deadline {
-                return Err(format!("message {number} was not taken within {LONGEST_TRYING:?}").into());
+                return Err(
+                    format!("message {number} was not taken within {LONGEST_TRYING:?}").into()
+                );
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// Whether it was taken; false when the server has more to do than it can. Errors: any other answer.
+    /// Whether it was taken; false when the server has more to do than it can. Errors: any other
+    /// answer.
     async fn post(&mut self, body: &str) -> Outcome<bool> {
         let publisher = match &mut self.publisher {
             Some(publisher) => publisher,

@@ -27,7 +27,8 @@ pub struct Progress {
     deliveries: AtomicU64,
     /// Bytes of these.
     bytes: AtomicU64,
-    /// The least number of messages a connection that somebody waits for; whoever is woken says anew what he waits for.
+    /// The least number of messages a connection that somebody waits for; whoever is woken says
+    /// anew what he waits for.
     wanted: AtomicU64,
     schedule: OnceLock<Schedule>,
     latencies: Latencies,
@@ -87,7 +88,8 @@ impl Progress {
         self.bytes.load(Ordering::SeqCst)
     }
 
-    /// From now on it is noted how late each message of the timed lanes comes. The schedule can be set once.
+    /// From now on it is noted how late each message of the timed lanes comes. The schedule can be
+    /// set once.
     pub fn follow(&self, schedule: Schedule) {
         let _ = self.schedule.set(schedule);
     }

@@ -61,11 +61,13 @@ impl Answer {
         self.body.windows(wanted.len()).filter(|window| *window == wanted).count()
     }
 
-    /// Errors unless it is a 202 that counts so many connections as matched and as queued, or that says that a busy worker
-    /// has not counted yet: the listeners see what came in any case.
+    /// Errors unless it is a 202 that counts so many connections as matched and as queued, or that
+    /// says that a busy worker has not counted yet: the listeners see what came in any case.
     pub fn expect(&self, receivers: &RangeInclusive<usize>) -> Outcome<()> {
         let body = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
-        let is_expected = |name: &str| body[name].as_u64().is_some_and(|count| receivers.contains(&(count as usize)));
+        let is_expected = |name: &str| {
+            body[name].as_u64().is_some_and(|count| receivers.contains(&(count as usize)))
+        };
         let counted = is_expected("matched") && is_expected("queued") || body["incomplete"] == true;
         if self.status == 202 && counted {
             return Ok(());
@@ -83,7 +85,11 @@ impl std::fmt::Display for Answer {
 impl Publisher {
     /// Posts `body` in one write and reads the whole answer.
     pub async fn post(&mut self, path: &str, body: &str) -> Outcome<Answer> {
-        let request = format!("POST {path} HTTP/1.1\r\n{}Content-Length: {}\r\n\r\n{body}", self.headers, body.len());
+        let request = format!(
+            "POST {path} HTTP/1.1\r\n{}Content-Length: {}\r\n\r\n{body}",
+            self.headers,
+            body.len()
+        );
         self.wire.write_all(request.as_bytes()).await?;
         self.wire.flush().await?;
         let head = read_head(&mut self.wire, &mut self.received).await?;
@@ -102,7 +108,11 @@ impl Publisher {
     }
 
     /// Publishes `message`; the answer must count so many connections.
-    pub async fn publish(&mut self, message: &str, receivers: &RangeInclusive<usize>) -> Outcome<()> {
+    pub async fn publish(
+        &mut self,
+        message: &str,
+        receivers: &RangeInclusive<usize>,
+    ) -> Outcome<()> {
         self.send(message).await?.expect(receivers)
     }
 }

@@ -1,4 +1,5 @@
-//! Publishers that publish at a fixed rate, each message when it is due and whatever became of the others.
+//! Publishers that publish at a fixed rate, each message when it is due and whatever became of the
+//! others.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(120);
 /// How often it is looked whether it has come.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// One thread with one connection for each timed lane, so that nothing else in this process delays a message.
+/// One thread with one connection for each timed lane, so that nothing else in this process delays
+/// a message.
 pub struct Punctual {
     schedule: Schedule,
     threads: Vec<JoinHandle<Outcome<()>>>,
@@ -33,28 +35,40 @@ pub struct Punctual {
 }
 
 impl Punctual {
-    /// Connects, then begins to publish `rate` messages a second. Each must be for everyone of `load`, and for nobody else.
-    pub async fn begin(load: &Load, inlet: Inlet, messages: Arc<Messages>, rate: u32) -> Outcome<Self> {
+    /// Connects, then begins to publish `rate` messages a second. Each must be for everyone of
+    /// `load`, and for nobody else.
+    pub async fn begin(
+        load: &Load,
+        inlet: Inlet,
+        messages: Arc<Messages>,
+        rate: u32,
+    ) -> Outcome<Self> {
         let (mut threads, mut stops, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         let everyone = load.progress().open() as usize;
         for lane in 0..TIMED_LANES {
             let (connected, is_connected) = oneshot::channel();
             let (start, started) = oneshot::channel();
             let (stop, stopped) = sync_channel(0);
-            let (inlet, ledger, messages) = (inlet.clone(), load.ledger().clone(), messages.clone());
+            let (inlet, ledger, messages) =
+                (inlet.clone(), load.ledger().clone(), messages.clone());
             let progress = load.progress().clone();
             threads.push(on_own_thread(async move || {
                 let publisher = inlet.open().await?;
                 let _nobody_waits = connected.send(());
                 let mut lane = Lane { lane, publisher, ledger, messages, everyone };
                 let result = lane.publish(started.await?, &stopped).await;
-                result.inspect_err(|failure| progress.fail(format!("publisher {}: {failure}", lane.lane)))
+                result.inspect_err(|failure| {
+                    progress.fail(format!("publisher {}: {failure}", lane.lane))
+                })
             }));
             stops.push(stop);
             starts.push(start);
             if is_connected.await.is_err() {
                 drop(starts);
-                return Err(joined(threads).await.err().unwrap_or_else(|| "a publisher did not connect".into()));
+                return Err(joined(threads)
+                    .await
+                    .err()
+                    .unwrap_or_else(|| "a publisher did not connect".into()));
             }
         }
         let schedule = Schedule { start: Instant::now(), interval: Duration::from_secs(1) / rate };
@@ -77,7 +91,10 @@ impl Punctual {
                 return Ok(self.progress.latencies().take(&due).figures());
             }
             if Instant::now() > deadline {
-                return Err(format!("{come} of {wanted} deliveries came that were due in the window").into());
+                return Err(format!(
+                    "{come} of {wanted} deliveries came that were due in the window"
+                )
+                .into());
             }
             sleep(PAUSE).await;
         }
@@ -124,7 +141,9 @@ where
 /// What threads came to: the first failure, if there is one.
 pub async fn joined<T: Send + 'static>(threads: Vec<JoinHandle<Outcome<T>>>) -> Outcome<Vec<T>> {
     let join = move || {
-        let results = threads.into_iter().map(|thread| thread.join().map_err(|_| "a publishing thread panicked")?);
+        let results = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a publishing thread panicked")?);
         results.collect()
     };
     tokio::task::spawn_blocking(join).await?

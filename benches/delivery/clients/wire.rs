@@ -47,7 +47,9 @@ impl Route {
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         match &self.connector {
-            Some(connector) => Ok(Box::new(connector.connect(ServerName::try_from(SERVER_NAME)?, stream).await?)),
+            Some(connector) => {
+                Ok(Box::new(connector.connect(ServerName::try_from(SERVER_NAME)?, stream).await?))
+            }
             None => Ok(Box::new(stream)),
         }
     }
@@ -83,21 +85,27 @@ pub fn header<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
 /// The body that follows `head`, as long as its `Content-Length` says.
 pub async fn read_body(wire: &mut Wire, received: &mut BytesMut, head: &str) -> Outcome<BytesMut> {
     let length = header(head, "content-length").and_then(|length| length.parse::<usize>().ok());
-    let length = length.filter(|length| *length <= LONGEST_ANSWER).ok_or("an answer without a usable length")?;
+    let length = length
+        .filter(|length| *length <= LONGEST_ANSWER)
+        .ok_or("an answer without a usable length")?;
     while received.len() < length {
         read_some(wire, received).await?;
     }
     Ok(received.split_to(length))
 }
 
-/// Reads what there is. Errors: the end of the stream, and an answer that grows over `LONGEST_ANSWER`.
+/// Reads what there is. Errors: the end of the stream, and an answer that grows over
+/// `LONGEST_ANSWER`.
 pub async fn read_some(wire: &mut Wire, received: &mut BytesMut) -> Outcome<()> {
     if received.len() > LONGEST_ANSWER {
         return Err(format!("more than {LONGEST_ANSWER} bytes without an end").into());
     }
     received.reserve(READ);
     match wire.read_buf(received).await? {
-        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection").into()),
+        0 => {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")
+                .into())
+        }
         _ => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! The ratios of a matrix as a drawing: a point for each median, a line from the least to the greatest.
+//! The ratios of a matrix as a drawing: a point for each median, a line from the least to the
+//! greatest.
 
 use crate::report::figures::Spread;
 use crate::scenarios::matrix::Place;
@@ -25,7 +26,8 @@ pub struct Panel<'a> {
 pub fn panels(places: &[Place]) -> Vec<Panel<'_>> {
     let mut panels: Vec<Panel<'_>> = Vec::new();
     for place in places {
-        let figures = place.report.layout.figures.iter().enumerate().filter(|(_, figure)| figure.compared);
+        let figures =
+            place.report.layout.figures.iter().enumerate().filter(|(_, figure)| figure.compared);
         for (figure, found) in figures {
             let title = match found.phase {
                 "" => format!("{}: {found}", place.scenario.name()),
@@ -44,11 +46,20 @@ pub fn panels(places: &[Place]) -> Vec<Panel<'_>> {
 pub fn draw(places: &[Place]) -> String {
     let (mut body, mut y) = (String::new(), 46.0);
     for panel in panels(places) {
-        body.push_str(&format!(r#"<text x="10" y="{}" class="title">{}</text>"#, y + 20.0, escape(&panel.title)));
+        body.push_str(&format!(
+            r#"<text x="10" y="{}" class="title">{}</text>"#,
+            y + 20.0,
+            escape(&panel.title)
+        ));
         body.push('\n');
         y += HEAD;
         for place in &panel.places {
-            let ratio = place.report.layout.ratios.first().and_then(|ratio| place.report.ratio(*ratio, panel.figure));
+            let ratio = place
+                .report
+                .layout
+                .ratios
+                .first()
+                .and_then(|ratio| place.report.ratio(*ratio, panel.figure));
             body.push_str(&row(&place.label, ratio, y));
             y += ROW;
         }

@@ -5,7 +5,8 @@ use std::fmt;
 /// One thing that is measured.
 #[derive(Clone, Copy)]
 pub struct Figure {
-    /// What is going on while it is measured, where one sample holds several phases; empty otherwise.
+    /// What is going on while it is measured, where one sample holds several phases; empty
+    /// otherwise.
     pub phase: &'static str,
     /// Its name, with the unit.
     pub name: &'static str,
@@ -82,15 +83,24 @@ impl Report {
     pub fn add(&mut self, round: Vec<Sample>) {
         let layout = &self.layout;
         let values = layout.variants.iter().zip(&round).map(|(variant, sample)| {
-            let values = layout.figures.iter().zip(sample).map(|(figure, value)| format!("{figure} {value:.2}"));
+            let values = layout
+                .figures
+                .iter()
+                .zip(sample)
+                .map(|(figure, value)| format!("{figure} {value:.2}"));
             format!("{variant}: {}", values.collect::<Vec<_>>().join(", "))
         });
         let ratios = layout.ratios.iter().map(|ratio| {
             let compared = layout.figures.iter().enumerate().filter(|(_, figure)| figure.compared);
-            let values = compared.map(|(index, figure)| format!("{figure} {:.2}", divide(&round, *ratio, index)));
+            let values = compared
+                .map(|(index, figure)| format!("{figure} {:.2}", divide(&round, *ratio, index)));
             format!("{}: {}", layout.ratio_name(*ratio), values.collect::<Vec<_>>().join(", "))
         });
-        println!("{:>3}  {}", self.rounds.len() + 1, values.chain(ratios).collect::<Vec<_>>().join("; "));
+        println!(
+            "{:>3}  {}",
+            self.rounds.len() + 1,
+            values.chain(ratios).collect::<Vec<_>>().join("; ")
+        );
         self.rounds.push(round);
     }
 
@@ -104,8 +114,13 @@ impl Report {
         table.push_str(&format!("| --- |{}\n", " --- |".repeat(heads.len())));
         for (index, figure) in layout.figures.iter().enumerate() {
             let values = (0..layout.variants.len()).map(|variant| self.value(variant, index));
-            let ratios = layout.ratios.iter().map(|ratio| figure.compared.then(|| self.ratio(*ratio, index)).flatten());
-            let cells = values.chain(ratios).map(|spread| spread.map_or_else(String::new, |spread| spread.to_string()));
+            let ratios = layout
+                .ratios
+                .iter()
+                .map(|ratio| figure.compared.then(|| self.ratio(*ratio, index)).flatten());
+            let cells = values
+                .chain(ratios)
+                .map(|spread| spread.map_or_else(String::new, |spread| spread.to_string()));
             table.push_str(&format!("| {figure} | {} |\n", cells.collect::<Vec<_>>().join(" | ")));
         }
         table
@@ -142,7 +157,11 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
         Some(Self { median, least, most })
     }
 }

@@ -30,7 +30,9 @@ const LONGEST_CLOSING: Duration = Duration::from_secs(30);
 impl Bench {
     /// Opens all connections and closes them, again and again; nothing is published.
     pub async fn churn(&self, server: &Server, options: &ChurnOptions) -> Outcome<Sample> {
-        let Server::Herald(herald) = server else { return Err("only Herald counts its connections".into()) };
+        let Server::Herald(herald) = server else {
+            return Err("only Herald counts its connections".into());
+        };
         let start = self.left_behind(herald).await?;
         let target = self.target(server, "listeners", self.options.connections)?;
         self.come_and_go(&target, herald).await?;
@@ -39,14 +41,17 @@ impl Bench {
             self.come_and_go(&target, herald).await?;
         }
         let last = self.left_behind(herald).await?;
-        let figures = |which: usize| [start[which], first[which], last[which], last[which] / first[which]];
+        let figures =
+            |which: usize| [start[which], first[which], last[which], last[which] / first[which]];
         Ok([figures(0), figures(1)].concat())
     }
 
     /// The same clients each time, with the tokens that they had.
     async fn come_and_go(&self, target: &Target, herald: &HeraldServer) -> Outcome<()> {
         let load = Load::open(target.clone()).await?;
-        herald.wait_for_connections(INSTANCE, self.options.connections.into(), Duration::ZERO).await?;
+        herald
+            .wait_for_connections(INSTANCE, self.options.connections.into(), Duration::ZERO)
+            .await?;
         load.check()?;
         drop(load);
         herald.wait_for_connections(INSTANCE, 0, LONGEST_CLOSING).await

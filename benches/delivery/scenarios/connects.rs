@@ -12,8 +12,11 @@ use crate::servers::Server;
 use crate::servers::process::own_cpu_seconds;
 
 /// What is measured.
-pub const FIGURES: &[Figure] =
-    &[Figure::compared("µs a connect"), Figure::alone("client µs a connect"), Figure::compared("connects/s")];
+pub const FIGURES: &[Figure] = &[
+    Figure::compared("µs a connect"),
+    Figure::alone("client µs a connect"),
+    Figure::compared("connects/s"),
+];
 
 /// How long the server has for closing what was opened before it opens the next.
 const CLOSING: Duration = Duration::from_millis(500);
@@ -42,7 +45,8 @@ impl Bench {
 
     /// Opens all connections, and adds what that took.
     pub async fn open_all(&self, server: &Server, opening: &mut Opening) -> Outcome<Load> {
-        let (cpu, own, started) = (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
+        let (cpu, own, started) =
+            (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
         let load = self.open(server, self.options.connections).await?;
         opening.seconds += started.elapsed().as_secs_f64();
         opening.cpu += server.process().cpu_seconds()? - cpu;
@@ -55,6 +59,10 @@ impl Bench {
 impl Opening {
     /// A connect's share.
     pub fn sample(&self) -> Sample {
-        vec![self.cpu / self.connects * 1e6, self.own / self.connects * 1e6, self.connects / self.seconds]
+        vec![
+            self.cpu / self.connects * 1e6,
+            self.own / self.connects * 1e6,
+            self.connects / self.seconds,
+        ]
     }
 }

@@ -24,7 +24,8 @@ impl Bench {
     /// Publishes when each message is due, whatever became of the others.
     pub async fn delays(&self, server: &Server, load: &Load) -> Outcome<Sample> {
         let inlet = server.inlet(&self.certificate)?;
-        let publishing = Punctual::begin(load, inlet, self.messages.clone(), self.options.rate).await?;
+        let publishing =
+            Punctual::begin(load, inlet, self.messages.clone(), self.options.rate).await?;
         let start = Instant::now() + self.options.warm_up;
         let end = start + self.options.length;
         sleep_until(end.into()).await;

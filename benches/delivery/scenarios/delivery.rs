@@ -28,7 +28,8 @@ pub const AFTERMATH: Duration = Duration::from_millis(500);
 const LANE: usize = TIMED_LANES;
 
 impl Bench {
-    /// CPU while messages go out one at a time, and memory with everyone connected and idle before that.
+    /// CPU while messages go out one at a time, and memory with everyone connected and idle before
+    /// that.
     pub async fn delivery(&self, server: &Server) -> Outcome<Sample> {
         let empty = self.empty(server).await?;
         let load = self.open(server, self.options.connections).await?;
@@ -41,7 +42,8 @@ impl Bench {
         let mut publisher = server.inlet(&self.certificate)?.open().await?;
         self.publish_apart(&mut publisher, load, self.options.warm_up).await?;
         let (deliveries, bytes) = (load.progress().deliveries(), load.progress().bytes());
-        let (cpu, own, started) = (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
+        let (cpu, own, started) =
+            (server.process().cpu_seconds()?, own_cpu_seconds()?, Instant::now());
         self.publish_apart(&mut publisher, load, self.options.length).await?;
         let seconds = started.elapsed().as_secs_f64();
         let (cpu, own) = (server.process().cpu_seconds()? - cpu, own_cpu_seconds()? - own);
@@ -49,11 +51,22 @@ impl Bench {
         let bytes = (load.progress().bytes() - bytes) as f64;
         sleep(AFTERMATH).await;
         load.check()?;
-        Ok(vec![cpu / deliveries * 1e6, own / deliveries * 1e6, deliveries / seconds, bytes / deliveries])
+        Ok(vec![
+            cpu / deliveries * 1e6,
+            own / deliveries * 1e6,
+            deliveries / seconds,
+            bytes / deliveries,
+        ])
     }
 
-    /// Publishes at the rate, and never before the last message reached everyone: so each is a write of its own.
-    async fn publish_apart(&self, publisher: &mut Publisher, load: &Load, time: Duration) -> Outcome<()> {
+    /// Publishes at the rate, and never before the last message reached everyone: so each is a
+    /// write of its own.
+    async fn publish_apart(
+        &self,
+        publisher: &mut Publisher,
+        load: &Load,
+        time: Duration,
+    ) -> Outcome<()> {
         let receivers = self.everyone();
         let mut ticks = interval(Duration::from_secs(1) / self.options.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

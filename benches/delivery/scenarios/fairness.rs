@@ -47,28 +47,41 @@ enum Window {
 
 impl Bench {
     /// Windows without and with a neighbour that publishes, in turn on one Herald.
-    pub async fn fairness(&self, scenario: &Scenario, options: &FairnessOptions) -> Outcome<Report> {
+    pub async fn fairness(
+        &self,
+        scenario: &Scenario,
+        options: &FairnessOptions,
+    ) -> Outcome<Report> {
         let variants = vec!["alone", "storm"];
-        let report = Report::new(Layout { variants, ratios: vec![(1, 0)], figures: FIGURES.to_vec() });
+        let report =
+            Report::new(Layout { variants, ratios: vec![(1, 0)], figures: FIGURES.to_vec() });
         let (server, _processors) = self.start_apart(scenario).await?;
         let result = self.fairness_rounds(&server, options, report).await;
         result.map_err(|failure| server.process().explain(failure))
     }
 
-    async fn fairness_rounds(&self, server: &Server, options: &FairnessOptions, report: Report) -> Outcome<Report> {
+    async fn fairness_rounds(
+        &self,
+        server: &Server,
+        options: &FairnessOptions,
+        report: Report,
+    ) -> Outcome<Report> {
         let neighbour = self.neighbour(server, options).await?;
         let load = Load::open(self.target(server, "quiet", options.quiet)?).await?;
         let inlet = server.inlet(&self.certificate)?;
-        let publishing = Punctual::begin(&load, inlet, self.messages.clone(), self.options.rate).await?;
+        let publishing =
+            Punctual::begin(&load, inlet, self.messages.clone(), self.options.rate).await?;
         let scene = Scene { publishing, neighbour, length: self.options.length };
-        let report = self.in_turn(report, async |which| scene.window(server, WINDOWS[which]).await).await?;
+        let report =
+            self.in_turn(report, async |which| scene.window(server, WINDOWS[which]).await).await?;
         scene.publishing.end().await?;
         load.delivered(load.ledger().messages()).await?;
         load.check()?;
         Ok(report)
     }
 
-    /// An instance with the product's own rates of messages. How many may connect, and how fast, is no part of this.
+    /// An instance with the product's own rates of messages. How many may connect, and how fast, is
+    /// no part of this.
     async fn neighbour(&self, server: &Server, options: &FairnessOptions) -> Outcome<Neighbour> {
         let Server::Herald(herald) = server else { return Err("a neighbour needs Herald".into()) };
         let limits = json!({
@@ -82,8 +95,10 @@ impl Bench {
             ..self.target(server, NEIGHBOUR, options.neighbours)?
         };
         let inlet = server.inlet(&self.certificate)?;
-        let tokens = (0..options.publishers).map(|index| self.setup.publisher_token(&format!("{NEIGHBOUR}-{index}")));
-        let inlets = tokens.map(|token| Ok(Inlet { token: token?, instance: NEIGHBOUR, ..inlet.clone() }));
+        let tokens = (0..options.publishers)
+            .map(|index| self.setup.publisher_token(&format!("{NEIGHBOUR}-{index}")));
+        let inlets =
+            tokens.map(|token| Ok(Inlet { token: token?, instance: NEIGHBOUR, ..inlet.clone() }));
         Neighbour::open(target, inlets.collect::<Outcome<_>>()?, options.insist).await
     }
 }
@@ -97,7 +112,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// One window of the same length for both kinds. A storm lasts for all of it, and has drained before the next.
+    /// One window of the same length for both kinds. A storm lasts for all of it, and has drained
+    /// before the next.
     async fn window(&self, server: &Server, window: Window) -> Outcome<Sample> {
         let gathered = self.neighbour.gather().await?;
         let publishers = match window {
@@ -113,14 +129,22 @@ impl Scene {
             sleep_until(end.into()).await;
             Ok((server.process().cpu_seconds()? - cpu, deliveries() - before))
         };
-        let (tally, (cpu, delivered)) = try_join(self.neighbour.publish(publishers, end), watching).await?;
+        let (tally, (cpu, delivered)) =
+            try_join(self.neighbour.publish(publishers, end), watching).await?;
         let delays = self.publishing.delays(start..end).await?;
         self.neighbour.drained().await?;
         let [closed, cut] = self.neighbour.load().progress().departures();
         let [accepted, limited, overloaded] = tally.counts();
         let delivered = delivered as f64 / self.length.as_secs_f64();
-        let rest =
-            [cpu, accepted, delivered, limited, overloaded, (closed - closed_before) as f64, (cut - cut_before) as f64];
+        let rest = [
+            cpu,
+            accepted,
+            delivered,
+            limited,
+            overloaded,
+            (closed - closed_before) as f64,
+            (cut - cut_before) as f64,
+        ];
         Ok([delays, rest.into()].concat())
     }
 }

@@ -9,7 +9,8 @@ use crate::servers::Server;
 use crate::servers::process::{Memory, kernel_memory};
 
 /// What is measured.
-pub const FIGURES: &[Figure] = &[Figure::compared("RSS KiB"), Figure::alone("PSS KiB"), Figure::alone("kernel KiB")];
+pub const FIGURES: &[Figure] =
+    &[Figure::compared("RSS KiB"), Figure::alone("PSS KiB"), Figure::alone("kernel KiB")];
 
 /// What there was before anyone was connected.
 pub struct Empty {
@@ -18,7 +19,8 @@ pub struct Empty {
 }
 
 impl Bench {
-    /// Reads what there is without connections, after one has come and gone: code that is touched once is not counted.
+    /// Reads what there is without connections, after one has come and gone: code that is touched
+    /// once is not counted.
     pub async fn empty(&self, server: &Server) -> Outcome<Empty> {
         drop(self.open(server, 1).await?);
         Ok(Empty { server: server.process().memory()?, kernel: kernel_memory()? })

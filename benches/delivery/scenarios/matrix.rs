@@ -15,7 +15,8 @@ use crate::servers::Server;
 
 /// Deliveries a second where a rate is kept, whatever the number of connections.
 const DELIVERIES_PER_SECOND: u32 = 20_000;
-/// What a joined delivery costs of one that is a write of its own: the less, the more joining saves.
+/// What a joined delivery costs of one that is a write of its own: the less, the more joining
+/// saves.
 const JOINING: Figure = Figure::compared("saturated s/M by one-write s/M");
 
 /// One place of the matrix, measured.
@@ -41,7 +42,8 @@ pub fn figures() -> Vec<Figure> {
     .concat()
 }
 
-/// Measures everything; writes `figures.md` and `figures.svg` after each place if a directory is given.
+/// Measures everything; writes `figures.md` and `figures.svg` after each place if a directory is
+/// given.
 pub async fn run(arguments: &Arguments, matrix: &MatrixOptions, directory: &Path) -> Outcome<()> {
     let mut places = Vec::new();
     for (scenario, options) in to_measure(arguments, matrix) {
@@ -58,7 +60,8 @@ pub async fn run(arguments: &Arguments, matrix: &MatrixOptions, directory: &Path
     Ok(())
 }
 
-/// Deliveries for every number of connections, size and listener; then publishing, in which connections play little part.
+/// Deliveries for every number of connections, size and listener; then publishing, in which
+/// connections play little part.
 fn to_measure(arguments: &Arguments, matrix: &MatrixOptions) -> Vec<(Scenario, Options)> {
     let deliveries = (Scenario::Matrix(matrix.clone()), matrix.sizes.as_slice());
     let publishes = (Scenario::Publishes, matrix.sizes.get(..1).unwrap_or_default());
@@ -68,9 +71,14 @@ fn to_measure(arguments: &Arguments, matrix: &MatrixOptions) -> Vec<(Scenario, O
             let proxy = *listener == ListenerKind::Proxy;
             for &payload in &matrix.payloads {
                 for &connections in sizes {
-                    let rate = arguments.rate.unwrap_or((DELIVERIES_PER_SECOND / connections).clamp(1, 1_000));
+                    let rate = arguments
+                        .rate
+                        .unwrap_or((DELIVERIES_PER_SECOND / connections).clamp(1, 1_000));
                     let usual = arguments.settle(&Scenario::Matrix(matrix.clone()));
-                    to_measure.push((scenario.clone(), Options { connections, payload, rate, proxy, ..usual }));
+                    to_measure.push((
+                        scenario.clone(),
+                        Options { connections, payload, rate, proxy, ..usual },
+                    ));
                 }
             }
         }
@@ -84,7 +92,8 @@ fn label(options: &Options) -> String {
 }
 
 impl Bench {
-    /// All phases on the same connections: they are opened, idle, and sent messages one at a time, at a fixed rate, and flat out.
+    /// All phases on the same connections: they are opened, idle, and sent messages one at a time,
+    /// at a fixed rate, and flat out.
     pub async fn everything(&self, server: &Server) -> Outcome<Sample> {
         let (empty, mut opening) = (self.empty(server).await?, Opening::default());
         let load = self.open_all(server, &mut opening).await?;
@@ -120,11 +129,18 @@ fn tables(places: &[Place]) -> String {
                     " --- |".repeat(layout.variants.len() + 1)
                 ));
             }
-            let values = (0..layout.variants.len()).map(|variant| place.report.value(variant, panel.figure));
-            let ratio = layout.ratios.first().and_then(|ratio| place.report.ratio(*ratio, panel.figure));
-            let cells =
-                values.chain([ratio]).map(|spread| spread.map_or_else(String::new, |spread| spread.to_string()));
-            text.push_str(&format!("| {} | {} |\n", place.label, cells.collect::<Vec<_>>().join(" | ")));
+            let values =
+                (0..layout.variants.len()).map(|variant| place.report.value(variant, panel.figure));
+            let ratio =
+                layout.ratios.first().and_then(|ratio| place.report.ratio(*ratio, panel.figure));
+            let cells = values
+                .chain([ratio])
+                .map(|spread| spread.map_or_else(String::new, |spread| spread.to_string()));
+            text.push_str(&format!(
+                "| {} | {} |\n",
+                place.label,
+                cells.collect::<Vec<_>>().join(" | ")
+            ));
         }
     }
     text

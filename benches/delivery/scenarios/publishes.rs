@@ -42,11 +42,14 @@ impl Bench {
             Server::Herald(_) => Some(self.open(server, self.options.connections).await?),
             Server::Floor(_) => None,
         };
-        let entry =
-            format!(r#"{{"channel":"user:nobody","message":{}}}"#, self.messages.text(Number { lane: 0, place: 1 }));
+        let entry = format!(
+            r#"{{"channel":"user:nobody","message":{}}}"#,
+            self.messages.text(Number { lane: 0, place: 1 })
+        );
         let batch = format!(r#"{{"messages":[{}]}}"#, vec![entry.as_str(); BATCH].join(","));
         let single = Request { path: "/v1/messages", body: entry, status: 202, messages: 1 };
-        let batch = Request { path: "/v1/messages/batch", body: batch, status: 200, messages: BATCH };
+        let batch =
+            Request { path: "/v1/messages/batch", body: batch, status: 200, messages: BATCH };
         let mut sample = self.publish_flat_out(server, &single).await?;
         sample.extend(self.publish_flat_out(server, &batch).await?);
         idle.map_or(Ok(()), |load| load.check())?;
@@ -69,12 +72,20 @@ impl Bench {
         while let Some(posted) = publishers.join_next().await {
             messages += (posted?? * request.messages) as f64;
         }
-        Ok(vec![cpu / messages * 1e6, own / messages * 1e6, messages / self.options.length.as_secs_f64()])
+        Ok(vec![
+            cpu / messages * 1e6,
+            own / messages * 1e6,
+            messages / self.options.length.as_secs_f64(),
+        ])
     }
 }
 
 /// Posts until the end of `time`; returns how many answers came in it.
-async fn post_until(inlet: Inlet, request: Request, time: std::ops::Range<Instant>) -> Outcome<usize> {
+async fn post_until(
+    inlet: Inlet,
+    request: Request,
+    time: std::ops::Range<Instant>,
+) -> Outcome<usize> {
     let mut publisher = inlet.open().await?;
     let mut posted = 0;
     while Instant::now() < time.end {

@@ -1,4 +1,5 @@
-//! What a restart costs those who are connected: how long until everyone is back, and that nobody misses a message.
+//! What a restart costs those who are connected: how long until everyone is back, and that nobody
+//! misses a message.
 
 use std::time::{Duration, Instant};
 
@@ -30,14 +31,20 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Bench {
-    /// One restart, with everyone coming back at the same moment, and with a publisher that goes on.
+    /// One restart, with everyone coming back at the same moment, and with a publisher that goes
+    /// on.
     pub async fn restart(&self, server: &mut Server) -> Outcome<Sample> {
-        let target = Target { ending: Ending::Restart, ..self.target(server, "listeners", self.options.connections)? };
+        let target = Target {
+            ending: Ending::Restart,
+            ..self.target(server, "listeners", self.options.connections)?
+        };
         let inlet = server.inlet(&self.certificate)?;
         let load = Load::open(target).await?;
         let publishing = Persistent::begin(&load, inlet, self.messages.clone(), self.options.rate);
         sleep(self.options.warm_up).await;
-        let Server::Herald(herald) = server else { return Err("only Herald says that it restarts".into()) };
+        let Server::Herald(herald) = server else {
+            return Err("only Herald says that it restarts".into());
+        };
         let (signal, before) = (Instant::now(), load.ledger().messages());
         herald.process.end().await?;
         let end = signal.elapsed();
@@ -65,7 +72,8 @@ impl Bench {
     }
 }
 
-/// Waits until everyone has been told `RECONNECT` and closed with 1012; anything else is a failure of the load.
+/// Waits until everyone has been told `RECONNECT` and closed with 1012; anything else is a failure
+/// of the load.
 async fn all_gone(load: &Load) -> Outcome<()> {
     let deadline = Instant::now() + LONGEST_GOODBYE;
     while load.progress().open() > 0 {

@@ -36,8 +36,8 @@ impl Bench {
         Ok(sample)
     }
 
-    /// Keeps `IN_FLIGHT` messages under way until the time is over and everyone has them; each must be counted for
-    /// `receivers`. Returns what `watch` saw meanwhile.
+    /// Keeps `IN_FLIGHT` messages under way until the time is over and everyone has them; each must
+    /// be counted for `receivers`. Returns what `watch` saw meanwhile.
     pub async fn flat_out<T>(
         &self,
         server: &Server,
@@ -56,7 +56,9 @@ impl Bench {
             async move {
                 while Instant::now() < until {
                     room.acquire().await?.forget();
-                    publisher.publish(&self.messages.text(load.ledger().next(lane)), receivers).await?;
+                    publisher
+                        .publish(&self.messages.text(load.ledger().next(lane)), receivers)
+                        .await?;
                 }
                 Ok::<_, Failure>(())
             }
@@ -87,7 +89,8 @@ impl Bench {
     }
 }
 
-/// Lets one more message out for each that has reached everyone, from the `first` on; returns when one does not.
+/// Lets one more message out for each that has reached everyone, from the `first` on; returns when
+/// one does not.
 async fn make_room(load: &Load, room: &Semaphore, first: u64) -> Failure {
     for message in first.. {
         match load.delivered(message).await {

@@ -1,4 +1,5 @@
-//! What connections that read nothing do to the memory of the server: under full load, and after it.
+//! What connections that read nothing do to the memory of the server: under full load, and after
+//! it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +36,8 @@ pub const FIGURES: &[Figure] = &[
     Figure::alone("cut"),
 ];
 
-/// `SO_RCVBUF` of those who read nothing: the least that the kernel gives, so that it does not swallow everything for them.
+/// `SO_RCVBUF` of those who read nothing: the least that the kernel gives, so that it does not
+/// swallow everything for them.
 const RECEIVE_BUFFER: u32 = 1;
 /// How long after the load the last of them may be there.
 const LONGEST_STALL: Duration = Duration::from_secs(60);
@@ -48,15 +50,21 @@ const KIB_A_MIB: f64 = 1_024.0;
 impl Bench {
     /// Full load for those who read, while the others take nothing; then a rest.
     pub async fn stalls(&self, server: &Server, options: &StallsOptions) -> Outcome<Sample> {
-        let Server::Herald(herald) = server else { return Err("only Herald bounds what waits".into()) };
+        let Server::Herald(herald) = server else {
+            return Err("only Herald bounds what waits".into());
+        };
         let stalled = (self.options.connections * options.stalled / 100).max(1);
         let readers = self.options.connections - stalled;
         let load = self.open(server, readers).await?;
         let stalling = self.open_stalling(server, stalled).await?;
         sleep(self.options.idle).await;
         herald.wait_for_connections(INSTANCE, (readers + stalled).into(), Duration::ZERO).await?;
-        let (before, peak, start) = (server.process().resident()?, server.process().watch_memory(), Instant::now());
-        self.flat_out(server, &load, readers as usize..=(readers + stalled) as usize, async { Ok(()) }).await?;
+        let (before, peak, start) =
+            (server.process().resident()?, server.process().watch_memory(), Instant::now());
+        self.flat_out(server, &load, readers as usize..=(readers + stalled) as usize, async {
+            Ok(())
+        })
+        .await?;
         let rested = Instant::now() + Duration::from_secs(options.rest.into());
         herald.wait_for_connections(INSTANCE, readers.into(), LONGEST_STALL).await?;
         let (gone, peak) = (start.elapsed().as_secs_f64(), peak.end()?);
@@ -82,9 +90,10 @@ impl Bench {
         ])
     }
 
-    /// What may come to what the idle server holds, in MiB: an outbox for each who takes nothing, a queue for each worker,
-    /// the window of the one audience, and a trace for each message that is traced. A message that stands in several of
-    /// these is held once, so this is a bound and no estimate.
+    /// What may come to what the idle server holds, in MiB: an outbox for each who takes nothing, a
+    /// queue for each worker, the window of the one audience, and a trace for each message that is
+    /// traced. A message that stands in several of these is held once, so this is a bound and no
+    /// estimate.
     fn bound(&self, stalled: u64) -> Outcome<f64> {
         let workers = match self.options.setting("HERALD_WORKERS", 0)? {
             0 => cpus() as u64,
@@ -97,17 +106,22 @@ impl Bench {
         Ok((outboxes + queues + window + traces) as f64 / f64::from(1 << 20))
     }
 
-    /// Connections that are `CONNECTED` and then not read. At once, because one that says nothing is not kept for long.
+    /// Connections that are `CONNECTED` and then not read. At once, because one that says nothing
+    /// is not kept for long.
     async fn open_stalling(&self, server: &Server, stalled: u32) -> Outcome<Vec<Client>> {
         let Target { route, path, tokens, .. } = self.target(server, "stalled", stalled)?;
         let route = Route { receive_buffer: Some(RECEIVE_BUFFER), ..route };
-        let opened = try_join_all(tokens.iter().map(|token| Client::open(&route, &path, token))).await?;
+        let opened =
+            try_join_all(tokens.iter().map(|token| Client::open(&route, &path, token))).await?;
         Ok(opened.into_iter().map(|(client, _)| client).collect())
     }
 
-    /// Reads what their kernels have, which must be whole and in order as far as it goes. Returns how many find 4420 at its end.
+    /// Reads what their kernels have, which must be whole and in order as far as it goes. Returns
+    /// how many find 4420 at its end.
     async fn read_at_last(&self, stalling: Vec<Client>) -> Outcome<usize> {
-        let reading = stalling.into_iter().map(|client| timeout(LONGEST_READING, read_all(client, &self.messages)));
+        let reading = stalling
+            .into_iter()
+            .map(|client| timeout(LONGEST_READING, read_all(client, &self.messages)));
         let told = try_join_all(reading).await?.into_iter().collect::<Outcome<Vec<_>>>()?;
         Ok(told.into_iter().filter(|told| *told).count())
     }
@@ -120,10 +134,15 @@ async fn read_all(mut client: Client, messages: &Arc<Messages>) -> Outcome<bool>
         while let Some(frame) = client.take()? {
             match frame.opcode {
                 CLOSE if close_code(&frame) == Some(4420) => return Ok(true),
-                TEXT => match messages.read(&frame.payload)? {
-                    Content::Message(number) => order.take(number)?,
-                    _ => return Err("a connection that read nothing was sent something else than messages".into()),
-                },
+                TEXT => {
+                    match messages.read(&frame.payload)? {
+                        Content::Message(number) => order.take(number)?,
+                        _ => return Err(
+                            "a connection that read nothing was sent something else than messages"
+                                .into(),
+                        ),
+                    }
+                }
                 _ => return Err(describe(&frame).into()),
             }
         }

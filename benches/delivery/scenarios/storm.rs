@@ -35,18 +35,30 @@ const TO_CROWD: Envelope = Envelope::To("group:crowd");
 const SETTLING: Duration = Duration::from_secs(1);
 
 impl Bench {
-    /// Windows without a storm, with one of new clients, and with one of resuming clients, in turn on one Herald.
+    /// Windows without a storm, with one of new clients, and with one of resuming clients, in turn
+    /// on one Herald.
     pub async fn storms(&self, scenario: &Scenario, options: &StormOptions) -> Outcome<Report> {
         let variants = vec!["quiet", "connecting", "resuming"];
-        let report = Report::new(Layout { variants, ratios: vec![(2, 0), (2, 1), (1, 0)], figures: FIGURES.to_vec() });
+        let report = Report::new(Layout {
+            variants,
+            ratios: vec![(2, 0), (2, 1), (1, 0)],
+            figures: FIGURES.to_vec(),
+        });
         let server = self.start_giving_way(scenario).await?;
         let result = self.storm_rounds(&server, options, report).await;
         result.map_err(|failure| server.process().explain(failure))
     }
 
-    async fn storm_rounds(&self, server: &Server, options: &StormOptions, report: Report) -> Outcome<Report> {
+    async fn storm_rounds(
+        &self,
+        server: &Server,
+        options: &StormOptions,
+        report: Report,
+    ) -> Outcome<Report> {
         let mut scene = self.set_scene(server, options).await?;
-        let report = self.in_turn(report, async |which| scene.window(self, server, WINDOWS[which]).await).await?;
+        let report = self
+            .in_turn(report, async |which| scene.window(self, server, WINDOWS[which]).await)
+            .await?;
         scene.publishing.end().await?;
         scene.load.delivered(scene.load.ledger().messages()).await?;
         scene.load.check()?;
@@ -60,7 +72,8 @@ impl Bench {
         let nothing = Missed { messages: self.messages.clone(), places: 1..1 };
         crowd.come_back(Return::Afresh, &nothing).await?;
         let inlet = Inlet { envelope: TO_HEALTHY, ..server.inlet(&self.certificate)? };
-        let publishing = Punctual::begin(&load, inlet, self.messages.clone(), self.options.rate).await?;
+        let publishing =
+            Punctual::begin(&load, inlet, self.messages.clone(), self.options.rate).await?;
         Ok(Scene { load, publishing, crowd, missed: nothing, miss: options.missed.into() })
     }
 }
@@ -76,7 +89,12 @@ struct Scene {
 
 impl Scene {
     /// One window of the same length for all kinds; a storm begins `SETTLING` after the window.
-    async fn window(&mut self, bench: &Bench, server: &Server, storm: Option<Return>) -> Outcome<Sample> {
+    async fn window(
+        &mut self,
+        bench: &Bench,
+        server: &Server,
+        storm: Option<Return>,
+    ) -> Outcome<Sample> {
         match storm {
             None => {
                 self.crowd.ping().await?;
@@ -107,7 +125,8 @@ impl Scene {
 
     /// What the crowd misses while it is cut. The counts show that it is.
     async fn publish_to_the_crowd(&mut self, bench: &Bench, server: &Server) -> Outcome<()> {
-        let mut publisher = Inlet { envelope: TO_CROWD, ..server.inlet(&bench.certificate)? }.open().await?;
+        let mut publisher =
+            Inlet { envelope: TO_CROWD, ..server.inlet(&bench.certificate)? }.open().await?;
         let first = self.missed.places.end;
         self.missed.places = first..first + self.miss;
         for place in self.missed.places.clone() {

@@ -1,4 +1,5 @@
-//! One P-256 certificate for both servers, made anew for each run, and the TLS settings that use it.
+//! One P-256 certificate for both servers, made anew for each run, and the TLS settings that use
+//! it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +29,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Makes an authority and a leaf for `SERVER_NAME`, and writes the leaf and its key into `directory`.
+    /// Makes an authority and a leaf for `SERVER_NAME`, and writes the leaf and its key into
+    /// `directory`.
     pub fn create(directory: &Path) -> Outcome<Self> {
         let authority_key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
@@ -47,7 +49,8 @@ impl Certificate {
         Ok(Self { chain, key, authority })
     }
 
-    /// TLS 1.3 for clients that trust this authority only. No resumption: every connection costs the same.
+    /// TLS 1.3 for clients that trust this authority only. No resumption: every connection costs
+    /// the same.
     pub fn connector(&self) -> Outcome<TlsConnector> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.as_bytes())?)?;

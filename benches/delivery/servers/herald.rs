@@ -43,8 +43,8 @@ struct Launch {
 }
 
 impl HeraldServer {
-    /// Starts Herald with more `settings`, and a listener for proxies if one is wanted, waits until it is ready and makes the
-    /// instance if this is the first start.
+    /// Starts Herald with more `settings`, and a listener for proxies if one is wanted, waits until
+    /// it is ready and makes the instance if this is the first start.
     pub async fn start(
         setup: &Arc<Setup>,
         mut settings: Vec<(&'static str, String)>,
@@ -60,7 +60,8 @@ impl HeraldServer {
         let launch = Launch { address, metrics, proxy, settings };
         let process = launch.start(setup)?;
         let publisher = setup.publisher_token("bench")?;
-        let mut server = Self { process, publisher, envelope: Envelope::EVERYONE, setup: setup.clone(), launch };
+        let mut server =
+            Self { process, publisher, envelope: Envelope::EVERYONE, setup: setup.clone(), launch };
         match server.prepare().await {
             Ok(()) => Ok(server),
             Err(failure) => Err(server.process.explain(failure)),
@@ -77,7 +78,8 @@ impl HeraldServer {
         self.launch.proxy
     }
 
-    /// Starts it again after its process has ended: at the same addresses, with the same data. Returns when it was ready.
+    /// Starts it again after its process has ended: at the same addresses, with the same data.
+    /// Returns when it was ready.
     pub async fn start_again(&mut self) -> Outcome<Instant> {
         self.process = self.launch.start(&self.setup)?;
         self.wait_until_ready().await?;
@@ -91,14 +93,23 @@ impl HeraldServer {
         Ok(count.unwrap_or_default() as u64)
     }
 
-    /// Waits until the instance has so many open connections. Errors when it has fewer, or more after `patience`.
-    pub async fn wait_for_connections(&self, instance: &str, wanted: u64, patience: Duration) -> Outcome<()> {
+    /// Waits until the instance has so many open connections. Errors when it has fewer, or more
+    /// after `patience`.
+    pub async fn wait_for_connections(
+        &self,
+        instance: &str,
+        wanted: u64,
+        patience: Duration,
+    ) -> Outcome<()> {
         let deadline = Instant::now() + patience;
         loop {
             match self.connections(instance).await? {
                 open if open == wanted => return Ok(()),
                 open if open < wanted || Instant::now() > deadline => {
-                    return Err(format!("{open} connections are open where {wanted} were expected").into());
+                    return Err(format!(
+                        "{open} connections are open where {wanted} were expected"
+                    )
+                    .into());
                 }
                 _ => sleep(PAUSE).await,
             }
@@ -129,7 +140,9 @@ impl HeraldServer {
         while let Err(failure) = get(self.launch.metrics, "/readyz").await {
             self.process.check_running()?;
             if Instant::now() > deadline {
-                return Err(format!("Herald was not ready within {LONGEST_START:?}: {failure}").into());
+                return Err(
+                    format!("Herald was not ready within {LONGEST_START:?}: {failure}").into()
+                );
             }
             sleep(PAUSE).await;
         }
@@ -139,7 +152,8 @@ impl HeraldServer {
 
 impl Launch {
     fn start(&self, setup: &Setup) -> Outcome<Process> {
-        let mut process = Process::start("herald", setup.command(&self.settings), &setup.directory)?;
+        let mut process =
+            Process::start("herald", setup.command(&self.settings), &setup.directory)?;
         drop(process.take_stdin());
         Ok(process)
     }

@@ -23,14 +23,21 @@ impl HeraldServer {
         if !envelope.needs_channels() {
             return Ok(());
         }
-        let administrator = self.setup.token(json!({"sub": "administrator", "roles": ["REALTIME_ADMIN"]}))?;
+        let administrator =
+            self.setup.token(json!({"sub": "administrator", "roles": ["REALTIME_ADMIN"]}))?;
         let rules = json!([{"effect": "allow", "when": EXPRESSION}]);
         for channel in [json!({"name": PLAIN}), json!({"name": RULED, "rules": rules})] {
-            let request = self.setup.client.post(self.url("/v1/channels")).header(CONTENT_TYPE, "application/json");
+            let request = self
+                .setup
+                .client
+                .post(self.url("/v1/channels"))
+                .header(CONTENT_TYPE, "application/json");
             let request = request.header("instance", INSTANCE).body(channel.to_string());
             match send(request, &administrator).await? {
                 (StatusCode::CREATED | StatusCode::CONFLICT, _) => {}
-                (status, text) => return Err(format!("making a channel was answered {status}: {text}").into()),
+                (status, text) => {
+                    return Err(format!("making a channel was answered {status}: {text}").into());
+                }
             }
         }
         Ok(())
@@ -38,28 +45,38 @@ impl HeraldServer {
 
     /// Makes an instance if there is none of that id, and waits until it is in force.
     pub async fn make_instance(&self, instance: &str, limits: Value) -> Outcome<()> {
-        let operator = self.setup.token(json!({"sub": "operator", "roles": ["REALTIME_OPERATOR"]}))?;
+        let operator =
+            self.setup.token(json!({"sub": "operator", "roles": ["REALTIME_OPERATOR"]}))?;
         let body = json!({"id": instance, "name": "Benchmark", "limits": limits});
-        let request = self.setup.client.post(self.url("/v1/instances")).header(CONTENT_TYPE, "application/json");
+        let request = self
+            .setup
+            .client
+            .post(self.url("/v1/instances"))
+            .header(CONTENT_TYPE, "application/json");
         match send(request.body(body.to_string()), &operator).await? {
             (StatusCode::CREATED, _) => {}
             (StatusCode::CONFLICT, text) if text.contains("INSTANCE_EXISTS") => {}
-            (status, text) => return Err(format!("making the instance was answered {status}: {text}").into()),
+            (status, text) => {
+                return Err(format!("making the instance was answered {status}: {text}").into());
+            }
         }
-        let administrator = self.setup.token(json!({"sub": "administrator", "roles": ["REALTIME_ADMIN"]}))?;
+        let administrator =
+            self.setup.token(json!({"sub": "administrator", "roles": ["REALTIME_ADMIN"]}))?;
         self.wait_for_instance(instance, &administrator).await
     }
 
     async fn wait_for_instance(&self, instance: &str, administrator: &str) -> Outcome<()> {
         let deadline = Instant::now() + LONGEST_CHANGE;
         loop {
-            let request = self.setup.client.get(self.url("/v1/quotas")).header("instance", instance);
+            let request =
+                self.setup.client.get(self.url("/v1/quotas")).header("instance", instance);
             match send(request, administrator).await? {
                 (StatusCode::OK, _) => return Ok(()),
                 (status, text) if Instant::now() > deadline => {
-                    return Err(
-                        format!("after {LONGEST_CHANGE:?} the new instance is answered {status}: {text}").into()
-                    );
+                    return Err(format!(
+                        "after {LONGEST_CHANGE:?} the new instance is answered {status}: {text}"
+                    )
+                    .into());
                 }
                 _ => sleep(PAUSE).await,
             }
@@ -72,14 +89,18 @@ impl HeraldServer {
 }
 
 async fn send(request: RequestBuilder, token: &str) -> Outcome<(StatusCode, String)> {
-    let answer =
-        request.header(AUTHORIZATION, format!("Bearer {token}")).send().await.map_err(|error| chain(&error))?;
+    let answer = request
+        .header(AUTHORIZATION, format!("Bearer {token}"))
+        .send()
+        .await
+        .map_err(|error| chain(&error))?;
     let status = answer.status();
     Ok((status, answer.text().await.map_err(|error| Failure::from(chain(&error)))?))
 }
 
 /// An error and everything that caused it, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    let causes = std::iter::successors(error.source(), |cause| cause.source())
+        .map(|cause| format!(": {cause}"));
     format!("{error}{}", causes.collect::<String>())
 }

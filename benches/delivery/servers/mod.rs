@@ -43,7 +43,9 @@ impl Server {
     pub fn route(&self, certificate: &Certificate) -> Outcome<Route> {
         let (address, plain): (SocketAddr, bool) = match self {
             Self::Floor(floor) => (floor.address, floor.plain),
-            Self::Herald(herald) => (herald.proxy().unwrap_or(herald.address()), herald.proxy().is_some()),
+            Self::Herald(herald) => {
+                (herald.proxy().unwrap_or(herald.address()), herald.proxy().is_some())
+            }
         };
         let connector = if plain { None } else { Some(certificate.connector()?) };
         Ok(Route { address, connector, receive_buffer: None })
@@ -55,12 +57,16 @@ impl Server {
         Ok(match self {
             Self::Floor(floor) => {
                 // It looks at no token, but is to read a request as long as Herald's.
-                let (route, token) = (Route { address: floor.inlet, ..route }, "x".repeat(TOKEN_BYTES));
+                let (route, token) =
+                    (Route { address: floor.inlet, ..route }, "x".repeat(TOKEN_BYTES));
                 Inlet { route, token, instance, envelope: Envelope::EVERYONE }
             }
-            Self::Herald(herald) => {
-                Inlet { route, token: herald.publisher.clone(), instance, envelope: herald.envelope }
-            }
+            Self::Herald(herald) => Inlet {
+                route,
+                token: herald.publisher.clone(),
+                instance,
+                envelope: herald.envelope,
+            },
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Server processes: starting them, reading what they use from `/proc`, and ending them whatever happens.
+//! Server processes: starting them, reading what they use from `/proc`, and ending them whatever
+//! happens.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,7 +10,9 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setpriority_process, setrlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setpriority_process, setrlimit,
+};
 
 use tokio::time::sleep;
 
@@ -53,7 +56,9 @@ impl Process {
         let deadline = Instant::now() + LONGEST_END;
         while self.child.try_wait()?.is_none() {
             if Instant::now() > deadline {
-                return Err(format!("{} did not end within {LONGEST_END:?} of SIGTERM", self.name).into());
+                return Err(
+                    format!("{} did not end within {LONGEST_END:?} of SIGTERM", self.name).into()
+                );
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -146,7 +151,10 @@ impl Drop for Process {
         let deadline = Instant::now() + LONGEST_END;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
-                eprintln!("{} did not end within {LONGEST_END:?} of SIGTERM and is killed", self.name);
+                eprintln!(
+                    "{} did not end within {LONGEST_END:?} of SIGTERM and is killed",
+                    self.name
+                );
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 return;
@@ -180,9 +188,12 @@ fn cpu_seconds(process: &str) -> Outcome<f64> {
 
 /// KiB that the kernel holds for its own objects and in socket buffers, of the whole machine.
 pub fn kernel_memory() -> Outcome<f64> {
-    let slab = kibibytes(&fs::read_to_string("/proc/meminfo")?, "Slab:").ok_or("/proc/meminfo has no Slab")?;
+    let slab = kibibytes(&fs::read_to_string("/proc/meminfo")?, "Slab:")
+        .ok_or("/proc/meminfo has no Slab")?;
     let sockets = fs::read_to_string("/proc/net/sockstat")?;
-    let pages = sockets.lines().find_map(|line| line.strip_prefix("TCP:")?.split_once(" mem ")?.1.trim().parse().ok());
+    let pages = sockets
+        .lines()
+        .find_map(|line| line.strip_prefix("TCP:")?.split_once(" mem ")?.1.trim().parse().ok());
     let pages: f64 = pages.ok_or("/proc/net/sockstat has no TCP mem")?;
     Ok(slab + pages * (rustix::param::page_size() / 1_024) as f64)
 }
@@ -200,10 +211,12 @@ pub struct Memory {
 pub struct TemporaryDirectory(PathBuf);
 
 impl TemporaryDirectory {
-    /// Makes the directory; others may pass through it, because a private Postgres may run as another user.
+    /// Makes the directory; others may pass through it, because a private Postgres may run as
+    /// another user.
     pub fn create() -> Outcome<Self> {
         let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
-        let path = std::env::temp_dir().join(format!("herald-bench-{}-{nanoseconds}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("herald-bench-{}-{nanoseconds}", std::process::id()));
         fs::create_dir(&path)?;
         let directory = Self(path);
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
@@ -235,12 +248,15 @@ pub fn raise_file_limit(needed: u64) -> Outcome<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     match limit.maximum {
-        Some(most) if most < needed => Err(format!("{needed} open files are needed; `ulimit -Hn` is {most}").into()),
+        Some(most) if most < needed => {
+            Err(format!("{needed} open files are needed; `ulimit -Hn` is {most}").into())
+        }
         _ => Ok(()),
     }
 }
 
-/// utime + stime (fields 14 and 15 of `proc_pid_stat(5)`); the name before them may contain anything but ends with `)`.
+/// utime + stime (fields 14 and 15 of `proc_pid_stat(5)`); the name before them may contain
+/// anything but ends with `)`.
 fn ticks_used(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace().skip(11);

@@ -8,7 +8,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Outcome;
 
-/// The processors that this process may use, in two halves. Dropping it lets all its threads use all of them again.
+/// The processors that this process may use, in two halves. Dropping it lets all its threads use
+/// all of them again.
 pub struct Processors {
     all: CpuSet,
     servers: CpuSet,
@@ -27,7 +28,8 @@ impl Processors {
         Ok((servers.count() > 0).then_some(Self { all, servers, clients }))
     }
 
-    /// From now on what this process starts has only the server's half: threads and processes inherit it.
+    /// From now on what this process starts has only the server's half: threads and processes
+    /// inherit it.
     pub fn become_the_servers(&self) -> Outcome<()> {
         confine(&self.servers)
     }

@@ -1,4 +1,5 @@
-//! What every start of Herald in one run has in common: files, a secret and the tokens that it signs, settings.
+//! What every start of Herald in one run has in common: files, a secret and the tokens that it
+//! signs, settings.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,7 +33,11 @@ pub struct Setup {
 
 impl Setup {
     /// A new secret; `settings` hold for every Herald.
-    pub fn new(directory: &Path, certificate: &Certificate, settings: Vec<(String, String)>) -> Outcome<Self> {
+    pub fn new(
+        directory: &Path,
+        certificate: &Certificate,
+        settings: Vec<(String, String)>,
+    ) -> Outcome<Self> {
         let mut secret = [0; 48];
         rand::fill(&mut secret).map_err(|_| "the system gave no random bytes")?;
         let client = Client::builder()
@@ -60,8 +65,7 @@ impl Setup {
 
     /// A token for each of `count` users of `group` who may listen.
     pub fn listener_tokens(&self, group: &str, count: u32) -> Outcome<Vec<String>> {
-        let claims =
-            |index| json!({"sub": format!("{group}-{index}"), "groups": [group], "roles": ["REALTIME_CONNECT"]});
+        let claims = |index| json!({"sub": format!("{group}-{index}"), "groups": [group], "roles": ["REALTIME_CONNECT"]});
         (0..count).map(|index| self.token(claims(index))).collect()
     }
 
@@ -74,7 +78,10 @@ impl Setup {
     }
 
     /// Herald, but for its addresses; what `more` sets gives way to the run's own settings.
-    #[expect(clippy::disallowed_methods, reason = "the child gets no setting of the shell that started the benchmark")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the child gets no setting of the shell that started the benchmark"
+    )]
     pub fn command(&self, more: &[(&str, String)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         for (name, _) in std::env::vars_os() {

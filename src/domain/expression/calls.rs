@@ -22,7 +22,10 @@ impl Checker<'_> {
             (name, Some(target), [element, body]) if let Some(name) = Macro::named(name) => {
                 let element = self.element_name(element)?;
                 if self.element.is_some() {
-                    return refuse(at, format!("{} stands within another macro; macros do not nest", name.text()));
+                    return refuse(
+                        at,
+                        format!("{} stands within another macro; macros do not nest", name.text()),
+                    );
                 }
                 self.walk(name, target, element, body)
             }
@@ -40,17 +43,22 @@ impl Checker<'_> {
     fn name_position(&self, call: &CallExpr, id: u64) -> usize {
         let bracket = self.position(id);
         match self.text.get(..bracket).map(str::trim_end) {
-            Some(before) if before.ends_with(&call.func_name) => before.len() - call.func_name.len(),
+            Some(before) if before.ends_with(&call.func_name) => {
+                before.len() - call.func_name.len()
+            }
             _ => bracket,
         }
     }
 
     fn has(&mut self, argument: &Parsed, at: usize) -> Checked {
         let operand = self.node(argument)?;
-        let is_field =
-            matches!(operand.what, What::Select(..) | What::Variable(Variable::Address | Variable::UserAgent));
+        let is_field = matches!(
+            operand.what,
+            What::Select(..) | What::Variable(Variable::Address | Variable::UserAgent)
+        );
         if !is_field {
-            let reason = "has takes a field, as in has(claims.plan); for other keys write \"key\" in claims";
+            let reason =
+                "has takes a field, as in has(claims.plan); for other keys write \"key\" in claims";
             return refuse(operand.at, reason);
         }
         Ok(Node { what: What::Has(Box::new(operand)), at, kinds: Kinds::BOOL })
@@ -71,8 +79,13 @@ impl Checker<'_> {
     fn element_name(&self, parsed: &Parsed) -> Checked<String> {
         let position = self.position(parsed.id);
         match &parsed.expr {
-            Expr::Ident(name) if ["user", "groups", "roles", "claims", "connection"].contains(&name.as_str()) => {
-                refuse(position, format!("{name} has a meaning already; choose another name for the element"))
+            Expr::Ident(name)
+                if ["user", "groups", "roles", "claims", "connection"].contains(&name.as_str()) =>
+            {
+                refuse(
+                    position,
+                    format!("{name} has a meaning already; choose another name for the element"),
+                )
             }
             Expr::Ident(name) if !name.starts_with('.') => Ok(name.clone()),
             _ => refuse(position, "the first argument of a macro is a name for the element"),
@@ -99,7 +112,9 @@ impl Checker<'_> {
     }
 
     fn function(&mut self, call: &CallExpr, at: usize) -> Checked {
-        let Some(function) = Function::named(&call.func_name) else { return refuse(at, unknown(&call.func_name)) };
+        let Some(function) = Function::named(&call.func_name) else {
+            return refuse(at, unknown(&call.func_name));
+        };
         let (name, count) = (function.text(), call.args.len());
         let written = match (function.is_method(), &call.target) {
             (true, Some(_)) => count == 1,
@@ -108,7 +123,11 @@ impl Checker<'_> {
             (false, None) => count == 1,
         };
         if !written {
-            let form = if function.is_method() { format!("text.{name}(text)") } else { format!("{name}(value)") };
+            let form = if function.is_method() {
+                format!("text.{name}(text)")
+            } else {
+                format!("{name}(value)")
+            };
             return refuse(at, format!("{name} is written {form}"));
         }
         let mut operands = Vec::with_capacity(2);
@@ -131,7 +150,9 @@ impl Checker<'_> {
 fn signature(function: Function) -> (Kinds, Kinds) {
     match function {
         Function::Size => (Kinds::SIZED, Kinds::INT),
-        Function::Contains | Function::StartsWith | Function::EndsWith => (Kinds::TEXT, Kinds::BOOL),
+        Function::Contains | Function::StartsWith | Function::EndsWith => {
+            (Kinds::TEXT, Kinds::BOOL)
+        }
         Function::Int => (Kinds::NUMBER.or(Kinds::TEXT), Kinds::INT),
         Function::Uint => (Kinds::NUMBER.or(Kinds::TEXT), Kinds::UINT),
         Function::Double => (Kinds::NUMBER.or(Kinds::TEXT), Kinds::DOUBLE),
@@ -143,7 +164,9 @@ fn signature(function: Function) -> (Kinds, Kinds) {
 fn unknown(name: &str) -> String {
     match name {
         "timestamp" | "duration" | "now" => {
-            format!("{name} is not known: an expression is evaluated once a connection, not as time goes")
+            format!(
+                "{name} is not known: an expression is evaluated once a connection, not as time goes"
+            )
         }
         _ => format!(
             "the function {name} is not known; known are has, size, contains, startsWith, endsWith, matches, exists, \

@@ -4,7 +4,9 @@ use super::kinds::Kinds;
 use super::tree::{Literal, Node, Operator, Variable, What};
 use super::write::quoted;
 use super::{ExpressionError, MAX_DEPTH, Scope};
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use cel::common::ast::{
+    CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, SourceInfo, operators,
+};
 use cel::parser::Expression as Parsed;
 
 pub(super) type Checked<T = Node> = Result<T, ExpressionError>;
@@ -38,7 +40,8 @@ pub(super) struct Checker<'t> {
 }
 
 impl Checker<'_> {
-    /// Where the parser saw a part: a literal's or name's first byte, or the operator, bracket or dot.
+    /// Where the parser saw a part: a literal's or name's first byte, or the operator, bracket or
+    /// dot.
     pub fn position(&self, id: u64) -> usize {
         self.positions.offset_for(id).map_or(0, |(start, _)| start as usize).min(self.text.len())
     }
@@ -80,11 +83,14 @@ impl Checker<'_> {
             Expr::Call(call) => self.operation(call, parsed.id, at),
             Expr::List(list) => {
                 let parts = self.nodes(&list.elements)?;
-                let elements = parts.iter().map(|part| part.kinds).reduce(Kinds::or).unwrap_or(Kinds::NONE);
+                let elements =
+                    parts.iter().map(|part| part.kinds).reduce(Kinds::or).unwrap_or(Kinds::NONE);
                 Ok(Node { what: What::List(parts), at, kinds: Kinds::list_of(elements) })
             }
             Expr::Map(map) => self.map(&map.entries, at),
-            Expr::Struct(made) => refuse(at, format!("{} is not known: no types can be made here", made.type_name)),
+            Expr::Struct(made) => {
+                refuse(at, format!("{} is not known: no types can be made here", made.type_name))
+            }
             Expr::Comprehension(_) | Expr::Unspecified => refuse(at, "this is not an expression"),
         }
     }
@@ -101,11 +107,15 @@ impl Checker<'_> {
             "roles" => (Variable::Roles, Kinds::list_of(Kinds::TEXT)),
             "claims" => (Variable::Claims, Kinds::MAP),
             "connection" if self.scope == Scope::Publish => return refuse(at, NO_CONNECTION),
-            "connection" => return refuse(at, "connection stands only before .address and .userAgent"),
+            "connection" => {
+                return refuse(at, "connection stands only before .address and .userAgent");
+            }
             "now" | "time" | "request" => {
                 return refuse(
                     at,
-                    format!("{name} is not known: an expression is evaluated once a connection, not as time goes"),
+                    format!(
+                        "{name} is not known: an expression is evaluated once a connection, not as time goes"
+                    ),
                 );
             }
             _ => return refuse(at, format!("{name} is not known; {}", self.known_names())),
@@ -127,12 +137,18 @@ impl Checker<'_> {
                 _ if self.scope == Scope::Publish => return refuse(at, NO_CONNECTION),
                 "address" => Variable::Address,
                 "userAgent" => Variable::UserAgent,
-                other => return refuse(at, format!("connection has address and userAgent, not {other}")),
+                other => {
+                    return refuse(
+                        at,
+                        format!("connection has address and userAgent, not {other}"),
+                    );
+                }
             };
             return Ok(Node { what: What::Variable(variable), at, kinds: Kinds::TEXT });
         }
         let operand = self.node(&select.operand)?;
-        require(&operand, Kinds::MAP, "what has fields").map_err(|error| ExpressionError { position: at, ..error })?;
+        require(&operand, Kinds::MAP, "what has fields")
+            .map_err(|error| ExpressionError { position: at, ..error })?;
         let (at, kinds) = (operand.at, operand.kinds.element());
         Ok(Node { what: What::Select(Box::new(operand), select.field.clone()), at, kinds })
     }
@@ -140,21 +156,27 @@ impl Checker<'_> {
     fn map(&mut self, parsed: &[IdedEntryExpr], at: usize) -> Checked {
         let mut entries: Vec<(Literal, Node)> = Vec::with_capacity(parsed.len());
         for entry in parsed {
-            let EntryExpr::MapEntry(entry) = &entry.expr else { return refuse(at, "a map has keys and values") };
+            let EntryExpr::MapEntry(entry) = &entry.expr else {
+                return refuse(at, "a map has keys and values");
+            };
             let position = self.position(entry.key.id);
             let key = match &entry.key.expr {
                 Expr::Literal(value) => literal(value, position)?,
                 _ => return refuse(position, "a key of a map must be a literal"),
             };
             if !key.1.meets(Kinds::KEY) {
-                return refuse(position, "a key of a map must be a text, an integer, or true or false");
+                return refuse(
+                    position,
+                    "a key of a map must be a text, an integer, or true or false",
+                );
             }
             if entries.iter().any(|(known, _)| known.same_key(&key.0)) {
                 return refuse(position, "this key stands twice in the map");
             }
             entries.push((key.0, self.node(&entry.value)?));
         }
-        let values = entries.iter().map(|(_, value)| value.kinds).reduce(Kinds::or).unwrap_or(Kinds::NONE);
+        let values =
+            entries.iter().map(|(_, value)| value.kinds).reduce(Kinds::or).unwrap_or(Kinds::NONE);
         Ok(Node { what: What::Map(entries), at, kinds: Kinds::map_of(values) })
     }
 
@@ -208,13 +230,19 @@ impl Checker<'_> {
             require(part, Kinds::BOOL, if and { "each side of &&" } else { "each side of ||" })?;
         }
         let at = parts.first().map_or(0, |part| part.at);
-        Ok(Node { what: if and { What::And(parts) } else { What::Or(parts) }, at, kinds: Kinds::BOOL })
+        Ok(Node {
+            what: if and { What::And(parts) } else { What::Or(parts) },
+            at,
+            kinds: Kinds::BOOL,
+        })
     }
 
     fn links(&mut self, call: &CallExpr, parts: &mut Vec<Node>) -> Checked<()> {
         for argument in &call.args {
             match &argument.expr {
-                Expr::Call(inner) if inner.func_name == call.func_name => self.links(inner, parts)?,
+                Expr::Call(inner) if inner.func_name == call.func_name => {
+                    self.links(inner, parts)?
+                }
                 _ => parts.push(self.node(argument)?),
             }
         }
@@ -232,7 +260,9 @@ fn literal(value: &LiteralValue, at: usize) -> Checked<(Literal, Kinds)> {
         LiteralValue::UInt(value) => (Literal::Uint(*value.inner()), Kinds::UINT),
         LiteralValue::Double(value) => (Literal::Double(*value.inner()), Kinds::DOUBLE),
         LiteralValue::String(text) => (Literal::Text(text.inner().into()), Kinds::TEXT),
-        LiteralValue::Bytes(_) => return refuse(at, "bytes are not known here; write a text without the b"),
+        LiteralValue::Bytes(_) => {
+            return refuse(at, "bytes are not known here; write a text without the b");
+        }
     })
 }
 
@@ -249,7 +279,13 @@ fn result(operator: Operator, pair: &[Node; 2], at: usize) -> Checked<Kinds> {
     let sign = operator.text();
     let unlike = || {
         let (one, other) = (quoted(left), quoted(right));
-        refuse(at, format!("{one} is {} and {other} is {}: {sign} takes two alike", left.kinds, right.kinds))
+        refuse(
+            at,
+            format!(
+                "{one} is {} and {other} is {}: {sign} takes two alike",
+                left.kinds, right.kinds
+            ),
+        )
     };
     match operator {
         Operator::Equal | Operator::Unequal if !left.kinds.comparable(right.kinds) => unlike(),
@@ -267,7 +303,11 @@ fn result(operator: Operator, pair: &[Node; 2], at: usize) -> Checked<Kinds> {
             }
             if left.kinds.comparable(right.kinds) { Ok(Kinds::BOOL) } else { unlike() }
         }
-        Operator::Add | Operator::Subtract | Operator::Multiply | Operator::Divide | Operator::Remainder => {
+        Operator::Add
+        | Operator::Subtract
+        | Operator::Multiply
+        | Operator::Divide
+        | Operator::Remainder => {
             let wanted = match operator {
                 Operator::Add => Kinds::ADDABLE,
                 Operator::Remainder => Kinds::INT.or(Kinds::UINT),
@@ -277,7 +317,11 @@ fn result(operator: Operator, pair: &[Node; 2], at: usize) -> Checked<Kinds> {
                 require(side, wanted, &format!("each side of {sign}"))?;
             }
             let both = left.kinds.and(right.kinds).and(wanted);
-            if both.meets(Kinds::ANY) { Ok(both.with_elements_of(left.kinds.or(right.kinds))) } else { unlike() }
+            if both.meets(Kinds::ANY) {
+                Ok(both.with_elements_of(left.kinds.or(right.kinds)))
+            } else {
+                unlike()
+            }
         }
     }
 }

@@ -4,7 +4,8 @@ use super::{Expression, ExpressionError, Scope};
 use quick_cache::sync::Cache;
 use std::sync::Arc;
 
-/// Expressions by text and scope, a bounded number of them; cheap to clone. What does not parse is not kept.
+/// Expressions by text and scope, a bounded number of them; cheap to clone. What does not parse is
+/// not kept.
 #[derive(Clone)]
 pub struct Compiled(Arc<Cache<(Box<str>, Scope), Expression>>);
 
@@ -37,8 +38,12 @@ mod tests {
         assert!(Arc::ptr_eq(&first.0, &compiled.parse("user == 'a'", Scope::Hear).unwrap().0));
         assert!(!Arc::ptr_eq(&first.0, &compiled.parse("user == 'a'", Scope::Filter).unwrap().0));
         let address = "connection.address == '::1'";
-        assert!(compiled.parse(address, Scope::Hear).is_ok() && compiled.parse(address, Scope::Publish).is_err());
-        (0..1_000).for_each(|number| drop(compiled.parse(&format!("user == '{number}'"), Scope::Hear)));
+        assert!(
+            compiled.parse(address, Scope::Hear).is_ok()
+                && compiled.parse(address, Scope::Publish).is_err()
+        );
+        (0..1_000)
+            .for_each(|number| drop(compiled.parse(&format!("user == '{number}'"), Scope::Hear)));
         assert!(compiled.0.len() <= 10);
     }
 }

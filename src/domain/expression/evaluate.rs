@@ -54,15 +54,20 @@ impl<'a> Evaluator<'a> {
                 self.binary(*operator, &left, &right).map_err(|cause| cause.at(node))
             }
             What::Call(function, operands) => {
-                let operands = operands.iter().map(|operand| self.value(operand)).collect::<Result<Vec<_>, _>>()?;
-                functions::call(*function, &operands, &mut self.meter).map_err(|cause| cause.at(node))
+                let operands = operands
+                    .iter()
+                    .map(|operand| self.value(operand))
+                    .collect::<Result<Vec<_>, _>>()?;
+                functions::call(*function, &operands, &mut self.meter)
+                    .map_err(|cause| cause.at(node))
             }
             What::Matches(text, regex) => {
                 let text = self.value(text)?;
                 functions::matches(&text, regex, &mut self.meter).map_err(|cause| cause.at(node))
             }
             What::List(parts) => {
-                let elements = parts.iter().map(|part| self.value(part)).collect::<Result<Vec<_>, _>>()?;
+                let elements =
+                    parts.iter().map(|part| self.value(part)).collect::<Result<Vec<_>, _>>()?;
                 functions::list(elements, &mut self.meter).map_err(|cause| cause.at(node))
             }
             What::Map(entries) => self.map(node, entries),
@@ -110,7 +115,9 @@ impl<'a> Evaluator<'a> {
     fn index(&mut self, container: &Value<'a>, index: &Value<'a>) -> Result<Value<'a>, Cause> {
         match container {
             Value::Map(map) => map.get(index, &mut self.meter)?.ok_or(Cause::NoSuchKey),
-            Value::List(list) => index.position().and_then(|index| list.get(index)).ok_or(Cause::NoSuchPosition),
+            Value::List(list) => {
+                index.position().and_then(|index| list.get(index)).ok_or(Cause::NoSuchPosition)
+            }
             other => Err(Cause::Kind(other.kind(), "a list or a map")),
         }
     }
@@ -128,13 +135,20 @@ impl<'a> Evaluator<'a> {
         failure.map_or(Ok(Value::Bool(!deciding)), Err)
     }
 
-    fn binary(&mut self, operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Result<Value<'a>, Cause> {
+    fn binary(
+        &mut self,
+        operator: Operator,
+        left: &Value<'a>,
+        right: &Value<'a>,
+    ) -> Result<Value<'a>, Cause> {
         let ordered = |meter: &mut Meter, wanted: fn(Ordering) -> bool| {
             left.order(right, meter).map(|order| Value::Bool(order.is_some_and(wanted)))
         };
         match operator {
             Operator::Equal => left.equals(right, &mut self.meter).map(Value::Bool),
-            Operator::Unequal => left.equals(right, &mut self.meter).map(|equal| Value::Bool(!equal)),
+            Operator::Unequal => {
+                left.equals(right, &mut self.meter).map(|equal| Value::Bool(!equal))
+            }
             Operator::Less => ordered(&mut self.meter, Ordering::is_lt),
             Operator::AtMost => ordered(&mut self.meter, Ordering::is_le),
             Operator::Greater => ordered(&mut self.meter, Ordering::is_gt),
@@ -175,7 +189,9 @@ impl<'a> Evaluator<'a> {
         if range.len().is_some_and(|len| len > MAX_ELEMENTS) {
             return Err(Cause::ListTooLong(MAX_ELEMENTS).at(&walk.range));
         }
-        let elements = range.walked().ok_or_else(|| Cause::Kind(range.kind(), "a list or a map").at(&walk.range))?;
+        let elements = range
+            .walked()
+            .ok_or_else(|| Cause::Kind(range.kind(), "a list or a map").at(&walk.range))?;
         let (mut kept, mut found, mut failure) = (Vec::new(), 0, None);
         for element in elements {
             self.meter.charge(1).map_err(|cause| cause.at(node))?;
@@ -185,7 +201,9 @@ impl<'a> Evaluator<'a> {
                 Macro::Filter => kept.extend(self.truth(&walk.body)?.then_some(element)),
                 Macro::ExistsOne => found += usize::from(self.truth(&walk.body)?),
                 Macro::All | Macro::Exists => match self.truth(&walk.body) {
-                    Ok(truth) if truth == (walk.name == Macro::Exists) => return Ok(Value::Bool(truth)),
+                    Ok(truth) if truth == (walk.name == Macro::Exists) => {
+                        return Ok(Value::Bool(truth));
+                    }
                     Ok(_) => {}
                     Err(failed) => failure = failure.or(Some(failed)),
                 },

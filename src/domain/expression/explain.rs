@@ -1,4 +1,5 @@
-//! Says why an expression is true, false or fails for someone: which parts decided, with the values seen.
+//! Says why an expression is true, false or fails for someone: which parts decided, with the values
+//! seen.
 
 use super::evaluate::Evaluator;
 use super::meter::{Cause, Failure, Meter};
@@ -6,7 +7,8 @@ use super::tree::{Macro, Node, Walk, What};
 use super::write::{bounded, quoted, shown};
 use super::{Facts, MAX_REASON, MAX_STEPS};
 
-/// Parts are evaluated again on the way down; all of that together may take this many evaluations' work.
+/// Parts are evaluated again on the way down; all of that together may take this many evaluations'
+/// work.
 const EVALUATIONS: u64 = 64;
 
 pub(super) struct Explainer<'a> {
@@ -38,14 +40,22 @@ impl<'a> Explainer<'a> {
             (What::Walk(walk), Ok(truth)) => self.walk(node, walk, truth),
             (_, Ok(truth)) => {
                 let seen = self.seen(node);
-                format!("{} is {truth}{}{seen}", quoted(node), if seen.is_empty() { "" } else { ": " })
+                format!(
+                    "{} is {truth}{}{seen}",
+                    quoted(node),
+                    if seen.is_empty() { "" } else { ": " }
+                )
             }
             (_, Err(failure)) => failed(node, &failure),
         }
     }
 
     /// The reasons of the parts whose outcome is asked for.
-    fn those(&mut self, parts: &'a [Node], wanted: impl Fn(&Result<bool, Failure<'a>>) -> bool) -> String {
+    fn those(
+        &mut self,
+        parts: &'a [Node],
+        wanted: impl Fn(&Result<bool, Failure<'a>>) -> bool,
+    ) -> String {
         let mut reasons = Vec::new();
         let mut bytes = 0;
         for part in parts {
@@ -77,7 +87,12 @@ impl<'a> Explainer<'a> {
             (_, true) => "one element matches",
             (_, false) => "not exactly one element matches",
         };
-        format!("{} is {truth}: {count}; {} is {}", quoted(node), quoted(&walk.range), shown(&range))
+        format!(
+            "{} is {truth}: {count}; {} is {}",
+            quoted(node),
+            quoted(&walk.range),
+            shown(&range)
+        )
     }
 
     /// The operands that do not show their value in the text, with their values.

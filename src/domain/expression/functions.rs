@@ -75,7 +75,9 @@ fn uint<'a>(of: &Value<'a>, meter: &mut Meter) -> Made<'a> {
     match of {
         Value::Int(value) => u64::try_from(*value).map(Value::Uint).map_err(|_| Cause::Overflow),
         Value::Uint(value) => Ok(Value::Uint(*value)),
-        Value::Double(value) if (0.0..FIRST_TOO_LARGE).contains(value) => Ok(Value::Uint(*value as u64)),
+        Value::Double(value) if (0.0..FIRST_TOO_LARGE).contains(value) => {
+            Ok(Value::Uint(*value as u64))
+        }
         Value::Double(_) => Err(Cause::Overflow),
         Value::Text(text) => parse(text.as_str(), meter).map(Value::Uint),
         other => Err(Cause::Kind(other.kind(), "a number or a text")),
@@ -110,11 +112,13 @@ fn string<'a>(of: &Value<'a>, meter: &mut Meter) -> Made<'a> {
     Ok(Value::Text(made.into()))
 }
 
-/// The first eight bytes of the text's SHA-256, as a number with the highest byte first, modulo 100.
+/// The first eight bytes of the text's SHA-256, as a number with the highest byte first, modulo
+/// 100.
 fn bucket<'a>(text: &str, meter: &mut Meter) -> Made<'a> {
     meter.charge(STEPS_PER_BUCKET + text.len() as u64)?;
     let hash = digest(&SHA256, text.as_bytes());
-    let number = hash.as_ref().iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+    let number =
+        hash.as_ref().iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
     i64::try_from(number % 100).map(Value::Int).map_err(|_| Cause::Overflow)
 }
 
@@ -149,8 +153,9 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>, meter: &mut Meter) ->
             if left.len() + right.len() > MAX_ELEMENTS {
                 return Err(Cause::ListTooLong(MAX_ELEMENTS));
             }
-            let all =
-                (0..left.len()).map(|index| left.get(index)).chain((0..right.len()).map(|index| right.get(index)));
+            let all = (0..left.len())
+                .map(|index| left.get(index))
+                .chain((0..right.len()).map(|index| right.get(index)));
             list(all.flatten().collect(), meter)
         }
         _ => arithmetic(Operator::Add, left, right),
@@ -161,7 +166,9 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>, meter: &mut Meter) ->
 pub(super) fn arithmetic<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Made<'a> {
     let by_zero = matches!(operator, Operator::Divide | Operator::Remainder);
     match (left, right) {
-        (Value::Int(_), Value::Int(0)) | (Value::Uint(_), Value::Uint(0)) if by_zero => Err(Cause::DivisionByZero),
+        (Value::Int(_), Value::Int(0)) | (Value::Uint(_), Value::Uint(0)) if by_zero => {
+            Err(Cause::DivisionByZero)
+        }
         (Value::Int(left), Value::Int(right)) => match operator {
             Operator::Add => left.checked_add(*right),
             Operator::Subtract => left.checked_sub(*right),

@@ -17,7 +17,11 @@ pub(super) fn fuzz(text: &str) {
                 }
             }
             Err(error) => {
-                assert!(error.position <= text.len().min(MAX_BYTES), "{text:?}: position {}", error.position);
+                assert!(
+                    error.position <= text.len().min(MAX_BYTES),
+                    "{text:?}: position {}",
+                    error.position
+                );
                 assert!(!error.reason.is_empty(), "{text:?}: no reason");
             }
         }
@@ -26,11 +30,18 @@ pub(super) fn fuzz(text: &str) {
 
 fn hold(expression: &Expression, facts: &Facts<'_>) {
     let (outcome, work) = expression.evaluate_counted(facts);
-    assert!(work.steps <= expression.price() && expression.price() <= MAX_STEPS, "{expression}: {} steps", work.steps);
+    assert!(
+        work.steps <= expression.price() && expression.price() <= MAX_STEPS,
+        "{expression}: {} steps",
+        work.steps
+    );
     assert!(work.bytes_written <= work.steps, "{expression}: {} bytes", work.bytes_written);
     let explanation = expression.explain(facts);
     assert_eq!(explanation.outcome, outcome, "{expression}");
-    assert!(explanation.reason.len() <= MAX_REASON && !explanation.reason.is_empty(), "{expression}: no reason");
+    assert!(
+        explanation.reason.len() <= MAX_REASON && !explanation.reason.is_empty(),
+        "{expression}: no reason"
+    );
 }
 
 fn principal() -> Principal {

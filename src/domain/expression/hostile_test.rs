@@ -1,7 +1,10 @@
-//! Hostile expressions are refused or bounded, over the largest claims that a token can carry: counted, not timed.
+//! Hostile expressions are refused or bounded, over the largest claims that a token can carry:
+//! counted, not timed.
 
 use super::support_test::{connection, principal};
-use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_CLAIM_BYTES, MAX_STEPS, Outcome, Scope};
+use super::{
+    ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_CLAIM_BYTES, MAX_STEPS, Outcome, Scope,
+};
 use crate::domain::principal::Principal;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -119,9 +122,11 @@ fn costly() -> Vec<String> {
 /// Claims of the largest size, each of a shape that is bad for something.
 fn largest() -> Vec<Json> {
     let room = MAX_CLAIM_BYTES - 200;
-    let texts = |length: usize, most: usize| vec!["x".repeat(length); (room / (length + 3)).min(most)];
+    let texts =
+        |length: usize, most: usize| vec!["x".repeat(length); (room / (length + 3)).min(most)];
     let nested = |depth: usize| (0..depth).fold(json!(1), |inner, _| json!([inner]));
-    let object: serde_json::Map<String, Json> = (0..500).map(|number| (format!("k{number}"), json!(1))).collect();
+    let object: serde_json::Map<String, Json> =
+        (0..500).map(|number| (format!("k{number}"), json!(1))).collect();
     let wide: Vec<Json> = (0..250).map(|last| json!([1, 1, 1, 1, 1, 1, 1, 1, 1, last])).collect();
     let maps: Vec<Json> = (0..250).map(|last| json!({"a": 1, "b": [last]})).collect();
     vec![
@@ -143,13 +148,20 @@ fn worst_principals() -> Vec<Principal> {
     let named: Vec<String> = (0..256).map(|number| format!("{}{number}", "x".repeat(18))).collect();
     let groups = [vec![], named];
     let with = |claims: &Json, groups: &[String]| {
-        principal(&json!({"user": "u".repeat(128), "groups": groups, "roles": groups, "claims": claims}))
+        principal(
+            &json!({"user": "u".repeat(128), "groups": groups, "roles": groups, "claims": claims}),
+        )
     };
-    largest().iter().flat_map(|claims| groups.iter().map(move |groups| with(claims, groups))).collect()
+    largest()
+        .iter()
+        .flat_map(|claims| groups.iter().map(move |groups| with(claims, groups)))
+        .collect()
 }
 
 fn worst_connection() -> Option<ConnectionFacts> {
-    connection(&json!({"address": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", "userAgent": "x".repeat(900)}))
+    connection(
+        &json!({"address": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", "userAgent": "x".repeat(900)}),
+    )
 }
 
 /// Evaluates over all of them. Every count is within the price, and the price within the bound.
@@ -159,7 +171,12 @@ fn assert_bounded(expression: &Expression, principals: &[Principal]) -> u64 {
     for principal in principals {
         let facts = Facts::new(principal, worst_connection());
         let (outcome, work) = expression.evaluate_counted(&facts);
-        assert!(work.steps <= expression.price(), "{expression}: {} of {} steps", work.steps, expression.price());
+        assert!(
+            work.steps <= expression.price(),
+            "{expression}: {} of {} steps",
+            work.steps,
+            expression.price()
+        );
         assert!(work.bytes_written <= work.steps, "{expression}");
         assert_eq!(expression.explain(&facts).outcome, outcome, "{expression}");
         most = most.max(work.steps);
@@ -180,7 +197,10 @@ fn hostile_expressions_are_refused_or_bounded() {
         }
     }
     assert!((20..60).contains(&accepted), "{accepted} of {} accepted", expressions.len());
-    assert!(most > MAX_STEPS / 20, "the worst took {most} steps: the list does not come near the bound");
+    assert!(
+        most > MAX_STEPS / 20,
+        "the worst took {most} steps: the list does not come near the bound"
+    );
 }
 
 #[test]
@@ -201,7 +221,8 @@ fn claims_beyond_a_token_end_at_the_bound() {
     // An administrator may type claims of any size to have a rule explained.
     let element = vec![1; 4_000];
     let huge = principal(&json!({"claims": {"l": vec![element.clone(); 256], "m": element}}));
-    let expression = Expression::parse("claims.l.filter(x, x == claims.l[0]) == []", Scope::Hear).unwrap();
+    let expression =
+        Expression::parse("claims.l.filter(x, x == claims.l[0]) == []", Scope::Hear).unwrap();
     let facts = Facts::new(&huge, None);
     let (outcome, work) = expression.evaluate_counted(&facts);
     assert_eq!(outcome, Outcome::Error);

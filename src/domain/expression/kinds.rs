@@ -1,4 +1,5 @@
-//! Which kinds of values a part of an expression can have, as far as that shows without anyone's claims.
+//! Which kinds of values a part of an expression can have, as far as that shows without anyone's
+//! claims.
 
 use std::fmt;
 

@@ -101,8 +101,11 @@ fn what_has_no_answer_is_an_error_unless_another_part_decides() {
 
 #[test]
 fn lists_beyond_the_bound_are_errors_and_at_the_bound_are_not() {
-    let with = |count: usize| json!({"claims": {"list": vec![1; count], "text": "x".repeat(count)}});
-    for text in ["2 in claims.list", "claims.list.exists(x, x == 2)", "size(claims.list.map(x, x)) < 9"] {
+    let with =
+        |count: usize| json!({"claims": {"list": vec![1; count], "text": "x".repeat(count)}});
+    for text in
+        ["2 in claims.list", "claims.list.exists(x, x == 2)", "size(claims.list.map(x, x)) < 9"]
+    {
         assert_eq!(outcome(text, &with(256)), Outcome::False, "{text}");
         assert_eq!(outcome(text, &with(257)), Outcome::Error, "{text}");
     }
@@ -193,7 +196,10 @@ fn what_is_wrong_is_refused_where_it_is_wrong() {
     for (text, position, part) in REFUSED {
         let error = Expression::parse(text, Scope::Hear).expect_err(text);
         if error.position != *position || !error.reason.contains(part) {
-            wrong.push(format!("{text}: {} at {}, not {part} at {position}", error.reason, error.position));
+            wrong.push(format!(
+                "{text}: {} at {}, not {part} at {position}",
+                error.reason, error.position
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -202,15 +208,23 @@ fn what_is_wrong_is_refused_where_it_is_wrong() {
 #[test]
 fn a_connection_is_known_where_there_is_one() {
     let text = "true && connection.address == '::1'";
-    assert!(Expression::parse(text, Scope::Hear).is_ok() && Expression::parse(text, Scope::Filter).is_ok());
+    assert!(
+        Expression::parse(text, Scope::Hear).is_ok()
+            && Expression::parse(text, Scope::Filter).is_ok()
+    );
     let error = Expression::parse(text, Scope::Publish).unwrap_err();
     assert_eq!((error.position, error.reason.contains("publishRules")), (8, true));
 }
 
 #[test]
 fn expressions_are_equal_by_text_and_scope() {
-    let parsed = [("true", Scope::Hear), ("true", Scope::Hear), ("true", Scope::Publish), ("true ", Scope::Hear)]
-        .map(|(text, scope)| Expression::parse(text, scope).unwrap());
+    let parsed = [
+        ("true", Scope::Hear),
+        ("true", Scope::Hear),
+        ("true", Scope::Publish),
+        ("true ", Scope::Hear),
+    ]
+    .map(|(text, scope)| Expression::parse(text, scope).unwrap());
     assert_eq!(parsed.iter().collect::<HashSet<_>>().len(), 3);
     assert_eq!(format!("{} {:?}", parsed[0], parsed[2]), "true Expression(\"true\", Publish)");
 }
@@ -218,8 +232,14 @@ fn expressions_are_equal_by_text_and_scope() {
 #[test]
 fn buckets_never_change() {
     // Taken with `printf %s alice | sha256sum`: the first 16 digits as a number, modulo 100.
-    for (text, bucket) in [("", 52), ("alice", 7), ("bob", 50), ("new-editor:alice", 17), ("Zoë", 48)] {
-        assert_eq!(outcome(&format!("bucket(\"{text}\") == {bucket}"), &alice()), Outcome::True, "{text}");
+    for (text, bucket) in
+        [("", 52), ("alice", 7), ("bob", 50), ("new-editor:alice", 17), ("Zoë", 48)]
+    {
+        assert_eq!(
+            outcome(&format!("bucket(\"{text}\") == {bucket}"), &alice()),
+            Outcome::True,
+            "{text}"
+        );
     }
 }
 
@@ -228,7 +248,8 @@ fn buckets_are_even_and_independent() {
     let counts = |test: &str| {
         let expression = super::support_test::parse(test);
         let holds = |user: &usize| {
-            let principal = super::support_test::principal(&json!({"user": format!("user-{user}")}));
+            let principal =
+                super::support_test::principal(&json!({"user": format!("user-{user}")}));
             expression.evaluate(&super::Facts::new(&principal, None)) == Outcome::True
         };
         (0..4_000).filter(holds).count()
@@ -253,15 +274,24 @@ fn an_explanation_names_what_decided_with_the_values_seen() {
         ("claims.missing", "claims.missing: no such key"),
         ("claims.plan", "claims.plan is a text, not true or false"),
         ("claims.missing && claims.flag", "claims.missing: no such key"),
-        ("has(claims.org.nothing)", "has(claims.org.nothing) is false: claims.org is {\"deep\": {\"er\": [true]}, "),
+        (
+            "has(claims.org.nothing)",
+            "has(claims.org.nothing) is false: claims.org is {\"deep\": {\"er\": [true]}, ",
+        ),
         (
             "claims.list.exists(x, x > 3)",
             "claims.list.exists(x, x > 3) is false: no element matches; claims.list is [1, 2, 3]",
         ),
-        ("claims.tier > 5 ? true : claims.off", "claims.tier > 5 is false: claims.tier is 3, so claims.off is false"),
+        (
+            "claims.tier > 5 ? true : claims.off",
+            "claims.tier > 5 is false: claims.tier is 3, so claims.off is false",
+        ),
         ("claims.list + claims.list == [user]", "claims.list + claims.list == [user] is false: "),
         ("size(claims.tags) > 2", "size(claims.tags) > 2 is false: size(claims.tags) is 2"),
-        ("claims.email.matches('^b')", "claims.email.matches(\"^b\") is false: claims.email is \"alice@example.com\""),
+        (
+            "claims.email.matches('^b')",
+            "claims.email.matches(\"^b\") is false: claims.email is \"alice@example.com\"",
+        ),
         ("(claims.tier + 1) * 2 == 7 - (1 - 2)", "(claims.tier + 1) * 2 == 7 - (1 - 2) is true: "),
         ("-(claims.tier - 1) == -2", "-(claims.tier - 1) == -2 is true: -(claims.tier - 1) is -2"),
         ("claims.tier / 0 == 1", "claims.tier / 0 == 1 fails: claims.tier / 0: division by zero"),
@@ -270,15 +300,22 @@ fn an_explanation_names_what_decided_with_the_values_seen() {
         let reason = reason(text, &alice());
         assert!(reason.starts_with(expected), "{text}: {reason}");
     }
-    assert_eq!(reason("connection.address == ''", &json!({})).split(": ").nth(1), Some("connection.address"));
+    assert_eq!(
+        reason("connection.address == ''", &json!({})).split(": ").nth(1),
+        Some("connection.address")
+    );
 }
 
 #[test]
 fn an_explanation_is_short_whatever_the_values() {
     let of = json!({"claims": {"long": "ß".repeat(3_000), "list": vec!["ß".repeat(50); 40]}});
     let many = ["claims.long == 'a'"; 20].join(" || ");
-    for text in ["claims.long == 'a'", "claims.list == ['a']", &many, &format!("claims.long == '{}'", "é".repeat(200))]
-    {
+    for text in [
+        "claims.long == 'a'",
+        "claims.list == ['a']",
+        &many,
+        &format!("claims.long == '{}'", "é".repeat(200)),
+    ] {
         let reason = reason(text, &of);
         assert!(reason.len() <= MAX_REASON, "{} bytes: {reason}", reason.len());
         assert!(reason.contains('…'), "{reason}");

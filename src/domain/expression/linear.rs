@@ -23,7 +23,10 @@ impl Linear {
     }
 
     pub fn plus(self, other: Self) -> Self {
-        Self { fixed: self.fixed.saturating_add(other.fixed), per: self.per.saturating_add(other.per) }
+        Self {
+            fixed: self.fixed.saturating_add(other.fixed),
+            per: self.per.saturating_add(other.per),
+        }
     }
 
     pub fn times(self, factor: u64) -> Self {

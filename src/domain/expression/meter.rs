@@ -23,7 +23,8 @@ impl Meter {
         Self { work: Work::default(), most }
     }
 
-    /// What was counted so far. It passes the bound only by what was asked for last, and that was not done.
+    /// What was counted so far. It passes the bound only by what was asked for last, and that was
+    /// not done.
     pub fn work(&self) -> Work {
         self.work
     }

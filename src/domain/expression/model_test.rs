@@ -1,4 +1,5 @@
-//! Random expressions over random claims mean what a naive evaluator, and the parser's own interpreter, say they mean.
+//! Random expressions over random claims mean what a naive evaluator, and the parser's own
+//! interpreter, say they mean.
 
 use super::support_test::principal;
 use super::{Expression, Facts, Outcome, Scope};
@@ -30,13 +31,17 @@ impl Model {
         match self {
             Self::Flag(claim) => format!("claims.{claim}"),
             Self::Has(claim) => format!("has(claims.{claim})"),
-            Self::Compare(claim, operator, literal) => format!("claims.{claim} {operator} {literal}"),
+            Self::Compare(claim, operator, literal) => {
+                format!("claims.{claim} {operator} {literal}")
+            }
             Self::Within(literal, claim) => format!("{literal} in claims.{claim}"),
             Self::InGroups(claim) => format!("claims.{claim} in groups"),
             Self::Not(operand) => format!("!({})", operand.text()),
             Self::And(left, right) => format!("({}) && ({})", left.text(), right.text()),
             Self::Or(left, right) => format!("({}) || ({})", left.text(), right.text()),
-            Self::Any(claim, operator, literal) => format!("claims.{claim}.exists(x, x {operator} {literal})"),
+            Self::Any(claim, operator, literal) => {
+                format!("claims.{claim}.exists(x, x {operator} {literal})")
+            }
         }
     }
 
@@ -49,7 +54,9 @@ impl Model {
             Self::Compare(name, operator, literal) => compare(claim(name)?, operator, literal),
             Self::Within(literal, name) => match claim(name)? {
                 Json::Array(list) => Some(list.iter().any(|element| equal(element, literal))),
-                Json::Object(map) => Some(literal.as_str().is_some_and(|key| map.contains_key(key))),
+                Json::Object(map) => {
+                    Some(literal.as_str().is_some_and(|key| map.contains_key(key)))
+                }
                 _ => None,
             },
             Self::InGroups(name) => {
@@ -73,7 +80,8 @@ impl Model {
                     Json::Object(map) => map.keys().map(|key| json!(key)).collect(),
                     _ => return None,
                 };
-                let verdicts: Vec<_> = elements.iter().map(|element| compare(element, operator, literal)).collect();
+                let verdicts: Vec<_> =
+                    elements.iter().map(|element| compare(element, operator, literal)).collect();
                 if verdicts.contains(&Some(true)) {
                     Some(true)
                 } else {
@@ -114,7 +122,14 @@ fn compare(one: &Json, operator: &str, other: &Json) -> Option<bool> {
 fn scalar() -> impl Strategy<Value = Json> {
     prop_oneof![
         prop::sample::select(vec![json!("x"), json!("y"), json!("eng"), json!("")]),
-        prop::sample::select(vec![json!(0), json!(1), json!(-2), json!(1.5), json!(1.0), json!(4_000_000_000_u64)]),
+        prop::sample::select(vec![
+            json!(0),
+            json!(1),
+            json!(-2),
+            json!(1.5),
+            json!(1.0),
+            json!(4_000_000_000_u64)
+        ]),
         any::<bool>().prop_map(Json::Bool),
     ]
 }
@@ -135,15 +150,19 @@ fn model() -> impl Strategy<Value = Model> {
         name().prop_map(Model::Flag),
         name().prop_map(Model::Has),
         name().prop_map(Model::InGroups),
-        (name(), operator(), scalar()).prop_map(|(name, operator, literal)| Model::Compare(name, operator, literal)),
+        (name(), operator(), scalar())
+            .prop_map(|(name, operator, literal)| Model::Compare(name, operator, literal)),
         (scalar(), name()).prop_map(|(literal, name)| Model::Within(literal, name)),
-        (name(), operator(), scalar()).prop_map(|(name, operator, literal)| Model::Any(name, operator, literal)),
+        (name(), operator(), scalar())
+            .prop_map(|(name, operator, literal)| Model::Any(name, operator, literal)),
     ];
     leaf.prop_recursive(4, 12, 2, |inner| {
         prop_oneof![
             inner.clone().prop_map(|operand| Model::Not(Box::new(operand))),
-            (inner.clone(), inner.clone()).prop_map(|(left, right)| Model::And(Box::new(left), Box::new(right))),
-            (inner.clone(), inner).prop_map(|(left, right)| Model::Or(Box::new(left), Box::new(right))),
+            (inner.clone(), inner.clone())
+                .prop_map(|(left, right)| Model::And(Box::new(left), Box::new(right))),
+            (inner.clone(), inner)
+                .prop_map(|(left, right)| Model::Or(Box::new(left), Box::new(right))),
         ]
     })
 }
@@ -159,9 +178,11 @@ fn cel_value(json: &Json) -> CelValue {
         },
         Json::String(text) => text.as_str().into(),
         Json::Array(list) => list.iter().map(cel_value).collect::<Vec<_>>().into(),
-        Json::Object(map) => {
-            map.iter().map(|(key, value)| (key.as_str(), cel_value(value))).collect::<HashMap<_, _>>().into()
-        }
+        Json::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.as_str(), cel_value(value)))
+            .collect::<HashMap<_, _>>()
+            .into(),
     }
 }
 
@@ -171,7 +192,8 @@ fn interpreted(text: &str, principal: &Principal) -> Outcome {
     let program = env.compile(text).unwrap();
     let mut context = Context::with_env(env);
     context.add_variable_from_value("user", principal.user.as_str());
-    let groups: Vec<CelValue> = principal.groups.iter().map(|group| group.as_str().into()).collect();
+    let groups: Vec<CelValue> =
+        principal.groups.iter().map(|group| group.as_str().into()).collect();
     context.add_variable_from_value("groups", groups);
     context.add_variable_from_value("claims", cel_value(&Json::Object(principal.claims.clone())));
     let result: Result<CelValue, ExecutionError> = program.execute(&context);

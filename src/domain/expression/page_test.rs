@@ -11,7 +11,10 @@ fn examples() -> Vec<(String, Json)> {
     let mut found = Vec::new();
     while let Some(block) = blocks.next() {
         let Some(expression) = block.strip_prefix("cel\n") else { continue };
-        let json = blocks.next().and_then(|block| block.strip_prefix("json\n")).expect("JSON behind an expression");
+        let json = blocks
+            .next()
+            .and_then(|block| block.strip_prefix("json\n"))
+            .expect("JSON behind an expression");
         found.push((expression.trim().to_owned(), serde_json::from_str(json).expect(expression)));
     }
     found
@@ -23,7 +26,9 @@ fn the_page_has_twenty_examples_and_does_not_lie() {
     assert!(examples.len() >= 20, "{} examples", examples.len());
     for (text, principals) in examples {
         let expression = parse(&text);
-        for (key, expected) in [("true", Outcome::True), ("false", Outcome::False), ("error", Outcome::Error)] {
+        for (key, expected) in
+            [("true", Outcome::True), ("false", Outcome::False), ("error", Outcome::Error)]
+        {
             for of in principals[key].as_array().into_iter().flatten() {
                 let principal = principal(of);
                 let facts = Facts::new(&principal, connection(of));
@@ -32,7 +37,10 @@ fn the_page_has_twenty_examples_and_does_not_lie() {
             }
         }
         for needed in ["true", "false"] {
-            assert!(principals[needed].as_array().is_some_and(|list| !list.is_empty()), "{text}: who is {needed}?");
+            assert!(
+                principals[needed].as_array().is_some_and(|list| !list.is_empty()),
+                "{text}: who is {needed}?"
+            );
         }
     }
 }

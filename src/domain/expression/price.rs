@@ -6,7 +6,9 @@ use super::linear::Linear;
 use super::meter::steps_to_read;
 use super::tree::{Function, Literal, Macro, Node, Operator, Variable, Walk, What};
 use super::value::Value;
-use super::{MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_TEXT, MAX_USER_AGENT};
+use super::{
+    MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_TEXT, MAX_USER_AGENT,
+};
 use crate::domain::MAX_ID_BYTES;
 
 /// The most steps that an evaluation can take, whatever a token of the largest size says.
@@ -14,21 +16,24 @@ pub(super) fn price(root: &Node) -> u64 {
     Pricer { around: None }.estimate(root).steps.fixed
 }
 
-/// The largest that a value can be: itself and everything in it counted as values, all its text counted as bytes.
+/// The largest that a value can be: itself and everything in it counted as values, all its text
+/// counted as bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Size {
     values: Linear,
     bytes: Linear,
 }
 
-/// Bounds for a part of an expression. `steps.per` is by the weight of the macro's element, `size`'s by its own size.
+/// Bounds for a part of an expression. `steps.per` is by the weight of the macro's element,
+/// `size`'s by its own size.
 #[derive(Clone, Copy, Debug, Default)]
 struct Estimate {
     steps: Linear,
     size: Size,
     /// Most elements, where it is a list or a map that can be walked.
     elements: u64,
-    /// Most steps to find one key in it, or in a map within it: more than none only where the expression makes the map.
+    /// Most steps to find one key in it, or in a map within it: more than none only where the
+    /// expression makes the map.
     lookup: u64,
 }
 
@@ -72,7 +77,8 @@ impl Pricer {
             What::And(parts) | What::Or(parts) => Estimate::scalar(self.all(parts).steps.add(1)),
             What::Choice(three) => {
                 let (chosen, other) = (self.estimate(&three[1]), self.estimate(&three[2]));
-                let steps = self.estimate(&three[0]).steps.plus(chosen.steps).plus(other.steps).add(1);
+                let steps =
+                    self.estimate(&three[0]).steps.plus(chosen.steps).plus(other.steps).add(1);
                 Estimate { steps, ..chosen.or(other) }
             }
             What::Binary(operator, pair) => self.binary(*operator, node, pair),
@@ -110,7 +116,8 @@ impl Pricer {
         let all = self.all(entries.iter().map(|(_, value)| value));
         let elements = entries.len() as u64;
         let keys: u64 = entries.iter().map(|(key, _)| literal_bytes(key)).sum();
-        let size = all.size.plus(Size { values: Linear::fixed(elements), bytes: Linear::fixed(keys) });
+        let size =
+            all.size.plus(Size { values: Linear::fixed(elements), bytes: Linear::fixed(keys) });
         let lookup = all.lookup.max(elements + steps_to_read(keys));
         Estimate { steps: all.steps.add(1 + 2 * elements * VALUE_BYTES), size, elements, lookup }
     }
@@ -122,7 +129,9 @@ impl Pricer {
         let lesser = self.lesser(left.size.weight(), right.size.weight());
         match operator {
             // Comparing two maps looks each key of one up in the other.
-            Operator::Equal | Operator::Unequal => Estimate::scalar(steps.plus(lesser.times(1 + lookup))),
+            Operator::Equal | Operator::Unequal => {
+                Estimate::scalar(steps.plus(lesser.times(1 + lookup)))
+            }
             Operator::In => {
                 let each = left.size.weight().times(MAX_ELEMENTS as u64).add(MAX_ELEMENTS as u64);
                 let searched = self.lesser(each, right.size.weight());
@@ -130,7 +139,11 @@ impl Pricer {
             }
             Operator::Add => {
                 let text = if node.kinds.meets(Kinds::TEXT) { MAX_TEXT as u64 } else { 0 };
-                let list = if node.kinds.meets(Kinds::LIST) { MAX_ELEMENTS as u64 * VALUE_BYTES } else { 0 };
+                let list = if node.kinds.meets(Kinds::LIST) {
+                    MAX_ELEMENTS as u64 * VALUE_BYTES
+                } else {
+                    0
+                };
                 let size = left.size.plus(right.size);
                 let written = self.lesser(size.bytes.by_weight(), Linear::fixed(text)).add(list);
                 let size = Size { bytes: self.lesser_size(size.bytes, node.kinds), ..size };
@@ -152,7 +165,9 @@ impl Pricer {
         let read = all.size.bytes.read();
         let steps = all.steps.add(1);
         match function {
-            Function::Bucket => Estimate::scalar(steps.plus(all.size.bytes.by_weight()).add(STEPS_PER_BUCKET)),
+            Function::Bucket => {
+                Estimate::scalar(steps.plus(all.size.bytes.by_weight()).add(STEPS_PER_BUCKET))
+            }
             Function::Text => {
                 let mut made = Estimate::scalar(steps.add(MAX_NUMBER_TEXT));
                 made.size.bytes = all.size.bytes.add(MAX_NUMBER_TEXT);
@@ -166,7 +181,8 @@ impl Pricer {
         let range = self.estimate(&walk.range);
         let elements = range.elements.min(MAX_ELEMENTS as u64);
         let size = range.size;
-        // Macros do not nest, so the range of one is outside of all: nothing in it depends on an element.
+        // Macros do not nest, so the range of one is outside of all: nothing in it depends on an
+        // element.
         let weight = size.weight().fixed;
         self.around = Some(Around { elements, weight });
         let body = self.estimate(&walk.body);
@@ -204,7 +220,8 @@ fn literal_bytes(literal: &Literal) -> u64 {
 }
 
 fn variable_estimate(variable: Variable) -> Estimate {
-    let (bytes, values, elements) = (MAX_CLAIM_BYTES as u64, MAX_CLAIM_VALUES as u64, MAX_ELEMENTS as u64);
+    let (bytes, values, elements) =
+        (MAX_CLAIM_BYTES as u64, MAX_CLAIM_VALUES as u64, MAX_ELEMENTS as u64);
     match variable {
         Variable::User => Estimate::given(1, MAX_ID_BYTES as u64, 0),
         Variable::Groups => Estimate::given(elements + 1, bytes, elements),

@@ -6,7 +6,8 @@ use serde_json::{Map, Value as Json, json};
 
 /// `{"user", "groups", "roles", "claims"}`, each of which may be left out.
 pub(super) fn principal(of: &Json) -> Principal {
-    let names = |key: &str| -> Vec<String> { serde_json::from_value(of[key].clone()).unwrap_or_default() };
+    let names =
+        |key: &str| -> Vec<String> { serde_json::from_value(of[key].clone()).unwrap_or_default() };
     let claims: Map<String, Json> = of["claims"].as_object().cloned().unwrap_or_default();
     Principal {
         user: UserId::new(of["user"].as_str().unwrap_or("alice")).unwrap(),
@@ -42,7 +43,8 @@ pub(super) fn alice() -> Json {
 }
 
 pub(super) fn parse(text: &str) -> Expression {
-    Expression::parse(text, Scope::Hear).unwrap_or_else(|error| panic!("{text}: {error} at {}", error.position))
+    Expression::parse(text, Scope::Hear)
+        .unwrap_or_else(|error| panic!("{text}: {error} at {}", error.position))
 }
 
 pub(super) fn outcome(text: &str, of: &Json) -> Outcome {

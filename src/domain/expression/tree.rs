@@ -119,7 +119,10 @@ impl Literal {
 impl Operator {
     /// `==`, `<`, `in` and so on: what says yes or no of two values.
     pub fn compares(self) -> bool {
-        !matches!(self, Self::Add | Self::Subtract | Self::Multiply | Self::Divide | Self::Remainder)
+        !matches!(
+            self,
+            Self::Add | Self::Subtract | Self::Multiply | Self::Divide | Self::Remainder
+        )
     }
 
     /// How tightly it binds: the higher, the tighter.
@@ -161,7 +164,9 @@ impl Node {
             What::Negate(operand) | What::Matches(operand, _) => vec![operand],
             What::Index(pair) | What::Binary(_, pair) => pair.iter().collect(),
             What::Choice(three) => three.iter().collect(),
-            What::And(parts) | What::Or(parts) | What::List(parts) | What::Call(_, parts) => parts.iter().collect(),
+            What::And(parts) | What::Or(parts) | What::List(parts) | What::Call(_, parts) => {
+                parts.iter().collect()
+            }
             What::Map(entries) => entries.iter().map(|(_, value)| value).collect(),
             What::Walk(walk) => vec![&walk.range, &walk.body],
         }

@@ -57,8 +57,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// `==`: numbers by their value whatever their kind, lists and maps element by element, other kinds never.
-    /// Charges a step for each pair looked at, and for the text compared.
+    /// `==`: numbers by their value whatever their kind, lists and maps element by element, other
+    /// kinds never. Charges a step for each pair looked at, and for the text compared.
     pub fn equals(&self, other: &Self, meter: &mut Meter) -> Result<bool, Cause> {
         meter.charge(1)?;
         match (self, other) {
@@ -113,7 +113,9 @@ impl<'a> Value<'a> {
     /// The position in a list that it names: an integer, or a double that is one.
     pub fn position(&self) -> Option<usize> {
         match self {
-            Self::Double(value) if value.fract() == 0.0 && (0.0..1e9).contains(value) => Some(*value as usize),
+            Self::Double(value) if value.fract() == 0.0 && (0.0..1e9).contains(value) => {
+                Some(*value as usize)
+            }
             _ => self.integer().and_then(|value| value.try_into().ok()),
         }
     }
@@ -236,17 +238,23 @@ impl<'a> Map<'a> {
 
     pub fn entries(&self) -> Box<dyn Iterator<Item = (Value<'a>, Value<'a>)> + '_> {
         match self {
-            Self::Json(entries) => Box::new(entries.iter().map(|(key, value)| (Value::text(key), Value::from(value)))),
+            Self::Json(entries) => {
+                Box::new(entries.iter().map(|(key, value)| (Value::text(key), Value::from(value))))
+            }
             Self::Made(entries) => Box::new(entries.iter().cloned()),
         }
     }
 
-    /// The value under a key. Charges nothing where claims are asked, which have an index, and each key looked at in a map
-    /// that the expression makes.
+    /// The value under a key. Charges nothing where claims are asked, which have an index, and each
+    /// key looked at in a map that the expression makes.
     pub fn get(&self, key: &Value<'_>, meter: &mut Meter) -> Result<Option<Value<'a>>, Cause> {
         match (self, key) {
-            (Self::Json(entries), Value::Text(key)) => Ok(entries.get(key.as_str()).map(Value::from)),
-            (_, Value::Null | Value::List(_) | Value::Map(_)) => Err(Cause::Kind(key.kind(), "a key of a map")),
+            (Self::Json(entries), Value::Text(key)) => {
+                Ok(entries.get(key.as_str()).map(Value::from))
+            }
+            (_, Value::Null | Value::List(_) | Value::Map(_)) => {
+                Err(Cause::Kind(key.kind(), "a key of a map"))
+            }
             (Self::Json(_), _) => Ok(None),
             (Self::Made(entries), key) => {
                 for (known, value) in entries.iter() {

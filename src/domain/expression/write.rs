@@ -21,14 +21,15 @@ pub(super) fn bounded(most: usize, display: impl Display) -> String {
 /// Longest word of a refused text that is repeated, in bytes.
 const MAX_WORD: usize = 15;
 
-/// The same with every longer word cut to its beginning: a token that was pasted in the wrong place must not come back in an
-/// error.
+/// The same with every longer word cut to its beginning: a token that was pasted in the wrong place
+/// must not come back in an error.
 pub(super) fn without_long_words(reason: &str) -> String {
     let is_of_a_word = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-');
     let mut kept = String::with_capacity(reason.len());
     for piece in reason.split_inclusive(|char| !is_of_a_word(char)) {
         let word = piece.trim_end_matches(|char| !is_of_a_word(char));
-        let cut = if word.len() > MAX_WORD { word.floor_char_boundary(MAX_WORD / 2) } else { word.len() };
+        let cut =
+            if word.len() > MAX_WORD { word.floor_char_boundary(MAX_WORD / 2) } else { word.len() };
         kept.push_str(&word[..cut]);
         if cut < word.len() {
             kept.push('…');
@@ -122,7 +123,13 @@ impl Display for Node {
             }
             What::Binary(operator, pair) => {
                 let (left, right) = (operator.binding(), operator.binding() + 1);
-                write!(f, "{} {} {}", Operand(&pair[0], left), operator.text(), Operand(&pair[1], right))
+                write!(
+                    f,
+                    "{} {} {}",
+                    Operand(&pair[0], left),
+                    operator.text(),
+                    Operand(&pair[1], right)
+                )
             }
             What::Call(function, operands) if function.is_method() => {
                 write!(f, "{}.{}(", Operand(&operands[0], 7), function.text())?;
@@ -134,7 +141,9 @@ impl Display for Node {
                 join(f, ", ", 0, operands)?;
                 f.write_str(")")
             }
-            What::Matches(text, regex) => write!(f, "{}.matches({:?})", Operand(text, 7), regex.as_str()),
+            What::Matches(text, regex) => {
+                write!(f, "{}.matches({:?})", Operand(text, 7), regex.as_str())
+            }
             What::List(elements) => {
                 f.write_str("[")?;
                 join(f, ", ", 0, elements)?;
@@ -148,7 +157,14 @@ impl Display for Node {
                 f.write_str("}")
             }
             What::Walk(walk) => {
-                write!(f, "{}.{}({}, {})", Operand(&walk.range, 7), walk.name.text(), walk.element, walk.body)
+                write!(
+                    f,
+                    "{}.{}({}, {})",
+                    Operand(&walk.range, 7),
+                    walk.name.text(),
+                    walk.element,
+                    walk.body
+                )
             }
         }
     }
@@ -188,7 +204,10 @@ mod tests {
             ("nobody is not known", "nobody is not known"),
             ("fifteen-letters is not known", "fifteen-letters is not known"),
             ("sixteen--letters is not known", "sixteen… is not known"),
-            ("user == \"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9\"", "user == \"eyJhbGc….eyJzdWI…\""),
+            (
+                "user == \"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9\"",
+                "user == \"eyJhbGc….eyJzdWI…\"",
+            ),
         ] {
             assert_eq!(without_long_words(reason), told);
         }

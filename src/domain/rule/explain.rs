@@ -54,7 +54,10 @@ mod tests {
     use crate::domain::rule::Effect;
 
     fn rules(subjects: &[(Effect, Subject)]) -> Rules {
-        let rule = |(effect, subject): &(Effect, Subject)| Rule { effect: *effect, subject: subject.clone() };
+        let rule = |(effect, subject): &(Effect, Subject)| Rule {
+            effect: *effect,
+            subject: subject.clone(),
+        };
         Rules::new(subjects.iter().map(rule).collect()).unwrap()
     }
 
@@ -76,12 +79,32 @@ mod tests {
         let facts = Facts::new(&principal, None);
         let subjects = [
             (Subject::User(UserId::new("alice").unwrap()), Outcome::True, "the user is alice"),
-            (Subject::User(UserId::new("bob").unwrap()), Outcome::False, "the user is alice, not bob"),
-            (Subject::Group(GroupId::new("eng").unwrap()), Outcome::True, "a member of the group eng"),
-            (Subject::Group(GroupId::new("ops").unwrap()), Outcome::False, "not a member of the group ops"),
+            (
+                Subject::User(UserId::new("bob").unwrap()),
+                Outcome::False,
+                "the user is alice, not bob",
+            ),
+            (
+                Subject::Group(GroupId::new("eng").unwrap()),
+                Outcome::True,
+                "a member of the group eng",
+            ),
+            (
+                Subject::Group(GroupId::new("ops").unwrap()),
+                Outcome::False,
+                "not a member of the group ops",
+            ),
             (Subject::Everyone, Outcome::True, "everyone is meant"),
-            (when("claims.plan == 'pro'"), Outcome::False, "claims.plan == \"pro\" is false: claims.plan is \"free\""),
-            (when("claims.age > 3"), Outcome::Error, "claims.age > 3 fails: claims.age: no such key"),
+            (
+                when("claims.plan == 'pro'"),
+                Outcome::False,
+                "claims.plan == \"pro\" is false: claims.plan is \"free\"",
+            ),
+            (
+                when("claims.age > 3"),
+                Outcome::Error,
+                "claims.age > 3 fails: claims.age: no such key",
+            ),
         ];
         let all: Vec<(Effect, Subject)> = [Effect::Allow, Effect::Deny]
             .into_iter()

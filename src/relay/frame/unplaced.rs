@@ -8,8 +8,8 @@ use bytes::BufMut;
 use chrono::SecondsFormat;
 use std::sync::Arc;
 
-/// The frame of a message that has no place in the order yet: written whole but for its cursor, so that little is left to do
-/// while the order is locked.
+/// The frame of a message that has no place in the order yet: written whole but for its cursor, so
+/// that little is left to do while the order is locked.
 pub struct Unplaced {
     bytes: Vec<u8>,
     /// Where the cursor goes.
@@ -30,7 +30,9 @@ impl Unplaced {
         let cursor_at = bytes.len();
         bytes.extend_from_slice(&[b'-'; Cursor::TEXT_BYTES]);
         bytes.extend_from_slice(b"\",\"time\":\"");
-        bytes.extend_from_slice(message.time.to_rfc3339_opts(SecondsFormat::Millis, true).as_bytes());
+        bytes.extend_from_slice(
+            message.time.to_rfc3339_opts(SecondsFormat::Millis, true).as_bytes(),
+        );
         bytes.extend_from_slice(b"\",\"data\":");
         bytes.extend_from_slice(message.payload.as_str().as_bytes());
         bytes.put_u8(b'}');
@@ -45,7 +47,8 @@ impl Unplaced {
 
     /// The frame.
     pub fn at(mut self, cursor: Cursor) -> Frame {
-        if let Some(place) = self.bytes.get_mut(self.cursor_at..).and_then(<[u8]>::first_chunk_mut) {
+        if let Some(place) = self.bytes.get_mut(self.cursor_at..).and_then(<[u8]>::first_chunk_mut)
+        {
             cursor.write(place);
         }
         let progress = Some(Arc::new(Progress::at(cursor.position)));

@@ -1,4 +1,5 @@
-//! One client of the model: what it must see, what it sees, and the cursor that it keeps from one connection to the next.
+//! One client of the model: what it must see, what it sees, and the cursor that it keeps from one
+//! connection to the next.
 
 use super::naive::Person;
 use crate::domain::cursor::Cursor;
@@ -23,7 +24,8 @@ pub struct Client {
     pub person: Person,
     /// The newest that it has seen.
     pub cursor: Option<Cursor>,
-    /// The model's own: up to here it has seen everything, or was told that something may be missing.
+    /// The model's own: up to here it has seen everything, or was told that something may be
+    /// missing.
     pub whole_to: Option<Cursor>,
     pub open: Option<Open>,
 }
@@ -77,7 +79,8 @@ impl Open {
             "DROPPED" => {
                 let lane = frame["channel"].as_str().unwrap().to_owned();
                 self.skip_told_before(cursor.unwrap());
-                let first = self.due.front().unwrap_or_else(|| panic!("{frame}, but nothing was due"));
+                let first =
+                    self.due.front().unwrap_or_else(|| panic!("{frame}, but nothing was due"));
                 assert!(
                     matches!(first, Due::Message { cursor: at, lane: Some(of), .. } if Some(*at) == cursor && *of == lane),
                     "{frame}, but {first:?} is due"
@@ -101,7 +104,8 @@ impl Open {
     }
 
     fn skip_told_before(&mut self, cursor: Cursor) {
-        while matches!(self.due.front(), Some(Due::Message { cursor: at, .. }) if at.position < cursor.position) {
+        while matches!(self.due.front(), Some(Due::Message { cursor: at, .. }) if at.position < cursor.position)
+        {
             assert!(self.skip_told(), "{:?} was skipped in silence", self.due.front());
         }
     }
@@ -125,7 +129,8 @@ impl Client {
                 Some(Next::Frame(frame)) => {
                     let frame = serde_json::from_slice(frame.json()).unwrap();
                     let cursor = open.see(&frame);
-                    (self.cursor, self.whole_to) = (cursor.or(self.cursor), cursor.or(self.whole_to));
+                    (self.cursor, self.whole_to) =
+                        (cursor.or(self.cursor), cursor.or(self.whole_to));
                 }
                 Some(Next::Close(close)) => {
                     assert_eq!(close.code, 4420, "{}", close.reason);
@@ -134,7 +139,10 @@ impl Client {
                 None => {
                     while open.skip_told() {}
                     assert_eq!(open.due, [], "nothing waits any more");
-                    assert!(open.told.values().all(|told| *told == 0), "more was told than was dropped");
+                    assert!(
+                        open.told.values().all(|told| *told == 0),
+                        "more was told than was dropped"
+                    );
                     return;
                 }
             }

@@ -19,13 +19,16 @@ type Reading = fn(&Person) -> Option<bool>;
 /// Expressions, each with what it means.
 pub const EXPRESSIONS: [(&str, Reading); 7] = [
     ("user == 'a'", |person| Some(person.user == "a")),
-    ("'b' in groups && user != 'b'", |person| Some(person.groups.contains(&"b") && person.user != "b")),
+    ("'b' in groups && user != 'b'", |person| {
+        Some(person.groups.contains(&"b") && person.user != "b")
+    }),
     ("claims.level >= 2", |person| Some(person.level? >= 2)),
-    ("has(claims.level) && claims.level < 2", |person| Some(person.level.is_some_and(|level| level < 2))),
-    (
-        "user == 'c' || claims.level == 1",
-        |person| if person.user == "c" { Some(true) } else { Some(person.level? == 1) },
-    ),
+    ("has(claims.level) && claims.level < 2", |person| {
+        Some(person.level.is_some_and(|level| level < 2))
+    }),
+    ("user == 'c' || claims.level == 1", |person| {
+        if person.user == "c" { Some(true) } else { Some(person.level? == 1) }
+    }),
     ("connection.address == '127.0.0.1'", |_| Some(true)),
     ("claims.level", |_| None),
 ];
@@ -81,7 +84,8 @@ impl Person {
 
     fn is_let_in(&self, channel: &State) -> bool {
         let any = |effect| {
-            let applies = |rule: &Rule| self.is_meant_by(rule).unwrap_or(rule.effect == Effect::Deny);
+            let applies =
+                |rule: &Rule| self.is_meant_by(rule).unwrap_or(rule.effect == Effect::Deny);
             channel.rules.iter().any(|rule| rule.effect == effect && applies(rule))
         };
         channel.enabled && any(Effect::Allow) && !any(Effect::Deny)
@@ -105,9 +109,12 @@ pub fn meaning(address: &str, channels: &Channels) -> Vec<String> {
     match address.split_once(':') {
         _ if address == "ALL" => vec![address.into()],
         Some(("user" | "group", _)) => vec![address.into()],
-        Some(("channel", name)) => {
-            channels.get(name).filter(|state| state.enabled).map(|_| address.into()).into_iter().collect()
-        }
+        Some(("channel", name)) => channels
+            .get(name)
+            .filter(|state| state.enabled)
+            .map(|_| address.into())
+            .into_iter()
+            .collect(),
         _ => match channels.get(address) {
             Some(state) if state.enabled => vec![format!("channel:{address}")],
             Some(_) => vec![],
@@ -138,7 +145,11 @@ pub fn tenant(instance: usize, channels: &Channels) -> Tenant {
             limits: Limits::default(),
             version: 1,
         },
-        channels: channels.iter().map(channel).map(|channel| (channel.name.clone(), Arc::new(channel))).collect(),
+        channels: channels
+            .iter()
+            .map(channel)
+            .map(|channel| (channel.name.clone(), Arc::new(channel)))
+            .collect(),
         revocations: Revocations::default(),
     }
 }

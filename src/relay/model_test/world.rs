@@ -1,7 +1,9 @@
 //! The relay beside a model that forgets nothing: every step is taken by both and compared.
 
 use super::client::{Client, Due, Open};
-use super::naive::{Channels, EXPRESSIONS, INSTANCES, Person, State, WORDS, meaning, reading, tenant};
+use super::naive::{
+    Channels, EXPRESSIONS, INSTANCES, Person, State, WORDS, meaning, reading, tenant,
+};
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::audience::{Address, Narrowing};
 use crate::domain::channel::Slow;
@@ -104,7 +106,10 @@ impl World {
         let since = self.clients[which].cursor;
         // It has nothing to read any more once it hangs up.
         self.clients[which].open = None;
-        let narrowing = person.narrowing.as_ref().map(|wishes| Narrowing::parse(&json!(wishes).to_string()).unwrap());
+        let narrowing = person
+            .narrowing
+            .as_ref()
+            .map(|wishes| Narrowing::parse(&json!(wishes).to_string()).unwrap());
         let id = InstanceId::new(INSTANCES[person.instance]).unwrap();
         let joining = Joining {
             transport: if which.is_multiple_of(2) { Transport::Wss } else { Transport::Sse },
@@ -123,7 +128,10 @@ impl World {
         let mut open = Open::new(registration, heard);
         let Some(Next::Frame(frame)) = open.next() else { panic!("no first frame") };
         let connected: Value = serde_json::from_slice(frame.json()).unwrap();
-        assert_eq!((&connected["type"], &connected["channels"]), (&json!("CONNECTED"), &json!(open.heard)));
+        assert_eq!(
+            (&connected["type"], &connected["channels"]),
+            (&json!("CONNECTED"), &json!(open.heard))
+        );
         let cursor = Cursor::parse(connected["cursor"].as_str().unwrap()).unwrap();
         match since {
             None => assert!(connected.get("recovered").is_none()),
@@ -137,7 +145,13 @@ impl World {
     }
 
     /// What must follow a `CONNECTED` that answers a cursor.
-    fn replay(&self, connected: &Value, since: Cursor, open: &Open, client: &Client) -> VecDeque<Due> {
+    fn replay(
+        &self,
+        connected: &Value,
+        since: Cursor,
+        open: &Open,
+        client: &Client,
+    ) -> VecDeque<Due> {
         let tenancy = &self.tenancies[client.person.instance];
         let now = Cursor::parse(connected["cursor"].as_str().unwrap()).unwrap();
         let missed = tenancy.missed(client.whole_to.unwrap_or(since), open, &client.person);
@@ -149,7 +163,9 @@ impl World {
         assert_eq!(connected["recovered"], false);
         match connected["reason"].as_str() {
             Some("EPOCH") => assert_ne!(since.epoch, now.epoch, "the memory is the same"),
-            Some("TOO_MUCH") => assert!(missed.len() > REPLAYED, "only {} were missed", missed.len()),
+            Some("TOO_MUCH") => {
+                assert!(missed.len() > REPLAYED, "only {} were missed", missed.len())
+            }
             Some("TOO_OLD") => assert!(tenancy.has_lost(since, open), "nothing was lost"),
             other => panic!("{other:?} is no reason"),
         }
@@ -167,7 +183,12 @@ impl World {
     }
 
     /// Changes or deletes a channel, and waits until every connection knows.
-    pub async fn configure(&mut self, instance: usize, channel: &'static str, state: Option<State>) {
+    pub async fn configure(
+        &mut self,
+        instance: usize,
+        channel: &'static str,
+        state: Option<State>,
+    ) {
         let channels = &mut self.tenancies[instance].channels;
         match state {
             Some(state) => drop(channels.insert(channel, state)),
@@ -196,14 +217,17 @@ impl World {
         let tenancy = &self.tenancies[draft.instance];
         let known = tenant(draft.instance, &tenancy.channels);
         let names = meaning(&draft.address, &tenancy.channels);
-        let Ok((audiences, channel)) = known.resolve(&Address::parse(&draft.address).unwrap()) else {
+        let Ok((audiences, channel)) = known.resolve(&Address::parse(&draft.address).unwrap())
+        else {
             return assert!(names.is_empty(), "{} should resolve", draft.address);
         };
         assert_eq!(audiences.iter().map(ToString::to_string).collect::<Vec<_>>(), names);
         let slow = channel.map_or(Slow::Disconnect, |channel| channel.slow);
         let users = draft.without.iter().map(|id| UserId::new(id).unwrap()).collect();
         let exclude = Exclusion { users, connections: vec![] };
-        let expression = |which: usize| Expression::parse(EXPRESSIONS[which].0, expression::Scope::Filter).unwrap();
+        let expression = |which: usize| {
+            Expression::parse(EXPRESSIONS[which].0, expression::Scope::Filter).unwrap()
+        };
         let filter = draft.filter.map(expression);
         let data = json!({"n": self.numbers, "padding": "x".repeat(draft.padding)}).to_string();
         let message = Message {
@@ -221,7 +245,10 @@ impl World {
         self.compare_with_findings(&known.instance.id, &message, &receivers).await;
         let published = self.relay.publish(&known.instance.id, &message).await.unwrap();
         let (counts, before) = (published.counts, rehearsed.counts);
-        assert_eq!((before.matched, before.queued, before.dropped), (counts.matched, counts.queued, counts.dropped));
+        assert_eq!(
+            (before.matched, before.queued, before.dropped),
+            (counts.matched, counts.queued, counts.dropped)
+        );
         assert_eq!(counts.matched, receivers.len() as u64, "{draft:?}");
         let sent = Sent { number: self.numbers, cursor: published.cursor, names, draft };
         let lane = (slow == Slow::Latest).then(|| sent.names[0].clone());
@@ -233,7 +260,8 @@ impl World {
         }
         assert_eq!((counts.dropped, counts.queued), (dropped, counts.matched - dropped));
         let trace = self.relay.trace_of(&known.instance.id, &message.id).unwrap();
-        let sums = [Step::Matched, Step::Queued, Step::Dropped].map(|step| trace.progress.sums().of(step));
+        let sums =
+            [Step::Matched, Step::Queued, Step::Dropped].map(|step| trace.progress.sums().of(step));
         assert_eq!(sums, [counts.matched, counts.queued, counts.dropped]);
         assert!(slow == Slow::Latest || counts.replaced == 0);
         self.tenancies[sent.draft.instance].sent.push(sent);
@@ -241,18 +269,26 @@ impl World {
     }
 
     /// What a dry run tells of the users must be what is then delivered.
-    async fn compare_with_findings(&self, instance: &InstanceId, message: &Message, receivers: &[usize]) {
+    async fn compare_with_findings(
+        &self,
+        instance: &InstanceId,
+        message: &Message,
+        receivers: &[usize],
+    ) {
         let mut users = BTreeMap::new();
         for which in receivers {
             *users.entry(self.clients[*which].person.user).or_insert(0u64) += 1;
         }
         for about in WORDS {
-            let inquiry = Inquiry { after: None, most: 100, about: Some(UserId::new(about).unwrap()) };
+            let inquiry =
+                Inquiry { after: None, most: 100, about: Some(UserId::new(about).unwrap()) };
             let findings = self.relay.inquire(instance, message, &inquiry).await.unwrap();
-            let told: Vec<(&str, u64)> = findings.users.iter().map(|(user, count)| (user.as_str(), *count)).collect();
+            let told: Vec<(&str, u64)> =
+                findings.users.iter().map(|(user, count)| (user.as_str(), *count)).collect();
             assert_eq!(told, users.iter().map(|(user, count)| (*user, *count)).collect::<Vec<_>>());
             let fates = findings.considered.iter().map(|considered| considered.fate);
-            let meant = fates.filter(|fate| matches!(fate, Fate::Receives | Fate::NoRoom)).count() as u64;
+            let meant =
+                fates.filter(|fate| matches!(fate, Fate::Receives | Fate::NoRoom)).count() as u64;
             let expected = users.get(about).copied().unwrap_or_default();
             assert!(meant == expected || findings.connections > findings.considered.len() as u64);
         }
@@ -261,7 +297,9 @@ impl World {
     /// The clients that a message is for, and that have not been told to go.
     fn receivers(&self, names: &[String], draft: &Draft) -> Vec<usize> {
         let is_meant = |client: &Client| {
-            let Some(open) = client.open.as_ref().filter(|open| !open.is_ending()) else { return false };
+            let Some(open) = client.open.as_ref().filter(|open| !open.is_ending()) else {
+                return false;
+            };
             client.person.instance == draft.instance
                 && draft.is_for(&client.person)
                 && names.iter().any(|name| open.heard.contains(name))
@@ -269,11 +307,13 @@ impl World {
         (0..self.clients.len()).filter(|which| is_meant(&self.clients[*which])).collect()
     }
 
-    /// More than the patience with stalled sockets passes: whoever has something waiting is told to go.
+    /// More than the patience with stalled sockets passes: whoever has something waiting is told to
+    /// go.
     pub fn stall(&mut self) {
         let later = Instant::now() + Duration::from_secs(11);
         let waits = |open: &Open| open.registration.link.outbox.waiting_bytes() > 0;
-        let stalled: Vec<bool> = self.clients.iter().map(|client| client.open.as_ref().is_some_and(waits)).collect();
+        let stalled: Vec<bool> =
+            self.clients.iter().map(|client| client.open.as_ref().is_some_and(waits)).collect();
         for worker in &self.workers {
             worker.shard.borrow_mut().tick(later, 0);
         }
@@ -285,7 +325,10 @@ impl World {
     /// The window passes, or half of it is given up for the process's bound.
     pub fn trim(&mut self, instance: usize, all: bool) {
         let id = InstanceId::new(INSTANCES[instance]).unwrap();
-        let Some(realm) = self.relay.all_realms().into_iter().find(|realm| realm.instance == id) else { return };
+        let Some(realm) = self.relay.all_realms().into_iter().find(|realm| realm.instance == id)
+        else {
+            return;
+        };
         match all {
             true => realm.trim(Instant::now() + Duration::from_secs(1_000)),
             false => realm.evict(),
@@ -318,9 +361,11 @@ impl World {
         // Nobody is there any more: what was queued was written, or is counted as lost.
         let instances = INSTANCES.map(|id| InstanceId::new(id).unwrap());
         for id in (0..self.numbers).map(|number| number.to_string()) {
-            for trace in instances.iter().filter_map(|instance| self.relay.trace_of(instance, &id)) {
+            for trace in instances.iter().filter_map(|instance| self.relay.trace_of(instance, &id))
+            {
                 let sums = trace.progress.sums();
-                let ends = [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended].map(|step| sums.of(step));
+                let ends = [Step::Written, Step::Replaced, Step::TooSlow, Step::Ended]
+                    .map(|step| sums.of(step));
                 assert_eq!(sums.of(Step::Queued), ends.iter().sum::<u64>(), "{trace:?}");
             }
         }
@@ -331,7 +376,8 @@ impl World {
 impl Draft {
     /// Whether someone of its audiences gets it.
     fn is_for(&self, person: &Person) -> bool {
-        !self.without.contains(&person.user) && self.filter.is_none_or(|which| reading(which, person) == Some(true))
+        !self.without.contains(&person.user)
+            && self.filter.is_none_or(|which| reading(which, person) == Some(true))
     }
 }
 
@@ -356,7 +402,8 @@ impl Tenancy {
     /// Whether something that it hears now, sent after `since`, is no longer kept.
     fn has_lost(&self, since: Cursor, open: &Open) -> bool {
         let after = |name: &String| {
-            let of = self.sent.iter().filter(|sent| !sent.draft.live_only && sent.names.contains(name));
+            let of =
+                self.sent.iter().filter(|sent| !sent.draft.live_only && sent.names.contains(name));
             of.filter(|sent| sent.cursor.position > since.position).count()
         };
         since.position < self.given_up_to || open.heard.iter().any(|name| after(name) > KEPT)
@@ -370,7 +417,10 @@ fn start(catalog: &Catalog) -> (Relay, Vec<Worker>) {
 }
 
 fn snapshot(tenancies: &[Tenancy]) -> Snapshot {
-    let tenants = tenancies.iter().enumerate().map(|(index, tenancy)| Arc::new(tenant(index, &tenancy.channels)));
+    let tenants = tenancies
+        .iter()
+        .enumerate()
+        .map(|(index, tenancy)| Arc::new(tenant(index, &tenancy.channels)));
     Snapshot { tenants: tenants.map(|tenant| (tenant.instance.id.clone(), tenant)).collect() }
 }
 

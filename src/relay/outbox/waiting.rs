@@ -16,7 +16,8 @@ const KEPT_PLACES: usize = 8;
 /// The inside of an outbox.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// What comes before everything else: the first frame and what was missed. Its bound is the replay's.
+    /// What comes before everything else: the first frame and what was missed. Its bound is the
+    /// replay's.
     pub opening: VecDeque<Frame>,
     /// Until when the opening must be taken.
     pub opening_ends: Option<Instant>,
@@ -24,7 +25,8 @@ pub struct Waiting {
     pub frames: VecDeque<(u64, Frame)>,
     /// Sum of the lengths of `frames` on the wire.
     pub bytes: usize,
-    /// Bytes of the batch that the socket was given last, until it asks for the next: it may not have written them yet.
+    /// Bytes of the batch that the socket was given last, until it asks for the next: it may not
+    /// have written them yet.
     pub handed: usize,
     /// What waits under the `latest` policy; none while nothing does.
     pub lanes: Option<Box<Lanes>>,
@@ -48,8 +50,9 @@ pub struct Waiting {
     pub given_up: Option<Box<GivenUp>>,
 }
 
-/// What waited for a connection that is too slow. Letting go of hundreds of frames takes longer than queueing one, and one
-/// message may be too much for thousands of connections: so it is done at each one's turn, and counted then.
+/// What waited for a connection that is too slow. Letting go of hundreds of frames takes longer
+/// than queueing one, and one message may be too much for thousands of connections: so it is done
+/// at each one's turn, and counted then.
 #[derive(Debug)]
 pub struct GivenUp {
     _opening: VecDeque<Frame>,
@@ -60,7 +63,11 @@ pub struct GivenUp {
 impl Drop for GivenUp {
     fn drop(&mut self) {
         let of_lanes = self.lanes.iter().flat_map(|lanes| lanes.frames());
-        self.frames.iter().map(|(_, frame)| frame).chain(of_lanes).for_each(|frame| frame.count(Step::TooSlow));
+        self.frames
+            .iter()
+            .map(|(_, frame)| frame)
+            .chain(of_lanes)
+            .for_each(|frame| frame.count(Step::TooSlow));
     }
 }
 
@@ -79,7 +86,13 @@ impl Waiting {
         Pushed::Queued { replaced: 0 }
     }
 
-    pub fn push_latest(&mut self, frame: &Frame, lane: &Lane, bounds: OutboxBounds, now: Instant) -> Pushed {
+    pub fn push_latest(
+        &mut self,
+        frame: &Frame,
+        lane: &Lane,
+        bounds: OutboxBounds,
+        now: Instant,
+    ) -> Pushed {
         if self.ending {
             return Pushed::Ending;
         }
@@ -154,7 +167,9 @@ impl Waiting {
 
     pub fn take_live(&mut self) -> Option<Frame> {
         let first_of_a_lane = self.lanes.as_ref().and_then(|lanes| lanes.first());
-        if first_of_a_lane.is_some_and(|place| self.frames.front().is_none_or(|(first, _)| place < *first)) {
+        if first_of_a_lane
+            .is_some_and(|place| self.frames.front().is_none_or(|(first, _)| place < *first))
+        {
             return self.take_of_a_lane();
         }
         let (_, frame) = self.frames.pop_front()?;
@@ -182,7 +197,8 @@ impl Waiting {
         self.handed + self.bytes + self.lanes.as_ref().map_or(0, |lanes| lanes.bytes())
     }
 
-    /// Since when what is queued now counts as waiting: the socket's turn has not come for anything that came since.
+    /// Since when what is queued now counts as waiting: the socket's turn has not come for anything
+    /// that came since.
     pub fn turn(&self, now: Instant) -> Instant {
         self.called_at.unwrap_or(now)
     }
@@ -211,8 +227,10 @@ impl Waiting {
             return;
         }
         if give_up {
-            let (opening, frames) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.frames));
-            self.given_up = Some(Box::new(GivenUp { _opening: opening, frames, lanes: self.lanes.take() }));
+            let (opening, frames) =
+                (std::mem::take(&mut self.opening), std::mem::take(&mut self.frames));
+            self.given_up =
+                Some(Box::new(GivenUp { _opening: opening, frames, lanes: self.lanes.take() }));
             (self.bytes, self.stalled_since, self.opening_ends) = (0, None, None);
         }
         self.ending = true;

@@ -22,7 +22,8 @@ enum Tell {
 }
 
 impl Shard {
-    /// The instances with a connection here that `snapshot` shows otherwise than the last one that was asked about.
+    /// The instances with a connection here that `snapshot` shows otherwise than the last one that
+    /// was asked about.
     pub(super) fn changed_since_last(&mut self, snapshot: &Snapshot) -> Vec<InstanceId> {
         let mut changed = Vec::new();
         for (instance, room) in &mut self.rooms {
@@ -36,13 +37,20 @@ impl Shard {
         changed
     }
 
-    /// Asks again whether a connection may stay and what it may hear, and tells it when that changed.
+    /// Asks again whether a connection may stay and what it may hear, and tells it when that
+    /// changed.
     pub fn reassess(&mut self, key: Key, snapshot: &Snapshot, now: Instant) {
         self.judge(key, snapshot, now, Tell::IfChanged);
     }
 
     /// Puts a new token in the place of the old one, and tells the connection what it hears now.
-    pub fn renew(&mut self, key: Key, principal: Arc<Principal>, snapshot: &Snapshot, now: Instant) {
+    pub fn renew(
+        &mut self,
+        key: Key,
+        principal: Arc<Principal>,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
         if let Some(member) = self.members.get_mut(key) {
             (member.principal, member.warned) = (principal, false);
             if let Some(room) = self.rooms.get_mut(&member.realm.instance) {
@@ -58,7 +66,12 @@ impl Shard {
         let tenant = match snapshot.tenants.get(&member.realm.instance) {
             Some(tenant) if tenant.instance.enabled => tenant,
             Some(_) => return member.link.outbox.close(Close::instance_disabled()),
-            None => return member.link.outbox.close(Close::instance_gone(member.principal.is_valid_everywhere())),
+            None => {
+                return member
+                    .link
+                    .outbox
+                    .close(Close::instance_gone(member.principal.is_valid_everywhere()));
+            }
         };
         if tenant.revokes(&member.principal) {
             return member.link.outbox.close(Close::token_revoked());
@@ -80,13 +93,18 @@ impl Shard {
                 room.list(audience, key);
             }
         }
-        member.link.outbox.push(&Frame::of(&Notice::Channels { channels: names(&heard) }), self.bounds.outbox, now);
+        member.link.outbox.push(
+            &Frame::of(&Notice::Channels { channels: names(&heard) }),
+            self.bounds.outbox,
+            now,
+        );
         member.audiences = heard;
     }
 }
 
 impl Member {
-    /// What it may hear under the rules of `tenant`. Rules that have not changed are asked again only of a new token.
+    /// What it may hear under the rules of `tenant`. Rules that have not changed are asked again
+    /// only of a new token.
     fn hears(&self, tenant: &Tenant, facts: &Facts<'_>, tell: Tell) -> Vec<Audience> {
         let known = Known { tenant: &self.judged_by, heard: &self.audiences };
         let known = (tell == Tell::IfChanged).then_some(known);

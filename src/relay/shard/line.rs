@@ -12,9 +12,9 @@ pub enum Turn {
     Another,
 }
 
-/// The instances that wait for a turn, each once. One that had nothing to do waits for one turn of the others at most, and
-/// for those who came before it: whoever has little to do is soon done. But of two turns one is always another one, so that
-/// nobody who has much to do waits for ever.
+/// The instances that wait for a turn, each once. One that had nothing to do waits for one turn of
+/// the others at most, and for those who came before it: whoever has little to do is soon done. But
+/// of two turns one is always another one, so that nobody who has much to do waits for ever.
 #[derive(Debug, Default)]
 pub struct Line {
     first: VecDeque<InstanceId>,

@@ -1,4 +1,5 @@
-//! The connections of one instance on one worker, by what they hear; and what is to be done for them.
+//! The connections of one instance on one worker, by what they hear; and what is to be done for
+//! them.
 
 use super::turns::UnderWay;
 use super::{Delivery, Key, Member, QUEUED};
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// The connections of one instance on this worker. An audience without a connection is not in the index.
+/// The connections of one instance on this worker. An audience without a connection is not in the
+/// index.
 #[derive(Debug, Default)]
 pub struct Room {
     /// All of them.
@@ -34,8 +36,8 @@ pub struct Room {
 /// What is to be done for a room, a piece at each of its turns.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// Who is to be asked again under new rules. Messages wait for that: what was answered as changed holds for what is
-    /// published afterwards.
+    /// Who is to be asked again under new rules. Messages wait for that: what was answered as
+    /// changed holds for what is published afterwards.
     pub unjudged: Vec<Key>,
     /// Messages, oldest first; the queue that they came by bounds them.
     pub parcels: VecDeque<Arc<Parcel>>,
@@ -66,12 +68,18 @@ pub struct Asking<'a> {
 }
 
 impl Room {
-    /// Asks those whom a filtered delivery is for and who were not asked yet, for as long as there is time, one at least.
-    /// True when nobody is left to be asked.
+    /// Asks those whom a filtered delivery is for and who were not asked yet, for as long as there
+    /// is time, one at least. True when nobody is left to be asked.
     pub fn ask(&mut self, delivery: &Delivery, asking: Asking<'_>, until: Instant) -> bool {
         let Some(filter) = &delivery.reach.filter else { return true };
         let sieve = self.filters.sieve(filter, &self.members, asking.most_filters);
-        let meant = delivery.reach.audiences.iter().filter_map(|audience| self.index.get(audience)).flatten().copied();
+        let meant = delivery
+            .reach
+            .audiences
+            .iter()
+            .filter_map(|audience| self.index.get(audience))
+            .flatten()
+            .copied();
         sieve.ask(meant, |key| asking.passes(filter, key), || Instant::now() < until)
     }
 
@@ -91,11 +99,16 @@ impl Room {
             true => {
                 let index = &self.index;
                 let is_meant = |key: &Key| {
-                    reach.audiences.iter().any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
+                    reach
+                        .audiences
+                        .iter()
+                        .any(|audience| index.get(audience).is_some_and(|keys| keys.contains(key)))
                 };
                 Box::new(sieve.passing.iter().copied().filter(move |key| is_meant(key)))
             }
-            false => Box::new(audiences().flatten().copied().filter(|key| sieve.passing.contains(key))),
+            false => {
+                Box::new(audiences().flatten().copied().filter(|key| sieve.passing.contains(key)))
+            }
         }
     }
 
@@ -141,6 +154,8 @@ impl Room {
 impl Asking<'_> {
     fn passes(&self, filter: &Expression, key: Key) -> bool {
         self.evaluations.fetch_add(1, Relaxed);
-        self.members.get(key).is_some_and(|member| filter.evaluate(&member.facts()) == Outcome::True)
+        self.members
+            .get(key)
+            .is_some_and(|member| filter.evaluate(&member.facts()) == Outcome::True)
     }
 }

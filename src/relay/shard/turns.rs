@@ -1,4 +1,5 @@
-//! Who is served when: the instances of one worker take turns, and a turn is short whatever an instance asks for.
+//! Who is served when: the instances of one worker take turns, and a turn is short whatever an
+//! instance asks for.
 
 use super::line::Turn;
 use super::room::{Asking, Room};
@@ -17,12 +18,13 @@ use std::time::{Duration, Instant};
 const SLICE: Duration = Duration::from_micros(250);
 /// How many receivers are served between two looks at the clock.
 const STRIDE: usize = 64;
-/// What the sockets of one turn may write together, at most `JOINED_BYTES` each, with what a write costs beyond its bytes
-/// counted as bytes: so a turn's writes take about as long whether they are many or large, some 250 microseconds.
+/// What the sockets of one turn may write together, at most `JOINED_BYTES` each, with what a write
+/// costs beyond its bytes counted as bytes: so a turn's writes take about as long whether they are
+/// many or large, some 250 microseconds.
 const WRITTEN: usize = 128 * 1_024;
 const A_WRITE: usize = 8 * 1_024;
-/// The same in the first turn of an instance that had nothing to do: a message to a hundred goes out in one, and does not
-/// wait for a turn of everyone else after every few.
+/// The same in the first turn of an instance that had nothing to do: a message to a hundred goes
+/// out in one, and does not wait for a turn of everyone else after every few.
 const WRITTEN_FIRST: usize = 1_024 * 1_024;
 
 /// The message that is being delivered, and how far.
@@ -48,7 +50,8 @@ impl UnderWay {
 }
 
 impl Shard {
-    /// Takes messages that came by the worker's queue. Returns those for which nobody is here any more.
+    /// Takes messages that came by the worker's queue. Returns those for which nobody is here any
+    /// more.
     pub fn take_in(&mut self, parcels: impl Iterator<Item = Arc<Parcel>>) -> Vec<Arc<Parcel>> {
         let mut unwanted = Vec::new();
         for parcel in parcels {
@@ -63,8 +66,8 @@ impl Shard {
         unwanted
     }
 
-    /// Marks every connection of the instances that `snapshot` shows otherwise than the last one: they are asked again.
-    /// One that registers meanwhile is judged by a catalog at least as new.
+    /// Marks every connection of the instances that `snapshot` shows otherwise than the last one:
+    /// they are asked again. One that registers meanwhile is judged by a catalog at least as new.
     pub fn begin_judging(&mut self, snapshot: &Snapshot) {
         for instance in self.changed_since_last(snapshot) {
             if let Some(room) = self.rooms.get_mut(&instance) {
@@ -92,9 +95,15 @@ impl Shard {
         !self.line.is_empty()
     }
 
-    /// Does a piece of work for the instance whose turn it is. What is dealt with is settled, and then reported: whoever is
-    /// told of a message finds its place in the queue free. The turn begins at `start`.
-    pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, settle: &mut dyn FnMut(&Parcel)) {
+    /// Does a piece of work for the instance whose turn it is. What is dealt with is settled, and
+    /// then reported: whoever is told of a message finds its place in the queue free. The turn
+    /// begins at `start`.
+    pub fn take_turn(
+        &mut self,
+        snapshot: &Snapshot,
+        start: Instant,
+        settle: &mut dyn FnMut(&Parcel),
+    ) {
         let Some((instance, turn)) = self.line.next() else { return };
         if self.judge_some(&instance, snapshot, start) {
             self.deliver_some(&instance, start, settle);
@@ -129,9 +138,14 @@ impl Shard {
         }
     }
 
-    /// Delivers for as long as there is time and the sockets keep up, at least one message to some of those it is for, unless
-    /// its filter takes longer than the turn.
-    fn deliver_some(&mut self, instance: &InstanceId, start: Instant, settle: &mut dyn FnMut(&Parcel)) {
+    /// Delivers for as long as there is time and the sockets keep up, at least one message to some
+    /// of those it is for, unless its filter takes longer than the turn.
+    fn deliver_some(
+        &mut self,
+        instance: &InstanceId,
+        start: Instant,
+        settle: &mut dyn FnMut(&Parcel),
+    ) {
         let now_ms = Utc::now().timestamp_millis();
         loop {
             let Some(room) = self.rooms.get_mut(instance) else { return };
@@ -139,8 +153,11 @@ impl Shard {
                 return;
             }
             let Some(parcel) = room.work.parcels.front().cloned() else { return };
-            let asking =
-                Asking { members: &self.members, evaluations: &self.evaluations, most_filters: self.bounds.filters };
+            let asking = Asking {
+                members: &self.members,
+                evaluations: &self.evaluations,
+                most_filters: self.bounds.filters,
+            };
             if !room.look_for(&parcel.delivery, asking, start + SLICE) {
                 return;
             }
@@ -159,15 +176,17 @@ impl Shard {
         }
     }
 
-    /// Queues a message for those it is still for, a reference each, until the turn is over; their sockets are woken in
-    /// turns. What became of it at everyone, when nobody is left.
+    /// Queues a message for those it is still for, a reference each, until the turn is over; their
+    /// sockets are woken in turns. What became of it at everyone, when nobody is left.
     fn deliver(&mut self, parcel: &Parcel, start: Instant) -> Option<Counts> {
         let delivery = &parcel.delivery;
         let frame = match &delivery.frame {
             Ok(frame) => frame,
             Err(bytes) => {
                 let mut counts = Counts::default();
-                self.rehearse(delivery, *bytes, start).values().for_each(|pushed| counts.add(*pushed));
+                self.rehearse(delivery, *bytes, start)
+                    .values()
+                    .for_each(|pushed| counts.add(*pushed));
                 return Some(counts);
             }
         };
@@ -176,7 +195,8 @@ impl Shard {
         while !left.is_empty() {
             for key in left.drain(left.len().saturating_sub(STRIDE)..) {
                 let Some(member) = self.members.get_mut(key) else { continue };
-                // Another connection may have the key by now: the message is no news for it, or not its instance's.
+                // Another connection may have the key by now: the message is no news for it, or not
+                // its instance's.
                 if !Arc::ptr_eq(&member.realm, &parcel.realm) || !member.wants(delivery) {
                     continue;
                 }
@@ -220,15 +240,17 @@ impl Shard {
 }
 
 impl Room {
-    /// Whether the socket that has waited longest for its turn has a whole batch to write by now. What were delivered
-    /// meanwhile would pile up behind it, and clients that read fast enough would be closed as too slow.
+    /// Whether the socket that has waited longest for its turn has a whole batch to write by now.
+    /// What were delivered meanwhile would pile up behind it, and clients that read fast enough
+    /// would be closed as too slow.
     fn is_behind(&self, members: &Slab<Member>) -> bool {
         let first = self.work.unwoken.front().and_then(|key| members.get(*key));
         first.is_some_and(|member| member.link.outbox.waiting_bytes() >= JOINED_BYTES)
     }
 
-    /// Looks whom a message is still for, unless that is known and nothing has changed since. Those who have it already are
-    /// among them: they are stamped. False when there was no time to ask everyone its filter.
+    /// Looks whom a message is still for, unless that is known and nothing has changed since. Those
+    /// who have it already are among them: they are stamped. False when there was no time to ask
+    /// everyone its filter.
     fn look_for(&mut self, delivery: &Delivery, asking: Asking<'_>, until: Instant) -> bool {
         if delivery.frame.is_err() || self.work.under_way.looked_at == Some(self.changes) {
             return true;

@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 
 /// Groups among which the clients are dealt out.
 pub const GROUPS: usize = 5;
-/// Once in so many times a client goes away by itself as soon as it is let in, before it has what it missed.
+/// Once in so many times a client goes away by itself as soon as it is let in, before it has what
+/// it missed.
 const HANG_UP: u64 = 20;
 
 /// One client, which does as the README says: the newest cursor of any frame is where it goes on.
@@ -75,13 +76,15 @@ impl Listener {
         Self { index, port, tls, token, dice, cursor: None, heard }
     }
 
-    /// Listens until it hears that this is the end; what it heard, and what it says about the order.
+    /// Listens until it hears that this is the end; what it heard, and what it says about the
+    /// order.
     pub async fn listen(mut self) -> (Heard, Truth) {
         let mut truth = Truth::default();
         loop {
             let Some(mut socket) = self.connect().await else { continue };
             while let Some(frame) = next_frame(&mut socket).await {
-                let cursor = frame.cursor.clone().unwrap_or_else(|| panic!("no cursor: {}", frame.r#type));
+                let cursor =
+                    frame.cursor.clone().unwrap_or_else(|| panic!("no cursor: {}", frame.r#type));
                 let place = Place::parse(&cursor);
                 let was_at = self.cursor.replace(cursor);
                 match frame.r#type.as_str() {
@@ -112,16 +115,24 @@ impl Listener {
         let path = format!("/?authorization={}&instance=main&cursor={cursor}", self.token);
         match Handshake::at(self.port, &path).attempt(self.port, &self.tls).await {
             Ok(socket) => Some(socket),
-            Err(Error::Http(answer)) => panic!("client {} was refused: {}", self.index, answer.status()),
+            Err(Error::Http(answer)) => {
+                panic!("client {} was refused: {}", self.index, answer.status())
+            }
             Err(_) => None,
         }
     }
 
-    /// Who comes back with a cursor of this memory is always within the window; every other is told `EPOCH`.
+    /// Who comes back with a cursor of this memory is always within the window; every other is told
+    /// `EPOCH`.
     fn welcomed(&mut self, was_at: Option<Place>, place: Place, frame: &Frame) {
         let same = was_at.map(|was_at| was_at.epoch == place.epoch);
         let reason = (same == Some(false)).then_some("EPOCH");
-        assert_eq!((frame.recovered, frame.reason.as_deref()), (same, reason), "client {} at {was_at:?}", self.index);
+        assert_eq!(
+            (frame.recovered, frame.reason.as_deref()),
+            (same, reason),
+            "client {} at {was_at:?}",
+            self.index
+        );
         if same != Some(true) {
             self.heard.stretches.push(Stretch { from: place, seen: Vec::new() });
         }
@@ -139,7 +150,9 @@ impl Listener {
 /// The next frame; none when the connection was cut, or the server gave it up after a stall.
 async fn next_frame(socket: &mut Socket) -> Option<Frame> {
     match socket.next().await?.ok()? {
-        Message::Text(text) => Some(serde_json::from_str(text.as_str()).expect("every frame is JSON")),
+        Message::Text(text) => {
+            Some(serde_json::from_str(text.as_str()).expect("every frame is JSON"))
+        }
         Message::Close(Some(close)) if u16::from(close.code) == 4420 => None,
         other => panic!("expected a frame, got {other:?}"),
     }
@@ -168,13 +181,16 @@ impl Heard {
         }
     }
 
-    /// Compares each stretch with the truth, up to its last message: behind that a loss was announced, or the end.
+    /// Compares each stretch with the truth, up to its last message: behind that a loss was
+    /// announced, or the end.
     pub fn add_faults(&self, truth: &Truth, faults: &mut Faults) {
         for stretch in &self.stretches {
             let Some(last) = stretch.seen.iter().max() else { continue };
             let sent = truth.0.range(stretch.from.next()..=*last);
-            let due: BTreeSet<_> =
-                sent.filter(|(_, (_, channel))| self.hears(channel)).map(|(place, _)| place).collect();
+            let due: BTreeSet<_> = sent
+                .filter(|(_, (_, channel))| self.hears(channel))
+                .map(|(place, _)| place)
+                .collect();
             let seen: BTreeSet<_> = stretch.seen.iter().collect();
             faults.lost += due.difference(&seen).count();
             faults.astray += seen.difference(&due).count();
@@ -198,7 +214,8 @@ impl Truth {
 
     /// Messages that have two places in one memory: ids did not hold.
     pub fn repeats(&self) -> usize {
-        let numbers: BTreeSet<_> = self.0.iter().map(|(place, (number, _))| (place.epoch, number)).collect();
+        let numbers: BTreeSet<_> =
+            self.0.iter().map(|(place, (number, _))| (place.epoch, number)).collect();
         self.0.len() - numbers.len()
     }
 }

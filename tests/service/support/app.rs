@@ -103,7 +103,8 @@ impl App {
         let (ready, started) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let shutdown = async move { drop(stopped.await) };
-            let run = herald::app::run(config, shutdown, |addresses| drop(ready.send(addresses.clone())));
+            let run =
+                herald::app::run(config, shutdown, |addresses| drop(ready.send(addresses.clone())));
             if let Err(error) = actix_web::rt::System::new().block_on(run) {
                 eprintln!("the server ended with an error: {error}");
             }
@@ -171,7 +172,15 @@ impl App {
     /// Publishes as a component and expects 202; the receipt.
     pub async fn publish(&self, channel: &str, message: Value) -> Value {
         let body = json!({ "channel": channel, "message": message });
-        self.call("POST", "/v1/messages", Some(&super::token("publisher").component()), Some(body), 202).await.body
+        self.call(
+            "POST",
+            "/v1/messages",
+            Some(&super::token("publisher").component()),
+            Some(body),
+            202,
+        )
+        .await
+        .body
     }
 
     /// Connects to instance `main` and waits for `CONNECTED`.
@@ -187,7 +196,10 @@ impl App {
     /// Opens a socket that may be closed at once.
     pub async fn open(&self, token: &Token, query: &str) -> Socket {
         let path = format!("/?authorization={}&instance=main{query}", token.sign());
-        Handshake::new(self, &path).send(self).await.unwrap_or_else(|answer| panic!("refused: {answer:?}"))
+        Handshake::new(self, &path)
+            .send(self)
+            .await
+            .unwrap_or_else(|answer| panic!("refused: {answer:?}"))
     }
 
     /// The metrics page.
@@ -207,7 +219,10 @@ impl App {
         self.begin_stop();
         let thread = self.thread.take().expect("it runs");
         let joined = tokio::task::spawn_blocking(move || thread.join());
-        within("the server's end", joined).await.expect("the wait goes on").expect("the server did not panic");
+        within("the server's end", joined)
+            .await
+            .expect("the wait goes on")
+            .expect("the server did not panic");
         let empty = tempfile::tempdir().expect("a directory");
         std::mem::replace(&mut self.directory, empty)
     }
@@ -225,9 +240,11 @@ impl Drop for App {
 fn client_config(ca: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca).expect("a certificate")).expect("a CA");
-    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+    rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("the provider has the default versions")
+    .with_root_certificates(roots)
+    .with_no_client_auth()
 }

@@ -1,4 +1,5 @@
-//! What every test starts from: a real server with its own database, a client, sockets, streams, tokens.
+//! What every test starts from: a real server with its own database, a client, sockets, streams,
+//! tokens.
 
 pub mod app;
 pub mod postgres;
@@ -15,10 +16,13 @@ pub use tokens::{Token, token};
 
 use std::time::Duration;
 
-/// How long a condition may take before a test fails. Nothing is timed: this only ends a test that hangs.
+/// How long a condition may take before a test fails. Nothing is timed: this only ends a test that
+/// hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for `future`, or fails the test saying what did not happen.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }

@@ -41,7 +41,8 @@ fn start_cluster() -> PgConnectOptions {
     });
     let options = started.recv().expect("Postgres starts: apt-get install postgresql");
     runtime().block_on(async {
-        // Nothing here outlives a crash, and a killed run's databases would be synchronised for a minute at the next start.
+        // Nothing here outlives a crash, and a killed run's databases would be synchronised for a
+        // minute at the next start.
         for statement in ["ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"] {
             execute(&options, statement.to_owned()).await;
         }
@@ -51,17 +52,23 @@ fn start_cluster() -> PgConnectOptions {
 }
 
 async fn drop_old(options: &PgConnectOptions) {
-    let mut connection = PgConnection::connect_with(options).await.expect("Postgres takes connections");
+    let mut connection =
+        PgConnection::connect_with(options).await.expect("Postgres takes connections");
     let query = "SELECT datname::text FROM pg_database WHERE datname LIKE 'test\\_%'";
-    let names: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut connection).await.expect("a list");
+    let names: Vec<String> =
+        sqlx::query_scalar(query).fetch_all(&mut connection).await.expect("a list");
     for name in names {
         execute(options, format!("DROP DATABASE {name} WITH (FORCE)")).await;
     }
 }
 
 async fn execute(options: &PgConnectOptions, statement: String) {
-    let mut connection = PgConnection::connect_with(options).await.expect("Postgres takes connections");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.expect("the statement is good");
+    let mut connection =
+        PgConnection::connect_with(options).await.expect("Postgres takes connections");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await
+        .expect("the statement is good");
 }
 
 fn runtime() -> Runtime {

@@ -1,4 +1,5 @@
-//! TCP proxies between clients and the server: a plain one, and a bad network that delays, stalls and cuts.
+//! TCP proxies between clients and the server: a plain one, and a bad network that delays, stalls
+//! and cuts.
 
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +10,8 @@ use tokio::time::sleep;
 
 /// Most bytes that a storm passes on at once.
 const MOST_AT_ONCE: u64 = 4_096;
-/// Of so many connections one is cut while it is being made: within TLS' handshake, the upgrade or the first frame.
+/// Of so many connections one is cut while it is being made: within TLS' handshake, the upgrade or
+/// the first frame.
 const CUT_EARLY: u64 = 50;
 /// Bytes both ways within which those are cut.
 const EARLY_BYTES: u64 = 7_000;
@@ -81,8 +83,8 @@ impl Dice {
     }
 }
 
-/// A bad network before the server: what passes comes in odd pieces, late, or not at all, and every connection is cut at
-/// some byte, wherever in a TLS record or a frame that is.
+/// A bad network before the server: what passes comes in odd pieces, late, or not at all, and every
+/// connection is cut at some byte, wherever in a TLS record or a frame that is.
 pub struct Storm {
     /// What clients connect to.
     pub port: u16,
@@ -142,7 +144,8 @@ impl Weather {
     async fn serve(mut self, client: TcpStream, mut dice: Dice) {
         let server = self.reach_server().await;
         let early = dice.one_in(CUT_EARLY);
-        let left = 1 + if early { dice.below(EARLY_BYTES) } else { EARLY_BYTES + dice.below(LATE_BYTES) };
+        let left =
+            1 + if early { dice.below(EARLY_BYTES) } else { EARLY_BYTES + dice.below(LATE_BYTES) };
         let mut passage = Passage { client, server, calm: self.calm, dice, left: left as usize };
         if passage.lasts().await {
             self.cuts.send_modify(|cuts| *cuts += 1);
@@ -189,7 +192,8 @@ impl Passage {
         false
     }
 
-    /// Cuts both sides in order or with a reset; one in five leaves the server with a client that is gone.
+    /// Cuts both sides in order or with a reset; one in five leaves the server with a client that
+    /// is gone.
     async fn cut(mut self) {
         for side in [&mut self.client, &mut self.server] {
             if self.dice.one_in(2) {

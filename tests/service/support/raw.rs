@@ -58,11 +58,14 @@ impl RawSocket {
         }
     }
 
-    /// The code of the close frame, past whatever comes before it; none when the stream ends without one.
+    /// The code of the close frame, past whatever comes before it; none when the stream ends
+    /// without one.
     pub async fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.frame().await? {
-                (8, payload) if payload.len() >= 2 => return Some(u16::from_be_bytes([payload[0], payload[1]])),
+                (8, payload) if payload.len() >= 2 => {
+                    return Some(u16::from_be_bytes([payload[0], payload[1]]));
+                }
                 (8, _) => return Some(1005),
                 _ => {}
             }
@@ -88,7 +91,8 @@ impl RawSocket {
 
     async fn read_more(&mut self) -> bool {
         let mut buffer = [0; 16_384];
-        let read = within("bytes from the server", self.stream.read(&mut buffer)).await.unwrap_or(0);
+        let read =
+            within("bytes from the server", self.stream.read(&mut buffer)).await.unwrap_or(0);
         self.received.extend_from_slice(&buffer[..read]);
         read > 0
     }

@@ -62,13 +62,15 @@ impl Handshake {
         }
     }
 
-    /// Sends it to `port`, on a way that may break. The error says how it broke, or holds the refusal.
+    /// Sends it to `port`, on a way that may break. The error says how it broke, or holds the
+    /// refusal.
     pub async fn attempt(self, port: u16, tls: &Arc<ClientConfig>) -> Result<Socket, Error> {
         self.try_over(open_tls(tcp_socket(), port, tls).await?).await
     }
 
     async fn try_over(self, tls: TlsStream<TcpStream>) -> Result<Socket, Error> {
-        let (stream, response) = within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await?;
+        let (stream, response) =
+            within("the handshake", tokio_tungstenite::client_async(self.0, tls)).await?;
         Ok(Socket { stream, connected: Value::Null, response })
     }
 }
@@ -78,21 +80,29 @@ pub type Response2 = tokio_tungstenite::tungstenite::http::Response<Option<Vec<u
 
 /// A TLS connection to the server under test.
 pub async fn connect_tls(app: &App) -> TlsStream<TcpStream> {
-    open_tls(tcp_socket(), app.port, &app.tls).await.expect("the server listens, and its certificate is trusted")
+    open_tls(tcp_socket(), app.port, &app.tls)
+        .await
+        .expect("the server listens, and its certificate is trusted")
 }
 
 /// The same with little room for what is not read.
 pub async fn connect_narrow(app: &App) -> TlsStream<TcpStream> {
     let tcp = tcp_socket();
     tcp.set_recv_buffer_size(4_096).expect("a small buffer");
-    open_tls(tcp, app.port, &app.tls).await.expect("the server listens, and its certificate is trusted")
+    open_tls(tcp, app.port, &app.tls)
+        .await
+        .expect("the server listens, and its certificate is trusted")
 }
 
 fn tcp_socket() -> TcpSocket {
     TcpSocket::new_v4().expect("a socket")
 }
 
-async fn open_tls(tcp: TcpSocket, port: u16, tls: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+async fn open_tls(
+    tcp: TcpSocket,
+    port: u16,
+    tls: &Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
     let tcp = within("a TCP connection", tcp.connect(([127, 0, 0, 1], port).into())).await?;
     let name = "localhost".try_into().expect("a server name");
     within("a TLS session", TlsConnector::from(tls.clone()).connect(name, tcp)).await
@@ -109,7 +119,9 @@ impl Socket {
     /// The next text frame as JSON. Fails the test on anything else.
     pub async fn frame(&mut self) -> Value {
         match self.message().await {
-            Some(Message::Text(text)) => serde_json::from_str(text.as_str()).expect("every frame is JSON"),
+            Some(Message::Text(text)) => {
+                serde_json::from_str(text.as_str()).expect("every frame is JSON")
+            }
             other => panic!("expected a frame, got {other:?}"),
         }
     }
@@ -142,7 +154,9 @@ impl Socket {
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match self.message().await {
-                Some(Message::Close(Some(frame))) => return (frame.code.into(), frame.reason.as_str().to_owned()),
+                Some(Message::Close(Some(frame))) => {
+                    return (frame.code.into(), frame.reason.as_str().to_owned());
+                }
                 Some(Message::Close(None)) => return (1005, String::new()),
                 Some(_) => {}
                 None => panic!("the socket ended without a close frame"),

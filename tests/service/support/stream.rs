@@ -34,7 +34,8 @@ impl Event {
     fn parse(block: &str) -> Self {
         let mut event = Self::default();
         for line in block.lines() {
-            let (field, value) = line.split_once(": ").unwrap_or_else(|| panic!("what line is this? {line:?}"));
+            let (field, value) =
+                line.split_once(": ").unwrap_or_else(|| panic!("what line is this? {line:?}"));
             let place = match field {
                 "" => &mut event.comment,
                 "id" => &mut event.id,
@@ -90,7 +91,9 @@ impl Stream {
             if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
                 let rest = self.text.split_off(end + 2);
                 let block = std::mem::replace(&mut self.text, rest);
-                return Some(Event::parse(std::str::from_utf8(&block[..end]).expect("events are UTF-8")));
+                return Some(Event::parse(
+                    std::str::from_utf8(&block[..end]).expect("events are UTF-8"),
+                ));
             }
             match within("an event", self.response.chunk()).await {
                 Ok(Some(chunk)) => self.text.extend_from_slice(&chunk),
@@ -117,12 +120,17 @@ impl Stream {
     pub async fn data(&mut self) -> Value {
         let event = self.event().await;
         let mut frame = event.json();
-        assert_eq!((event.name.as_str(), &frame["type"]), ("", &Value::from("MESSAGE")), "{event:?}");
+        assert_eq!(
+            (event.name.as_str(), &frame["type"]),
+            ("", &Value::from("MESSAGE")),
+            "{event:?}"
+        );
         assert_eq!(frame["cursor"], event.id);
         frame["data"].take()
     }
 
-    /// Waits for the last event, past whatever comes before it, and for the end: its code and its reason.
+    /// Waits for the last event, past whatever comes before it, and for the end: its code and its
+    /// reason.
     pub async fn closed(&mut self) -> (u64, String) {
         loop {
             let event = self.event().await;
@@ -130,7 +138,10 @@ impl Stream {
                 assert_eq!(self.block().await, None, "nothing comes after CLOSE");
                 let frame = event.json();
                 assert_eq!(frame["type"], "CLOSE");
-                return (frame["code"].as_u64().expect("a code"), frame["reason"].as_str().unwrap_or("").to_owned());
+                return (
+                    frame["code"].as_u64().expect("a code"),
+                    frame["reason"].as_str().unwrap_or("").to_owned(),
+                );
             }
         }
     }

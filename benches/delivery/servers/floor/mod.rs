@@ -1,4 +1,5 @@
-//! The floor: what a delivery costs with tokio and rustls alone. This binary runs itself again as that server.
+//! The floor: what a delivery costs with tokio and rustls alone. This binary runs itself again as
+//! that server.
 
 mod inlet;
 mod rest;
@@ -69,21 +70,33 @@ pub struct Kind {
 
 impl FloorServer {
     /// Starts the floor and waits until it listens.
-    pub async fn start(directory: &Path, certificate: &Certificate, workers: usize, kind: Kind) -> Outcome<Self> {
+    pub async fn start(
+        directory: &Path,
+        certificate: &Certificate,
+        workers: usize,
+        kind: Kind,
+    ) -> Outcome<Self> {
         let address = free_address()?;
         let inlet = if kind.rest { address } else { free_address()? };
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("floor").arg("--address").arg(address.to_string()).arg("--workers").arg(workers.to_string());
+        command
+            .arg("floor")
+            .arg("--address")
+            .arg(address.to_string())
+            .arg("--workers")
+            .arg(workers.to_string());
         command.arg("--inlet").arg(inlet.to_string());
         command.arg("--certificate").arg(&certificate.chain).arg("--key").arg(&certificate.key);
         command.args(kind.plain.then_some("--plain")).args(kind.rest.then_some("--rest"));
         let mut process = Process::start("floor", command, directory)?;
         let alive = process.take_stdin();
         let deadline = Instant::now() + LONGEST_START;
-        while TcpStream::connect(address).await.is_err() || TcpStream::connect(inlet).await.is_err() {
+        while TcpStream::connect(address).await.is_err() || TcpStream::connect(inlet).await.is_err()
+        {
             process.check_running().map_err(|failure| process.explain(failure))?;
             if Instant::now() > deadline {
-                return Err(process.explain(format!("the floor did not listen within {LONGEST_START:?}").into()));
+                return Err(process
+                    .explain(format!("the floor did not listen within {LONGEST_START:?}").into()));
             }
             sleep(Duration::from_millis(20)).await;
         }

@@ -1,4 +1,5 @@
-//! The floor of publishing by itself: an actix handler that reads the same JSON over the same TLS and answers as much.
+//! The floor of publishing by itself: an actix handler that reads the same JSON over the same TLS
+//! and answers as much.
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
@@ -52,7 +53,9 @@ async fn take_batch(batch: web::Json<Batch>) -> HttpResponse {
         return HttpResponse::UnprocessableEntity().finish();
     }
     let answers = vec![ANSWER; batch.messages.len()].join(",");
-    HttpResponse::Ok().content_type("application/json").body(format!(r#"{{"results":[{answers}]}}"#))
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(format!(r#"{{"results":[{answers}]}}"#))
 }
 
 fn is_entry(entry: &Entry) -> bool {

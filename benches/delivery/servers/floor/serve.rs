@@ -1,4 +1,5 @@
-//! The floor's own process: workers that write what was published to every socket, and nothing else.
+//! The floor's own process: workers that write what was published to every socket, and nothing
+//! else.
 
 use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream as AcceptedStream};
@@ -38,7 +39,8 @@ pub enum Work {
 
 /// Serves until standard input ends.
 pub fn serve(options: &FloorOptions, workers: usize) -> Outcome<()> {
-    let tls = if options.plain { None } else { Some(server_config(&options.certificate, &options.key)?) };
+    let tls =
+        if options.plain { None } else { Some(server_config(&options.certificate, &options.key)?) };
     if options.rest {
         return rest::serve(options, tls, workers);
     }
@@ -53,7 +55,9 @@ pub fn serve(options: &FloorOptions, workers: usize) -> Outcome<()> {
         });
     }
     let (senders, inlet) = (workers.clone(), options.inlet);
-    on_a_thread(async move || inlet::serve(tokio::net::TcpListener::bind(inlet).await?, acceptor, senders).await);
+    on_a_thread(async move || {
+        inlet::serve(tokio::net::TcpListener::bind(inlet).await?, acceptor, senders).await
+    });
     thread::spawn(move || accept(&listener, &workers));
     io::stdin().lock().read_to_end(&mut Vec::new())?;
     Ok(())
@@ -62,7 +66,8 @@ pub fn serve(options: &FloorOptions, workers: usize) -> Outcome<()> {
 fn on_a_thread(work: impl AsyncFnOnce() -> Outcome<()> + Send + 'static) {
     thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build();
-        if let Err(error) = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(work())) {
+        if let Err(error) = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(work()))
+        {
             eprintln!("a thread ended: {error}");
         }
     });
@@ -129,8 +134,10 @@ async fn shake(stream: AcceptedStream, acceptor: Option<TlsAcceptor>) -> Outcome
     stream.set_nonblocking(true)?;
     let mut socket = secure(TcpStream::from_std(stream)?, acceptor).await?;
     let request = read_head(&mut socket, &mut BytesMut::with_capacity(1_024)).await?;
-    let key =
-        request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).ok_or("no Sec-WebSocket-Key")?;
+    let key = request
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+        .ok_or("no Sec-WebSocket-Key")?;
     let accept = accept_key(key);
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
