@@ -1,8 +1,16 @@
 //! The rules of the house that can be tests: who may import whom, how long files are, where special
 //! things may stand.
 
+mod arrows;
+mod circles;
+mod made_up;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use arrows::Arrow;
 
 /// A module (by the first folder or file name under `src`), and what of ours it may use.
 const MAY_USE: [(&str, &[&str]); 13] = [
@@ -19,6 +27,117 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("telemetry", &[]),
     ("config", &[]),
     ("cli", &["api", "app", "auth", "config", "domain", "telemetry"]),
+];
+
+/// A part of `relay` or `api` (a folder, or a file that lies in none; the module's root is `mod`),
+/// and which others of the same module it may use. A row names only parts of rows above it, so that
+/// no arrow goes up. A part without a row is free.
+const INSIDE: &[(&str, &[&str])] = &[];
+
+/// Files that import from more than three folders of `relay`.
+const KNOW_MUCH_OF_RELAY: &[&str] =
+    &["relay/rehearsal.rs", "relay/shard.rs", "relay/shard/turns.rs"];
+
+/// Files of `src` that lead to each other. The list may only shrink.
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &[
+        "api/admission.rs",
+        "api/audit.rs",
+        "api/batch.rs",
+        "api/body.rs",
+        "api/channels.rs",
+        "api/connect.rs",
+        "api/connections.rs",
+        "api/dry_run.rs",
+        "api/explain.rs",
+        "api/health.rs",
+        "api/instances.rs",
+        "api/messages.rs",
+        "api/metrics.rs",
+        "api/middleware.rs",
+        "api/mod.rs",
+        "api/openapi.rs",
+        "api/quotas.rs",
+        "api/rates.rs",
+        "api/receipt.rs",
+        "api/repeats.rs",
+        "api/resource.rs",
+        "api/revocations.rs",
+        "api/stream.rs",
+        "api/traces.rs",
+    ],
+    &["app.rs", "app/build.rs", "app/listen.rs"],
+    &[
+        "auth/cache.rs",
+        "auth/claims.rs",
+        "auth/fetch.rs",
+        "auth/jwks.rs",
+        "auth/keys.rs",
+        "auth/mod.rs",
+        "auth/settings.rs",
+        "auth/token.rs",
+    ],
+    &["catalog.rs", "catalog/follow.rs"],
+    &["cli.rs", "cli/token.rs"],
+    &["config/mod.rs", "config/reader.rs"],
+    &[
+        "domain/expression.rs",
+        "domain/expression/check.rs",
+        "domain/expression/compiled.rs",
+        "domain/expression/evaluate.rs",
+        "domain/expression/explain.rs",
+        "domain/expression/functions.rs",
+        "domain/expression/fuzzing.rs",
+        "domain/expression/linear.rs",
+        "domain/expression/meter.rs",
+        "domain/expression/price.rs",
+        "domain/expression/syntax.rs",
+        "domain/expression/value.rs",
+        "domain/expression/write.rs",
+    ],
+    &["domain/instance.rs", "domain/principal.rs"],
+    &["domain/rule.rs", "domain/rule/explain.rs"],
+    &[
+        "relay/connection.rs",
+        "relay/filters.rs",
+        "relay/history.rs",
+        "relay/memory.rs",
+        "relay/mod.rs",
+        "relay/passage.rs",
+        "relay/publishing.rs",
+        "relay/queue.rs",
+        "relay/realm.rs",
+        "relay/registration.rs",
+        "relay/rehearsal.rs",
+        "relay/repeats.rs",
+        "relay/roster.rs",
+        "relay/shard.rs",
+        "relay/shard/room.rs",
+        "relay/shard/turns.rs",
+        "relay/traces.rs",
+        "relay/worker.rs",
+    ],
+    &[
+        "relay/counts.rs",
+        "relay/frame.rs",
+        "relay/frame/unplaced.rs",
+        "relay/lanes.rs",
+        "relay/outbox.rs",
+        "relay/outbox/waiting.rs",
+        "relay/progress.rs",
+        "relay/record.rs",
+    ],
+    &[
+        "store/audit.rs",
+        "store/change.rs",
+        "store/channels.rs",
+        "store/instances.rs",
+        "store/mod.rs",
+        "store/quota_requests.rs",
+        "store/revocations.rs",
+        "store/snapshot.rs",
+    ],
+    &["tls.rs", "tls/local.rs"],
 ];
 
 /// A module, and crates and words that it must not name.
@@ -159,5 +278,89 @@ fn no_test_is_ignored_and_none_sleeps() {
         for word in words {
             assert!(!text.contains(&word), "{} has {word}", file.display());
         }
+    }
+}
+
+/// The arrows between the files of `src`.
+fn arrows_of_src() -> Vec<Arrow> {
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(source()).expect("a file of ours").display().to_string();
+        (name, fs::read_to_string(&path).expect("a source file"))
+    };
+    let sources: BTreeMap<String, String> = files(&source()).into_iter().map(read).collect();
+    let arrows = arrows::arrows(&sources);
+    assert!(arrows.len() > sources.len(), "the finder sees only {} arrows", arrows.len());
+    arrows
+}
+
+#[test]
+fn files_lead_to_each_other_only_in_known_circles() {
+    let arrows = arrows_of_src();
+    let circles = circles::circles(&arrows);
+    let is_known = |circle: &Vec<String>| {
+        let has_all = |known: &&[&str]| circle.iter().all(|file| known.contains(&file.as_str()));
+        KNOWN_CIRCLES.iter().any(has_all)
+    };
+    let unknown = circles.iter().filter(|circle| !is_known(circle));
+    let mut wrong: Vec<String> = unknown.map(|circle| circles::describe(circle, &arrows)).collect();
+    let tied: BTreeSet<&str> = circles.iter().flatten().map(String::as_str).collect();
+    for file in KNOWN_CIRCLES.iter().copied().flatten().filter(|file| !tied.contains(**file)) {
+        wrong.push(format!("src/{file} is on no circle any more: take it off the list"));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// `relay` and `worker` of `relay/worker/room.rs` and of `relay/worker.rs`.
+fn part(file: &str) -> Option<(&str, &str)> {
+    let (module, rest) = file.split_once('/')?;
+    let part = rest.split('/').next().unwrap_or_default();
+    Some((module, part.trim_end_matches(".rs")))
+}
+
+#[test]
+fn parts_of_a_module_use_only_what_the_table_inside_allows() {
+    for (row, (name, allowed)) in INSIDE.iter().enumerate() {
+        let module = name.split('/').next().unwrap_or_default();
+        for used in *allowed {
+            let above = INSIDE[..row].iter().any(|(row, _)| *row == format!("{module}/{used}"));
+            assert!(above, "{used} has no row above {name}");
+        }
+    }
+    let mut wrong = Vec::new();
+    for Arrow { from, to, name, line } in arrows_of_src() {
+        let (Some((module, user)), Some((other, used))) = (part(&from), part(&to)) else {
+            continue;
+        };
+        let row = INSIDE.iter().find(|(row, _)| *row == format!("{module}/{user}"));
+        let Some((_, allowed)) = row.filter(|_| module == other && user != used) else { continue };
+        if !allowed.contains(&used) {
+            wrong.push(format!("src/{from}:{line}: {user} must not use {name} of src/{to}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The folder of `relay` that a file belongs to: `x.rs` beside a folder `x` belongs to that folder,
+/// and a file in no folder to `relay` itself.
+fn folder_of_relay(file: &str) -> Option<&str> {
+    let (module, name) = part(file)?;
+    let is_folder = source().join(module).join(name).is_dir();
+    (module == "relay").then_some(if is_folder { name } else { module })
+}
+
+#[test]
+fn no_file_imports_from_more_than_three_folders_of_relay() {
+    let mut folders = BTreeMap::<String, BTreeSet<String>>::new();
+    for arrow in arrows_of_src() {
+        if let Some(folder) = folder_of_relay(&arrow.to) {
+            folders.entry(arrow.from).or_default().insert(folder.to_owned());
+        }
+    }
+    folders.retain(|_, folders| folders.len() > 3);
+    let known = |file: &str| KNOW_MUCH_OF_RELAY.contains(&file);
+    let wrong: Vec<_> = folders.iter().filter(|(file, _)| !known(file)).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    for file in KNOW_MUCH_OF_RELAY {
+        assert!(folders.contains_key(*file), "src/{file} imports from fewer: take it off the list");
     }
 }
