@@ -1,8 +1,12 @@
 //! Builds everything from the configuration, in order; runs until shut-down; drains.
 
 mod build;
+mod error;
 mod listen;
 mod memory;
+
+pub use error::StartError;
+pub use listen::Addresses;
 
 use crate::api::Api;
 use crate::config::Config;
@@ -10,8 +14,6 @@ use crate::postgres::PrivatePostgres;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
 use listen::Servers;
-use std::error::Error;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -19,37 +21,6 @@ use tokio::task::JoinSet;
 
 /// The part of the shut-down that is kept for the listeners and Postgres.
 const AFTER_THE_SOCKETS: Duration = Duration::from_secs(2);
-
-/// Where the listeners are; of interest when a port was 0.
-#[derive(Clone, Debug)]
-pub struct Addresses {
-    /// https and wss.
-    pub client: SocketAddr,
-    /// Plain HTTP for proxies, if configured.
-    pub proxy: Option<SocketAddr>,
-    /// The metrics page.
-    pub metrics: SocketAddr,
-}
-
-/// Why the service does not start, or does not end well; one sentence for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(String);
-
-impl StartError {
-    /// What failed, and the whole chain of why.
-    fn because<E: Error>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |error| {
-            let mut text = format!("{what}: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text += &format!(": {cause}");
-                source = cause.source();
-            }
-            Self(text)
-        }
-    }
-}
 
 /// Runs the service until `shutdown` resolves and everything is drained. Calls `ready` once it
 /// takes traffic. Must run inside an actix system. Errors: `StartError`, when a part cannot be

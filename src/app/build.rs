@@ -1,7 +1,8 @@
 //! Makes the parts of the service out of the configuration, and starts the tasks that keep them
 //! fresh.
 
-use super::{StartError, memory};
+use super::error::StartError;
+use super::memory;
 use crate::api::deliberation::Deliberation;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;

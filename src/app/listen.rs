@@ -1,6 +1,6 @@
 //! Opens the listeners: https and wss for clients, plain HTTP for proxies, the metrics page.
 
-use super::{Addresses, StartError};
+use super::error::StartError;
 use crate::api::metrics::show_metrics;
 use crate::api::openapi::Documents;
 use crate::api::{self, Api, health, middleware};
@@ -36,6 +36,17 @@ const LAST_REQUESTS: u64 = 1;
 const BACKLOG: i32 = 4_096;
 /// Most workers that are started without being asked for (`HERALD_WORKERS`).
 const MAX_WORKERS: usize = 64;
+
+/// Where the listeners are; of interest when a port was 0.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// https and wss.
+    pub client: SocketAddr,
+    /// Plain HTTP for proxies, if configured.
+    pub proxy: Option<SocketAddr>,
+    /// The metrics page.
+    pub metrics: SocketAddr,
+}
 
 /// Listeners that are not yet running.
 pub(super) struct Servers {

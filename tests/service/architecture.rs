@@ -66,7 +66,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "api/stream.rs",
         "api/traces.rs",
     ],
-    &["app.rs", "app/build.rs", "app/listen.rs"],
     &[
         "auth/cache.rs",
         "auth/claims.rs",
