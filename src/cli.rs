@@ -21,7 +21,7 @@ pub fn main() -> ExitCode {
     let matches = command().get_matches();
     match matches.subcommand() {
         Some(("openapi", arguments)) => print_openapi(arguments),
-        Some(("token", arguments)) => with_config(arguments, token::print),
+        Some(("token", arguments)) => with_config(arguments, print_token),
         Some(("check", arguments)) => with_config(arguments, |config, _| check(&config)),
         Some(("migrate", arguments)) => with_config(arguments, |config, _| migrate(&config)),
         Some((_, arguments)) => with_config(arguments, |config, _| serve(config)),
@@ -85,6 +85,11 @@ fn with_config(
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_token(config: Config, arguments: &ArgMatches) -> Result<(), String> {
+    say(&(token::make(&config, arguments)? + "\n"));
+    Ok(())
 }
 
 fn print_openapi(arguments: &ArgMatches) -> ExitCode {

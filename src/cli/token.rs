@@ -29,7 +29,8 @@ pub(super) fn command() -> Command {
         .arg(text("ttl", "How long it is valid, such as 90s, 15m, 1h or 7d").default_value("1h"))
 }
 
-pub(super) fn print(config: Config, arguments: &ArgMatches) -> Result<(), String> {
+/// A token for whom the arguments name. Errors: a sentence for people.
+pub(super) fn make(config: &Config, arguments: &ArgMatches) -> Result<String, String> {
     if !config.is_development() {
         let sentence = "a signing key of your own is configured: tokens come from whoever signs with it, not from here";
         return Err(sentence.into());
@@ -38,8 +39,7 @@ pub(super) fn print(config: Config, arguments: &ArgMatches) -> Result<(), String
     let key = DevelopmentKey::open(&config.data_dir);
     let key =
         key.map_err(|error| format!("the development key cannot be read or made: {error}"))?;
-    super::say(&(mint(key.secret(), &claims) + "\n"));
-    Ok(())
+    Ok(mint(key.secret(), &claims))
 }
 
 fn claims(arguments: &ArgMatches, now: SystemTime) -> Result<Value, String> {

@@ -77,7 +77,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "auth/token.rs",
     ],
     &["catalog.rs", "catalog/follow.rs"],
-    &["cli.rs", "cli/token.rs"],
     &["config/mod.rs", "config/reader.rs"],
     &[
         "domain/expression.rs",
