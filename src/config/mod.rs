@@ -4,6 +4,7 @@
 mod reader;
 mod settings;
 
+pub use reader::ConfigError;
 pub use settings::{SETTINGS, Setting, Visibility};
 
 use ipnet::IpNet;
@@ -22,11 +23,6 @@ const IGNORED_PREFIXES: [&str; 2] = ["HERALD_SERVICE_", "HERALD_PORT_"];
 
 /// 24 hours.
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// A setting is unknown or bad; one sentence that names it, and never shows a secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]

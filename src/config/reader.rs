@@ -1,12 +1,16 @@
 //! Reads single settings out of their texts; every error is one sentence that names the setting.
 
-use super::ConfigError;
 use super::settings::{SETTINGS, Setting, Visibility};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use url::Url;
+
+/// A setting is unknown or bad; one sentence that names it, and never shows a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(super) String);
 
 /// Settings whose names are known and whose values are not empty.
 pub(super) struct Reader(BTreeMap<String, String>);

@@ -77,7 +77,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "auth/token.rs",
     ],
     &["catalog.rs", "catalog/follow.rs"],
-    &["config/mod.rs", "config/reader.rs"],
     &[
         "domain/expression.rs",
         "domain/expression/check.rs",
