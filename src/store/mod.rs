@@ -5,6 +5,7 @@ mod change;
 mod channels;
 mod error;
 mod instances;
+mod pool;
 mod quota_requests;
 mod revocations;
 mod rules;
@@ -13,76 +14,7 @@ mod snapshot;
 pub use audit::AuditEntry;
 pub use change::Committed;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};
+pub use pool::Store;
 pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};
 pub use revocations::RevocationEntry;
 pub use snapshot::{Changes, Configured};
-
-use crate::domain::expression::Compiled;
-use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool};
-use std::time::Duration;
-
-/// Connections that one process holds at most; the listener of `Store::listen` comes on top.
-const MAX_CONNECTIONS: u32 = 8;
-/// How long a request waits for a connection, and for a listener's.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long Postgres works on one statement, waiting for locks included, and bears an idle
-/// transaction; in ms.
-const STATEMENT_TIMEOUT: &str = "5000";
-
-/// Expressions that are kept compiled; those in force are shared with the catalog.
-const MAX_COMPILED: usize = 10_000;
-
-static MIGRATOR: Migrator = sqlx::migrate!();
-
-/// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold
-/// the password.
-#[derive(Clone)]
-pub struct Store {
-    /// Lives as long as any clone; `close` empties it.
-    pool: PgPool,
-    /// What the pool connects with; a listener connects by itself.
-    options: PgConnectOptions,
-    /// Every change reads all rules again: only what is new in them is compiled.
-    compiled: Compiled,
-}
-
-impl Store {
-    /// Connects lazily, with at most 8 connections; a request waits 3 s for one, a statement is
-    /// cancelled after 5 s. Must be called inside a tokio runtime.
-    pub fn new(options: PgConnectOptions) -> Self {
-        let options = options.application_name("herald").options([
-            ("statement_timeout", STATEMENT_TIMEOUT),
-            ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
-        ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options.clone());
-        Self { pool, options, compiled: Compiled::new(MAX_COMPILED) }
-    }
-
-    /// Applies the migrations that are missing; waits while another node does. Errors:
-    /// `StoreError`.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        // A migration may take longer than a statement may: on a connection of its own, not given
-        // back to the pool.
-        let mut connection = self.pool.acquire().await?.detach();
-        sqlx::query!("set statement_timeout = 0").execute(&mut connection).await?;
-        MIGRATOR.run(&mut connection).await?;
-        Ok(connection.close().await?)
-    }
-
-    /// Whether Postgres answers now. Errors: `StoreError`.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query_scalar!("select 1").fetch_one(&self.pool).await?;
-        Ok(())
-    }
-
-    /// Closes every connection once what it does is done; from then on every call is
-    /// `StoreError::Unavailable`.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-}

@@ -3,8 +3,9 @@
 
 use super::channels::list_all_channels;
 use super::instances::list_instances;
+use super::pool::ACQUIRE_TIMEOUT;
 use super::revocations::list_all_revocations;
-use super::{ACQUIRE_TIMEOUT, Store, StoreError};
+use super::{Store, StoreError};
 use crate::domain::channel::Channel;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::revocation::Revocation;

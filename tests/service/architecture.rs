@@ -124,16 +124,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "relay/progress.rs",
         "relay/record.rs",
     ],
-    &[
-        "store/audit.rs",
-        "store/change.rs",
-        "store/channels.rs",
-        "store/instances.rs",
-        "store/mod.rs",
-        "store/quota_requests.rs",
-        "store/revocations.rs",
-        "store/snapshot.rs",
-    ],
     &["tls.rs", "tls/local.rs"],
 ];
 
