@@ -1,7 +1,7 @@
 //! A certificate for this machine only, signed by a certificate authority of its own that a
 //! developer can trust.
 
-use super::{CertificateFiles, TlsError, provider, read_pair};
+use super::pair::{CertificateFiles, TlsError, provider, read_pair};
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,

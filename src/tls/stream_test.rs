@@ -1,7 +1,8 @@
 //! What a TLS stream promises, against tokio-rustls on the client's side and over real sockets.
 
 use super::*;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use std::io;
 use std::sync::Arc;

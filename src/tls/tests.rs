@@ -1,10 +1,12 @@
 //! What the certificate promises to clients, over handshakes in memory.
 
 use super::*;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use tempfile::TempDir;
 
 fn authority(dir: &Path) -> CertificateDer<'static> {

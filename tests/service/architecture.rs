@@ -124,7 +124,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "relay/progress.rs",
         "relay/record.rs",
     ],
-    &["tls.rs", "tls/local.rs"],
 ];
 
 /// A module, and crates and words that it must not name.
