@@ -76,7 +76,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "auth/settings.rs",
         "auth/token.rs",
     ],
-    &["catalog.rs", "catalog/follow.rs"],
     &[
         "domain/expression.rs",
         "domain/expression/check.rs",

@@ -1,0 +1,95 @@
+//! One instance with what belongs to it: whom an address means there, and who hears what.
+
+use crate::domain::audience::{Address, Audience, Audiences, Narrowing, audiences_of};
+use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::expression::Facts;
+use crate::domain::instance::Instance;
+use crate::domain::principal::Principal;
+use crate::domain::revocation::Revocations;
+use smallvec::smallvec;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One instance with what belongs to it, as all was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The instance.
+    pub instance: Instance,
+    /// Its channels by name. An unchanged one keeps its `Arc` from one snapshot to the next.
+    pub channels: BTreeMap<ChannelName, Arc<Channel>>,
+    /// The tokens that it no longer accepts.
+    pub revocations: Revocations,
+}
+
+/// Why an address reaches no audience.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// `channel:NAME` without such a channel.
+    #[error("there is no channel {0}")]
+    Unknown(ChannelName),
+    /// The channel is there and disabled.
+    #[error("the channel {0} is disabled")]
+    Disabled(ChannelName),
+}
+
+impl Tenant {
+    /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.
+    /// Errors: `ResolveError`; a bare word that names a disabled channel never falls back to the
+    /// user of that id.
+    pub fn resolve(
+        &self,
+        address: &Address,
+    ) -> Result<(Audiences, Option<&Channel>), ResolveError> {
+        let named = address.channel_name();
+        match (address, named.as_ref().and_then(|name| self.channels.get(name))) {
+            (_, Some(channel)) if !channel.enabled => {
+                Err(ResolveError::Disabled(channel.name.clone()))
+            }
+            (_, Some(channel)) => {
+                Ok((smallvec![Audience::Channel(channel.name.clone())], Some(channel)))
+            }
+            (Address::Channel(name), None) => Err(ResolveError::Unknown(name.clone())),
+            (_, None) => Ok((address.audiences(), None)),
+        }
+    }
+
+    /// Whether an administrator has revoked the token of `principal` here.
+    pub fn revokes(&self, principal: &Principal) -> bool {
+        self.revocations.revokes(principal)
+    }
+
+    /// What someone hears here, narrowed to `only` where given; see [`audiences_of`]. Of channels
+    /// that have not changed since an earlier answer, that answer holds: their rules are not asked
+    /// again.
+    pub fn audiences_of(
+        &self,
+        facts: &Facts<'_>,
+        only: Option<&Narrowing>,
+        known: Option<Known<'_>>,
+    ) -> Vec<Audience> {
+        let channels = self.channels.values().map(|channel| &**channel);
+        audiences_of(facts.principal(), channels, only, |channel| {
+            match known.and_then(|known| known.says_of(channel)) {
+                Some(lets_in) => lets_in,
+                None => channel.enabled && channel.rules.decide(facts).allowed,
+            }
+        })
+    }
+}
+
+/// What the same person, with the same narrowing, heard of an earlier picture of the same instance.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// The earlier picture.
+    pub tenant: &'a Tenant,
+    /// What was heard then.
+    pub heard: &'a [Audience],
+}
+
+impl Known<'_> {
+    fn says_of(self, channel: &Channel) -> Option<bool> {
+        let before = self.tenant.channels.get(&channel.name)?;
+        let is_heard = |audience: &Audience| matches!(audience, Audience::Channel(name) if *name == channel.name);
+        std::ptr::eq(&**before, channel).then(|| self.heard.iter().any(is_heard))
+    }
+}
