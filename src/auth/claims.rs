@@ -1,7 +1,7 @@
 //! Reads a verified token's claims: types first, then issuer, audience and time, then who the
 //! bearer is.
 
-use super::AuthError;
+use super::error::AuthError;
 use super::settings::{AuthSettings, ClaimNames};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, MAX_GROUPS, Principal, Role, Scope, UserId};

@@ -1,44 +1,13 @@
 //! A key and the algorithms it may be used with: the key decides, never the token.
 
+use super::algorithm::SignatureAlgorithm;
 use super::token::Token;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
 };
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
+use jsonwebtoken::{AlgorithmFamily, DecodingKey, crypto};
 use serde_json::{Map, Value};
-
-/// One of the algorithms that are served (RFC 7518, section 3.1; RFC 8037).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SignatureAlgorithm(Algorithm);
-
-impl SignatureAlgorithm {
-    const ALL: [(&'static str, Algorithm); 5] = [
-        ("HS256", Algorithm::HS256),
-        ("RS256", Algorithm::RS256),
-        ("PS256", Algorithm::PS256),
-        ("ES256", Algorithm::ES256),
-        ("EdDSA", Algorithm::EdDSA),
-    ];
-
-    /// The algorithm of that name, if it is served.
-    pub fn new(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| Self(*algorithm))
-    }
-
-    /// Whether it needs a public key, as a JWKS holds them.
-    pub fn is_asymmetric(self) -> bool {
-        self.0 != Algorithm::HS256
-    }
-
-    fn all_of(family: AlgorithmFamily) -> Vec<Self> {
-        Self::ALL
-            .iter()
-            .filter(|(_, algorithm)| algorithm.family() == family)
-            .map(|(_, one)| Self(*one))
-            .collect()
-    }
-}
 
 /// A key that can verify signatures.
 #[derive(Clone)]
@@ -119,7 +88,7 @@ impl Key {
         let may_be_meant = self.id.is_none() || token.key_id.is_none() || self.is_named_by(token);
         may_be_meant
             && self.algorithms.contains(&token.algorithm)
-            && crypto::verify(token.signature, token.message, &self.key, token.algorithm.0)
+            && crypto::verify(token.signature, token.message, &self.key, token.algorithm.get())
                 .unwrap_or(false)
     }
 

@@ -2,9 +2,11 @@
 //! is.
 
 mod address;
+mod algorithm;
 mod cache;
 mod claims;
 pub mod development;
+mod error;
 mod fetch;
 mod jwks;
 mod keys;
@@ -13,7 +15,8 @@ mod settings;
 mod testing;
 mod token;
 
-pub use settings::{AuthSettings, AuthSettingsError, ClaimNames, PublicKey};
+pub use error::AuthError;
+pub use settings::{AuthSettings, AuthSettingsError, ClaimNames, MIN_SECRET_BYTES, PublicKey};
 
 use crate::domain::principal::Principal;
 use cache::VerifiedTokens;
@@ -27,23 +30,6 @@ use token::Token;
 
 /// Longest token that is looked at, in bytes (contract, "Signing in").
 pub const MAX_TOKEN_BYTES: usize = 8_192;
-
-/// Shortest HS256 secret, in bytes (contract, "Signing in"; RFC 7518, section 3.2).
-pub const MIN_SECRET_BYTES: usize = 32;
-
-/// Why a token was not accepted. Holds nothing of the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// The form, the signature or a claim is wrong; the text says which, in half a sentence.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// All is well but `exp`, which is more than the leeway ago.
-    #[error("the token has expired")]
-    Expired,
-    /// No known key verifies it, and a key set that may hold its key cannot be fetched.
-    #[error("the signing keys cannot be fetched")]
-    KeysUnavailable,
-}
 
 /// Verifies tokens. A cheap handle: clones share the keys and the cache.
 #[derive(Clone)]

@@ -1,10 +1,12 @@
 //! What signing in is configured with, checked before the first token comes.
 
-use super::MIN_SECRET_BYTES;
 use super::keys::Key;
 use std::fmt;
 use std::time::Duration;
 use url::Url;
+
+/// Shortest HS256 secret, in bytes (contract, "Signing in"; RFC 7518, section 3.2).
+pub const MIN_SECRET_BYTES: usize = 32;
 
 /// Where keys come from and what claims must say. At least one of secret, public keys and JWKS URLs
 /// is needed.

@@ -1,7 +1,7 @@
 //! A signed token's form (RFC 7515): three parts, and a header of which only `alg` and `kid` count.
 
-use super::AuthError;
-use super::keys::SignatureAlgorithm;
+use super::algorithm::SignatureAlgorithm;
+use super::error::AuthError;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};

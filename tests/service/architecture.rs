@@ -67,16 +67,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "api/traces.rs",
     ],
     &[
-        "auth/cache.rs",
-        "auth/claims.rs",
-        "auth/fetch.rs",
-        "auth/jwks.rs",
-        "auth/keys.rs",
-        "auth/mod.rs",
-        "auth/settings.rs",
-        "auth/token.rs",
-    ],
-    &[
         "domain/expression.rs",
         "domain/expression/check.rs",
         "domain/expression/compiled.rs",
