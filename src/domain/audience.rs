@@ -2,7 +2,7 @@
 
 use super::channel::{Channel, ChannelName, ChannelNameError};
 use super::principal::{GroupId, Principal, UserId};
-use super::{MAX_ID_BYTES, is_id};
+use super::text::{MAX_ID_BYTES, is_id};
 use smallvec::{SmallVec, smallvec};
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! A named audience that an administrator configured, with rules.
 
 use super::rule::Rules;
-use super::text_value;
+use super::text::text_value;
 
 text_value! {
     /// A channel's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, and not `ALL` in any case.

@@ -1,7 +1,7 @@
 //! A tenant: its identity, who may publish in it, and its limits.
 
-use super::principal::Role;
-use super::text_value;
+use super::role::Role;
+use super::text::text_value;
 
 text_value! {
     /// An instance's id: `[A-Za-z0-9_-]{1,64}`.

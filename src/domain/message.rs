@@ -4,7 +4,7 @@ use super::audience::{Address, Audiences};
 use super::channel::Slow;
 use super::expression::Expression;
 use super::principal::UserId;
-use super::text_value;
+use super::text::text_value;
 use chrono::{DateTime, Utc};
 use memchr::memchr2;
 use std::sync::Arc;

@@ -1,7 +1,9 @@
 //! Who a verified token says you are.
 
+pub use super::role::{Role, RoleError};
+
 use super::instance::InstanceId;
-use super::{is_id, text_value};
+use super::text::{is_id, text_value};
 use serde_json::{Map, Value};
 
 text_value! {
@@ -16,22 +18,6 @@ text_value! {
     GroupId, GroupIdError,
     "a group id is 1 to 128 bytes without control characters",
     is_id
-}
-
-text_value! {
-    /// A role's name: 1 to 128 bytes without control characters or spaces.
-    Role, RoleError,
-    "a role is 1 to 128 bytes without control characters or spaces",
-    |text: &str| is_id(text) && !text.contains(' ')
-}
-
-impl Role {
-    /// Connects, and is needed to publish.
-    pub const CONNECT: &'static str = "REALTIME_CONNECT";
-    /// Manages an instance.
-    pub const ADMIN: &'static str = "REALTIME_ADMIN";
-    /// Manages instances and decides quota requests; only together with instance `"*"`.
-    pub const OPERATOR: &'static str = "REALTIME_OPERATOR";
 }
 
 /// Most groups that a token may name (contract, "Signing in").

@@ -2,7 +2,7 @@
 //! a time.
 
 use super::principal::{Principal, UserId};
-use super::text_value;
+use super::text::text_value;
 use chrono::{DateTime, Duration, Timelike, Utc};
 use std::collections::{HashMap, HashSet};
 

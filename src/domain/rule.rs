@@ -1,9 +1,7 @@
 //! Who may hear or publish: allow and deny rules over users, groups and expressions, decided
 //! without any state.
 
-mod explain;
-
-pub use explain::RuleResult;
+pub mod explain;
 
 use super::expression::{Expression, Facts, Outcome};
 use super::principal::{GroupId, UserId};

@@ -81,8 +81,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "domain/expression/value.rs",
         "domain/expression/write.rs",
     ],
-    &["domain/instance.rs", "domain/principal.rs"],
-    &["domain/rule.rs", "domain/rule/explain.rs"],
     &[
         "relay/connection.rs",
         "relay/filters.rs",
