@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| herald::domain::expression::fuzz(text));
+libfuzzer_sys::fuzz_target!(|text: &str| herald::domain::expression::fuzzing::fuzz(text));

@@ -1,7 +1,8 @@
 //! The filters of messages: compiled once, however often a publisher sends them.
 
 use super::error::{Code, Outcome, Problem};
-use crate::domain::expression::{Compiled, Expression, Scope};
+use crate::domain::expression::compiled::Compiled;
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::principal::Principal;
 
 /// Compiled filters that are kept, of all instances: an expression says the same everywhere.

@@ -1,13 +1,17 @@
 //! `when` expressions and filters: CEL over what a verified token says, checked when saved and
 //! bounded when evaluated.
 
+mod bounds;
 mod calls;
 mod check;
-mod compiled;
+pub mod compiled;
+mod error;
 mod evaluate;
 mod explain;
+mod facts;
 mod functions;
-mod fuzzing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kinds;
 mod linear;
 mod meter;
@@ -17,57 +21,19 @@ mod tree;
 mod value;
 mod write;
 
-pub use compiled::Compiled;
+pub use bounds::{MAX_BYTES, MAX_ELEMENTS, MAX_REASON, MAX_STEPS, MAX_TEXT};
+pub use check::Scope;
+pub use error::ExpressionError;
+pub use facts::{ConnectionFacts, Facts};
+pub use meter::Work;
 
-use super::principal::Principal;
 use evaluate::Evaluator;
 use explain::Explainer;
 use meter::{Cause, Failure, Meter};
-use std::cell::Cell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 use tree::Node;
-
-/// Longest expression, in bytes (contract, "Channels and rules").
-pub const MAX_BYTES: usize = 512;
-/// Most steps of one evaluation (`Work` says what a step is), and so the most bytes that it writes.
-pub const MAX_STEPS: u64 = 1_000_000;
-/// Most elements that a macro or `in` walks over, and that `+` makes; a longer list is an error
-/// when evaluated.
-pub const MAX_ELEMENTS: usize = 256;
-/// Longest text that `+` makes and that a regular expression reads, in bytes.
-pub const MAX_TEXT: usize = 1_024;
-/// Longest reason of an explanation, in bytes.
-pub const MAX_REASON: usize = 512;
-
-/// How deep brackets and `?:` may nest.
-const MAX_NESTING: u16 = 12;
-/// How deep the parts of an expression may lie within each other; `a.b.c` is two deep.
-const MAX_DEPTH: usize = 32;
-/// Largest compiled regular expression, in bytes.
-const MAX_REGEX: usize = 64 << 10;
-/// Most text in the claims of a token of 8 KiB, which is Base64 of the claims beside a signature,
-/// in bytes.
-const MAX_CLAIM_BYTES: usize = 6_144;
-/// Most values in the same claims: each takes two bytes of JSON.
-const MAX_CLAIM_VALUES: usize = MAX_CLAIM_BYTES / 2;
-/// Longest text of an address, in bytes.
-const MAX_ADDRESS: usize = 45;
-/// Longest user agent that is kept, in bytes; what is longer is cut.
-const MAX_USER_AGENT: usize = 800;
-
-/// Where an expression stands, which decides what it may name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// A rule about who hears a channel.
-    Hear,
-    /// A rule about who publishes to it. It knows no `connection`: publishing has none.
-    Publish,
-    /// A message's filter.
-    Filter,
-}
 
 /// An expression that was checked: it can be true or false, and its evaluation takes at most
 /// `MAX_STEPS`. Cloning copies a reference. Two are equal if their texts and scopes are.
@@ -79,16 +45,6 @@ struct Checked {
     scope: Scope,
     root: Node,
     price: u64,
-}
-
-/// Why a text is not an expression, for the one who wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct ExpressionError {
-    /// Where, in bytes from the start of the text; 0 is the first. At most the text's length.
-    pub position: usize,
-    /// A sentence without a full stop.
-    pub reason: String,
 }
 
 /// What an expression says of someone.
@@ -110,34 +66,6 @@ pub struct Explanation {
     pub outcome: Outcome,
     /// Which parts decided, with the values seen; at most `MAX_REASON` bytes.
     pub reason: String,
-}
-
-/// What an evaluation took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// A step is a part of the expression evaluated, an element or a pair looked at, up to 16 bytes
-    /// of text read (8 steps a byte where a regular expression reads, one a byte where `bucket`
-    /// does), or one byte of a new text or list written.
-    pub steps: u64,
-    /// The bytes of texts, lists and maps that were made; each was a step.
-    pub bytes_written: u64,
-}
-
-/// What expressions are evaluated over. Making it copies nothing of the claims; it serves any
-/// number of expressions.
-#[derive(Clone, Debug)]
-pub struct Facts<'a> {
-    principal: &'a Principal,
-    connection: Option<ConnectionFacts>,
-    /// How often an expression was evaluated over them.
-    asked: Cell<u64>,
-}
-
-/// What expressions see of a connection.
-#[derive(Clone, Debug)]
-pub struct ConnectionFacts {
-    address: Box<str>,
-    user_agent: Box<str>,
 }
 
 impl Expression {
@@ -205,7 +133,7 @@ impl Expression {
     }
 
     fn truth<'a>(&'a self, facts: &'a Facts<'a>) -> (Result<bool, Failure<'a>>, Work) {
-        facts.asked.set(facts.asked.get() + 1);
+        facts.count();
         let mut evaluator = Evaluator::new(facts, Meter::new(MAX_STEPS));
         let truth = evaluator.truth(&self.0.root);
         (truth, evaluator.meter.work())
@@ -220,42 +148,6 @@ impl Outcome {
             Err(_) => Self::Error,
         }
     }
-}
-
-impl<'a> Facts<'a> {
-    /// What is known of a principal, and of its connection where there is one.
-    pub fn new(principal: &'a Principal, connection: Option<ConnectionFacts>) -> Self {
-        Self { principal, connection, asked: Cell::new(0) }
-    }
-
-    /// How often an expression was evaluated over them.
-    pub fn asked(&self) -> u64 {
-        self.asked.get()
-    }
-
-    /// Who it is about.
-    pub fn principal(&self) -> &'a Principal {
-        self.principal
-    }
-}
-
-impl ConnectionFacts {
-    /// `user_agent` is empty where there was none, and cut to 800 bytes. An IPv4 address in IPv6
-    /// clothes is shown as IPv4.
-    pub fn new(address: IpAddr, user_agent: &str) -> Self {
-        let end = user_agent.floor_char_boundary(MAX_USER_AGENT);
-        Self {
-            address: address.to_canonical().to_string().into(),
-            user_agent: user_agent[..end].into(),
-        }
-    }
-}
-
-/// What the fuzz target and the tests run on any text: reading, evaluating and explaining hold
-/// their bounds. Panics where they do not.
-#[doc(hidden)]
-pub fn fuzz(text: &str) {
-    fuzzing::fuzz(text);
 }
 
 impl PartialEq for Expression {

@@ -3,7 +3,8 @@
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
-use crate::domain::expression::{Compiled, Scope};
+use crate::domain::expression::Scope;
+use crate::domain::expression::compiled::Compiled;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};

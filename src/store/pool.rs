@@ -1,7 +1,7 @@
 //! The handle on Postgres: its pool, the migrations, and whether it answers.
 
 use super::error::StoreError;
-use crate::domain::expression::Compiled;
+use crate::domain::expression::compiled::Compiled;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgPool};

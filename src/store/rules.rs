@@ -1,7 +1,8 @@
 //! How rule lists are stored, and shown in audit entries.
 
 use super::CorruptRow;
-use crate::domain::expression::{Compiled, Scope};
+use crate::domain::expression::Scope;
+use crate::domain::expression::compiled::Compiled;
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
 //! Checks what is written with brackets: functions, macros and regular expressions.
 
+use super::bounds::MAX_REGEX;
 use super::check::{Checked, Checker, refuse, require};
+use super::error::ExpressionError;
 use super::kinds::Kinds;
 use super::tree::{Function, Macro, Node, Variable, Walk, What};
-use super::{ExpressionError, MAX_REGEX};
 use cel::common::ast::{CallExpr, Expr, LiteralValue};
 use cel::parser::Expression as Parsed;
 use regex::{Regex, RegexBuilder};

@@ -1,13 +1,25 @@
 //! From the parser's tree to the checked one: names, kinds, and what of CEL is known here.
 
+use super::bounds::MAX_DEPTH;
+use super::error::ExpressionError;
 use super::kinds::Kinds;
 use super::tree::{Literal, Node, Operator, Variable, What};
 use super::write::quoted;
-use super::{ExpressionError, MAX_DEPTH, Scope};
 use cel::common::ast::{
     CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, SourceInfo, operators,
 };
 use cel::parser::Expression as Parsed;
+
+/// Where an expression stands, which decides what it may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// A rule about who hears a channel.
+    Hear,
+    /// A rule about who publishes to it. It knows no `connection`: publishing has none.
+    Publish,
+    /// A message's filter.
+    Filter,
+}
 
 pub(super) type Checked<T = Node> = Result<T, ExpressionError>;
 

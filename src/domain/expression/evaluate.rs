@@ -1,10 +1,11 @@
 //! Evaluates a checked expression, counting every step.
 
+use super::bounds::MAX_ELEMENTS;
+use super::facts::Facts;
 use super::functions;
 use super::meter::{Cause, Failure, Meter};
 use super::tree::{Literal, Macro, Node, Operator, Variable, Walk, What};
 use super::value::{List, Map, Value};
-use super::{Facts, MAX_ELEMENTS};
 use std::cmp::Ordering;
 
 /// One evaluation of one expression, or of parts of it.

@@ -1,11 +1,12 @@
 //! Says why an expression is true, false or fails for someone: which parts decided, with the values
 //! seen.
 
+use super::bounds::{MAX_REASON, MAX_STEPS};
 use super::evaluate::Evaluator;
+use super::facts::Facts;
 use super::meter::{Cause, Failure, Meter};
 use super::tree::{Macro, Node, Walk, What};
 use super::write::{bounded, quoted, shown};
-use super::{Facts, MAX_REASON, MAX_STEPS};
 
 /// Parts are evaluated again on the way down; all of that together may take this many evaluations'
 /// work.

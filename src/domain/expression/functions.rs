@@ -1,9 +1,9 @@
 //! What the operators and functions of an expression do with values.
 
+use super::bounds::{MAX_ELEMENTS, MAX_TEXT};
 use super::meter::{Cause, Meter};
 use super::tree::{Function, Operator};
 use super::value::{List, Value};
-use super::{MAX_ELEMENTS, MAX_TEXT};
 use aws_lc_rs::digest::{SHA256, digest};
 use regex::Regex;
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::net::Ipv4Addr;
 
 /// Reads, evaluates and explains. Panics where a promise is broken.
-pub(super) fn fuzz(text: &str) {
+pub fn fuzz(text: &str) {
     let principal = principal();
     for scope in [Scope::Hear, Scope::Publish, Scope::Filter] {
         match Expression::parse(text, scope) {

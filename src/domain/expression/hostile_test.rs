@@ -1,10 +1,10 @@
 //! Hostile expressions are refused or bounded, over the largest claims that a token can carry:
 //! counted, not timed.
 
+use super::bounds::MAX_CLAIM_BYTES;
+use super::fuzzing::fuzz;
 use super::support_test::{connection, principal};
-use super::{
-    ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_CLAIM_BYTES, MAX_STEPS, Outcome, Scope,
-};
+use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_STEPS, Outcome, Scope};
 use crate::domain::principal::Principal;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -315,14 +315,14 @@ proptest! {
 
     #[test]
     fn no_text_panics(text in ".{0,300}") {
-        super::fuzz(&text);
+        fuzz(&text);
     }
 
     #[test]
     fn no_row_of_words_panics_or_passes_its_price(
         words in prop::collection::vec(prop::sample::select(WORDS), 1..40),
     ) {
-        super::fuzz(&words.concat());
+        fuzz(&words.concat());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Counts the work of an evaluation in steps, and says what can go wrong in one.
 
-use super::Work;
+use super::bounds::MAX_STEPS;
 use super::tree::Node;
 
 /// Bytes of text that are read in one step.
@@ -9,6 +9,17 @@ pub(super) const BYTES_PER_STEP: u64 = 16;
 /// The steps for reading so many bytes.
 pub(super) fn steps_to_read(bytes: u64) -> u64 {
     bytes / BYTES_PER_STEP
+}
+
+/// What an evaluation took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// A step is a part of the expression evaluated, an element or a pair looked at, up to 16 bytes
+    /// of text read (8 steps a byte where a regular expression reads, one a byte where `bucket`
+    /// does), or one byte of a new text or list written.
+    pub steps: u64,
+    /// The bytes of texts, lists and maps that were made; each was a step.
+    pub bytes_written: u64,
 }
 
 /// The work done so far, within a bound.
@@ -76,7 +87,7 @@ pub(super) enum Cause {
     ListTooLong(usize),
     #[error("not known here: no connection is looked at")]
     NoConnection,
-    #[error("takes more than {} steps", super::MAX_STEPS)]
+    #[error("takes more than {} steps", MAX_STEPS)]
     TooMuchWork,
 }
 

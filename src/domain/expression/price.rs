@@ -1,14 +1,14 @@
 //! Bounds the steps of every evaluation of an expression, before anyone's claims are known.
 
+use super::bounds::{
+    MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_TEXT, MAX_USER_AGENT,
+};
 use super::functions::{MAX_NUMBER_TEXT, STEPS_PER_BUCKET, STEPS_PER_MATCHED_BYTE};
 use super::kinds::Kinds;
 use super::linear::Linear;
 use super::meter::steps_to_read;
 use super::tree::{Function, Literal, Macro, Node, Operator, Variable, Walk, What};
 use super::value::Value;
-use super::{
-    MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_TEXT, MAX_USER_AGENT,
-};
 use crate::domain::MAX_ID_BYTES;
 
 /// The most steps that an evaluation can take, whatever a token of the largest size says.

@@ -1,7 +1,8 @@
 //! From the text of an expression to the parser's tree; what the parser says of a mistake becomes a
 //! sentence.
 
-use super::{ExpressionError, MAX_BYTES, MAX_NESTING};
+use super::bounds::{MAX_BYTES, MAX_NESTING};
+use super::error::ExpressionError;
 use cel::common::ast::SourceInfo;
 use cel::parser::Expression as Parsed;
 use cel::{Env, ParseError};
