@@ -3,9 +3,10 @@
 use super::Api;
 use super::admission::{Admission, Subscriber};
 use super::body::StrictQuery;
+use super::credentials::{headers, only};
 use super::error::{Code, Outcome, Problem};
 use super::gate::Pass;
-use super::{pages, stream, transport};
+use super::{pages, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
 use crate::relay::connection::{self, Terms};
@@ -14,17 +15,20 @@ use crate::relay::realm::NoSeat;
 use crate::relay::roster::Origin;
 use crate::relay::shard::Transport;
 use crate::relay::{ConnectError, Joining, Registration, Worker};
-use actix_web::http::header::{UPGRADE, USER_AGENT};
+use actix_web::http::header::{HeaderName, UPGRADE, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, HttpResponse, get};
 use chrono::Utc;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Characters of a `User-Agent` that are kept.
 const MAX_USER_AGENT: usize = 200;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The documented routes of this file; `/` is beside them, see [`connect_or_greet`].
 pub fn routes(config: &mut ServiceConfig<'_>) {
@@ -139,7 +143,7 @@ pub(super) async fn register(
     // A page that has no cursor yet may well send an empty one.
     let cursor = match by {
         Transport::Wss => parameters.cursor.filter(|cursor| !cursor.is_empty()),
-        Transport::Sse => stream::resume_from(request, parameters.cursor)?,
+        Transport::Sse => resume_from(request, parameters.cursor)?,
     };
     let since = cursor.map(|cursor| Cursor::parse(&cursor).ok());
     let Subscriber { principal, tenant } = subscriber;
@@ -147,6 +151,13 @@ pub(super) async fn register(
     let origin = origin(request, address);
     let joining = Joining { transport: by, principal, tenant, origin, narrowing, since };
     api.relay.connect(worker, joining).map_err(|error| error.problem())
+}
+
+/// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they
+/// differ.
+fn resume_from(request: &HttpRequest, cursor: Option<String>) -> Outcome<Option<String>> {
+    let given = headers(request, LAST_EVENT_ID).chain(cursor.map(Cow::Owned));
+    Ok(only("cursor or Last-Event-ID", given)?.map(Cow::into_owned))
 }
 
 fn origin(request: &HttpRequest, address: IpAddr) -> Origin {

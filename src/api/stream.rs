@@ -2,17 +2,12 @@
 
 use super::Api;
 use super::connect::{ConnectParameters, pass, register};
-use super::credentials::{headers, only};
 use super::error::Outcome;
 use crate::relay;
 use crate::relay::shard::Transport;
-use actix_web::http::header::HeaderName;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
-use std::borrow::Cow;
 use utoipa_actix_web::service_config::ServiceConfig;
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The route of this file.
 pub fn routes(config: &mut ServiceConfig<'_>) {
@@ -48,14 +43,4 @@ pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpRespons
     let pass = pass(&request, &api)?;
     let registration = register(&request, &api, Transport::Sse).await?;
     Ok(relay::stream::open(registration, Box::new(pass)))
-}
-
-/// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they
-/// differ.
-pub(super) fn resume_from(
-    request: &HttpRequest,
-    cursor: Option<String>,
-) -> Outcome<Option<String>> {
-    let given = headers(request, LAST_EVENT_ID).chain(cursor.map(Cow::Owned));
-    Ok(only("cursor or Last-Event-ID", given)?.map(Cow::into_owned))
 }
