@@ -57,7 +57,7 @@ pub struct PublishRequest {
     /// `Idempotency-Key` is the same.
     #[serde(default)]
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "order-7310")]
-    pub(super) id: Option<String>,
+    id: Option<String>,
     /// Who does not get it although it is for them.
     #[serde(default)]
     exclude: Option<ExcludeRequest>,
@@ -115,7 +115,7 @@ pub async fn publish_message(
     let WithBody { admission, body } = admitted;
     let inquiry = parameters.into_inner().inquiry(&admission.principal)?;
     let mode = inquiry.as_ref().map_or(Mode::Send, |inquiry| Mode::DryRun(Some(inquiry)));
-    let body = key.put_into(body)?;
+    let body = PublishRequest { id: key.or(body.id)?, ..body };
     let Spent { remaining, outcome } = Rates::of(&api, &admission, 1).spend();
     let receipt = match outcome.and_then(|()| body.into_draft(&api, &admission.principal)) {
         Ok(draft) => publish(&api, &admission, draft, mode).await,

@@ -1,7 +1,6 @@
 //! Safe retries: the publisher's id in body or header, and what makes two requests the same.
 
 use super::error::{Code, Outcome, Problem};
-use super::messages::PublishRequest;
 use crate::domain::message::{Draft, MessageId};
 use crate::domain::principal::UserId;
 use crate::relay::repeats::{ClaimError, Fingerprint};
@@ -18,18 +17,17 @@ const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 pub struct IdempotencyKey(Option<String>);
 
 impl IdempotencyKey {
-    /// The request with the header's id. Errors: 400 where body and header differ, 422 for what is
-    /// no id.
-    pub fn put_into(self, mut request: PublishRequest) -> Outcome<PublishRequest> {
-        let Some(key) = self.0 else { return Ok(request) };
-        if request.id.as_ref().is_some_and(|id| *id != key) {
+    /// The message's id, which the body or the header gives. Errors: 400 where they differ, 422 for
+    /// a header that is no id.
+    pub fn or(self, id: Option<String>) -> Outcome<Option<String>> {
+        let Some(key) = self.0 else { return Ok(id) };
+        if id.is_some_and(|id| id != key) {
             let detail = "Idempotency-Key and id are both given, with different values";
             return Err(Problem::new(Code::ConflictingParameter, detail));
         }
         MessageId::new(&key)
             .map_err(|error| Problem::invalid("Idempotency-Key", error.to_string()))?;
-        request.id = Some(key);
-        Ok(request)
+        Ok(Some(key))
     }
 
     /// A batch has an id an entry. Errors: 400 where the header is given.
