@@ -1,8 +1,8 @@
 //! What every answer gets: a request id, a log line by route pattern, security headers, CORS, and a
 //! count.
 
+use super::counters::SENDING;
 use super::error::{Code, Problem};
-use super::metrics::SENDING;
 use super::{Api, transport};
 use crate::domain::instance::InstanceId;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};

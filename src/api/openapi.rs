@@ -2,8 +2,6 @@
 
 use super::operations;
 use super::responses::{FieldProblem, ProblemDocument};
-use actix_web::HttpResponse;
-use actix_web::web::{Bytes, Data};
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -82,29 +80,4 @@ pub fn operations_list() -> String {
     }
     lines.sort();
     lines.concat()
-}
-
-/// The texts that are served, made once.
-#[derive(Clone)]
-pub struct Documents {
-    openapi: Bytes,
-    asyncapi: Bytes,
-}
-
-impl Documents {
-    /// Makes the texts. Errors: see [`text`].
-    pub fn new() -> Result<Self, serde_json::Error> {
-        let asyncapi = Bytes::from_static(include_bytes!("../../openapi/asyncapi.json"));
-        Ok(Self { openapi: text()?.into(), asyncapi })
-    }
-}
-
-/// `GET /openapi.json`.
-pub async fn show_openapi(documents: Data<Documents>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(documents.openapi.clone())
-}
-
-/// `GET /asyncapi.json`.
-pub async fn show_asyncapi(documents: Data<Documents>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(documents.asyncapi.clone())
 }

@@ -3,10 +3,10 @@
 
 use super::error::StartError;
 use super::memory;
+use crate::api::counters::Metrics;
 use crate::api::deliberation::Deliberation;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
-use crate::api::metrics::Metrics;
 use crate::api::{Api, ApiSettings};
 use crate::auth::development::DevelopmentKey;
 use crate::auth::{AuthSettings, Authenticator, ClaimNames, PublicKey};

@@ -1,9 +1,9 @@
 //! Opens the listeners: https and wss for clients, plain HTTP for proxies, the metrics page.
 
 use super::error::StartError;
+use crate::api::documents::Documents;
 use crate::api::metrics::show_metrics;
-use crate::api::openapi::Documents;
-use crate::api::{self, Api, health, middleware};
+use crate::api::{self, Api, health, middleware, openapi};
 use crate::config::Config;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
 use crate::transport::{AcceptSettings, Acceptor, Upgrader, Wire};
@@ -78,8 +78,8 @@ pub(super) fn listen(
     let tls_config =
         certificates.server_config().map_err(StartError::because("TLS cannot be set up"))?;
     tasks.spawn_local(certificates.watch(CERTIFICATE_POLL, stopped.clone()));
-    let documents =
-        Documents::new().map_err(StartError::because("the OpenAPI document cannot be written"))?;
+    let openapi =
+        openapi::text().map_err(StartError::because("the OpenAPI document cannot be written"))?;
     let (tls, client) = bind(config.listen, "HERALD_LISTEN")?;
     let (metrics_listener, metrics) = bind(config.metrics_listen, "HERALD_METRICS_LISTEN")?;
     let proxy =
@@ -87,7 +87,7 @@ pub(super) fn listen(
     let (proxy_listener, proxy) = proxy.unzip();
     let listeners =
         ClientListeners { tls, tls_config: Arc::new(tls_config), proxy: proxy_listener };
-    let server = client_server(config, api, documents, listeners);
+    let server = client_server(config, api, Documents::new(openapi), listeners);
     let client_server =
         server.map_err(StartError::because("the client listeners cannot be opened"))?;
     let server = metrics_server(api, metrics_listener);
