@@ -3,6 +3,7 @@
 
 mod arrows;
 mod circles;
+mod inside;
 mod made_up;
 mod source;
 
@@ -32,7 +33,19 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 /// A part of `relay` or `api` (a folder, or a file that lies in none; the module's root is `mod`),
 /// and which others of the same module it may use. A row names only parts of rows above it, so that
 /// no arrow goes up. A part without a row is free.
-const INSIDE: &[(&str, &[&str])] = &[];
+const INSIDE: &[inside::Row<'static>] = &[
+    ("api/error", &[]),
+    ("api/counters", &["error"]),
+    ("api/deliberation", &["error"]),
+    ("api/filters", &["error"]),
+    ("api/gate", &["error"]),
+    ("api/state", &["counters", "deliberation", "filters", "gate"]),
+    ("api/credentials", &["error"]),
+    ("api/body", &["credentials", "error", "state"]),
+    ("api/transport", &["error"]),
+    ("api/middleware", &["counters", "error", "state", "transport"]),
+    ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
+];
 
 /// Files that import from more than three folders of `relay`.
 const KNOW_MUCH_OF_RELAY: &[&str] =
@@ -242,40 +255,16 @@ fn files_lead_to_each_other_only_in_known_circles() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// `relay` and `worker` of `relay/worker/room.rs` and of `relay/worker.rs`.
-fn part(file: &str) -> Option<(&str, &str)> {
-    let (module, rest) = file.split_once('/')?;
-    let part = rest.split('/').next().unwrap_or_default();
-    Some((module, part.trim_end_matches(".rs")))
-}
-
 #[test]
 fn parts_of_a_module_use_only_what_the_table_inside_allows() {
-    for (row, (name, allowed)) in INSIDE.iter().enumerate() {
-        let module = name.split('/').next().unwrap_or_default();
-        for used in *allowed {
-            let above = INSIDE[..row].iter().any(|(row, _)| *row == format!("{module}/{used}"));
-            assert!(above, "{used} has no row above {name}");
-        }
-    }
-    let mut wrong = Vec::new();
-    for Arrow { from, to, name, line } in arrows_of_src() {
-        let (Some((module, user)), Some((other, used))) = (part(&from), part(&to)) else {
-            continue;
-        };
-        let row = INSIDE.iter().find(|(row, _)| *row == format!("{module}/{user}"));
-        let Some((_, allowed)) = row.filter(|_| module == other && user != used) else { continue };
-        if !allowed.contains(&used) {
-            wrong.push(format!("src/{from}:{line}: {user} must not use {name} of src/{to}"));
-        }
-    }
+    let wrong = inside::wrong_inside(INSIDE, &arrows_of_src());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// The folder of `relay` that a file belongs to: `x.rs` beside a folder `x` belongs to that folder,
 /// and a file in no folder to `relay` itself.
 fn folder_of_relay(file: &str) -> Option<&str> {
-    let (module, name) = part(file)?;
+    let (module, name) = inside::part(file)?;
     let is_folder = source().join(module).join(name).is_dir();
     (module == "relay").then_some(if is_folder { name } else { module })
 }
