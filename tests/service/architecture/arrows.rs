@@ -49,7 +49,7 @@ struct Modules(BTreeMap<ModulePath, Module>);
 impl Modules {
     fn read(&mut self, sources: &BTreeMap<String, String>, path: ModulePath, file: String) {
         let text = sources.get(&file).unwrap_or_else(|| panic!("{file} is not there"));
-        let source = Source::read(text);
+        let source = Source::read(text).unwrap_or_else(|error| panic!("src/{file}:{error}"));
         let folder = folder_of_children(&file);
         for child in source.children.clone() {
             let beside = format!("{folder}{child}.rs");

@@ -128,3 +128,9 @@ fn macros_globs_attributes_and_what_macros_make_tie_as_well() {
     assert_eq!(circles_of(&files), [["room/mod.rs", "room/row.rs", "room/seat.rs"]]);
     assert_eq!(arrows_of(&files)[1].line, 1);
 }
+
+#[test]
+#[should_panic(expected = "src/room.rs:2: the module seat needs a file of its own")]
+fn a_module_within_a_file_is_refused_rather_than_overlooked() {
+    arrows_of(&[("lib.rs", "mod room;"), ("room.rs", "pub struct Room;\nmod seat { }")]);
+}

@@ -40,10 +40,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads a file.
-    ///
-    /// Panics at a module within the file, but for tests: it has no file that could be on a circle.
-    pub fn read(text: &str) -> Source {
+    /// Reads a file. Errors: a module within it, but for tests, which has no file of its own that
+    /// could be on a circle; the line and the module's name.
+    pub fn read(text: &str) -> Result<Source, String> {
         let tokens = without_tests(&tokens(text));
         let mut source = Source::default();
         let mut depth = 0_usize;
@@ -57,11 +56,15 @@ impl Source {
             at += match text_at(&tokens, at) {
                 // `impl Trait + use<'a>` imports nothing.
                 "use" if text_at(&tokens, at + 1) != "<" => source.read_use(&tokens[at + 1..]) + 1,
+                "mod" if text_at(&tokens, at + 2) != ";" => {
+                    let (line, name) = (tokens[at].line, text_at(&tokens, at + 1));
+                    return Err(format!("{line}: the module {name} needs a file of its own"));
+                }
                 _ if depth == 0 => source.read_item(&tokens, at),
                 _ => source.read_path(&tokens, at),
             };
         }
-        source
+        Ok(source)
     }
 
     /// Reads `mod`, and the name of what is defined. How many tokens it took.
@@ -69,8 +72,6 @@ impl Source {
         let name = text_at(tokens, at + 1).to_owned();
         match text_at(tokens, at) {
             "mod" => {
-                let line = tokens[at].line;
-                assert_eq!(text_at(tokens, at + 2), ";", "line {line}: {name} needs its own file");
                 self.children.push(name);
                 2
             }
