@@ -27,6 +27,8 @@ pub mod limits;
 
 pub mod relay;
 
+pub mod admittance;
+
 pub mod api;
 
 pub mod config;

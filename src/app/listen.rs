@@ -141,7 +141,7 @@ fn client_server(
             let app = app.wrap(from_fn(middleware::finish)).configure(api::configure);
             map_config(app.into_factory(), |()| AppConfig::default())
         };
-        let (turnstile, stopping) = (worker.turnstile().clone(), stopping.clone());
+        let (admittance, stopping) = (worker.admittance().clone(), stopping.clone());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
@@ -153,9 +153,9 @@ fn client_server(
             .on_connect_ext(|wire: &Wire, extensions| {
                 extensions.insert(wire.transport());
             })
-            .upgrade(Upgrader::new(app(), turnstile.clone()))
+            .upgrade(Upgrader::new(app(), admittance.clone()))
             .finish(app().map_err(|error| error.error_response()));
-        Acceptor::new(settings, tls, turnstile).map_err(DispatchError::Io).and_then(http)
+        Acceptor::new(settings, tls, admittance).map_err(DispatchError::Io).and_then(http)
     };
     let (encrypted, tls_config) = (pipeline.clone(), listeners.tls_config);
     let mut server =

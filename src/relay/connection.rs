@@ -386,8 +386,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
 
 /// Leaves every index, at its turn: thousands may go at once.
 async fn deregister(admitted: Option<Admitted>, held: impl Sized) {
-    match admitted.as_ref().map(|admitted| admitted.registration.worker().turnstile().clone()) {
-        Some(turnstile) => turnstile.pass(|| drop((admitted, held))).await,
+    match admitted.as_ref().map(|admitted| admitted.registration.worker().admittance().clone()) {
+        Some(admittance) => admittance.in_turn(|| drop((admitted, held))).await,
         None => drop(held),
     }
 }

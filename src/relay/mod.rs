@@ -28,7 +28,6 @@ pub mod roster;
 pub mod shard;
 pub mod stream;
 pub mod traces;
-pub mod turnstile;
 pub mod window;
 mod worker;
 
@@ -45,6 +44,7 @@ pub use publishing::{LONGEST_RUN, Overloaded, Published};
 pub use registration::{ConnectError, Joining, Registration};
 pub use worker::Worker;
 
+use crate::admittance::Admittance;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::instance::InstanceId;
 use ahash::RandomState;
@@ -64,7 +64,6 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use traces::TraceBounds;
-use turnstile::Turnstile;
 use uuid::Uuid;
 
 /// Reconnects a second that a drained node asks its clients to spread over.
@@ -176,7 +175,7 @@ impl Relay {
             shard,
             index,
             bell: Rc::default(),
-            turnstile: Turnstile::default(),
+            admittance: Admittance::default(),
             buffers: Rc::default(),
         };
         tokio::task::spawn_local(tokio::task::unconstrained(

@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module (by the first folder or file name under `src`), and what of ours it may use.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("store", &["domain"]),
     ("catalog", &["domain", "store"]),
     ("auth", &["domain"]),
     ("limits", &["domain"]),
-    ("relay", &["domain", "catalog"]),
-    ("transport", &["relay", "tls"]),
+    ("relay", &["domain", "catalog", "admittance"]),
+    ("admittance", &[]),
+    ("transport", &["relay", "tls", "admittance"]),
     ("api", &["domain", "store", "catalog", "auth", "limits", "relay", "transport"]),
     ("postgres", &[]),
     ("tls", &[]),
