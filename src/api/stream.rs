@@ -4,8 +4,8 @@ use super::Api;
 use super::connect::{ConnectParameters, pass, register};
 use super::credentials::{headers, only};
 use super::error::Outcome;
-use crate::relay;
 use crate::relay::shard::Transport;
+use crate::socket::open_stream;
 use actix_web::http::header::HeaderName;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -47,7 +47,7 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpResponse> {
     let pass = pass(&request, &api)?;
     let registration = register(&request, &api, Transport::Sse).await?;
-    Ok(relay::stream::open(registration, Box::new(pass)))
+    Ok(open_stream(registration, Box::new(pass)))
 }
 
 /// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they

@@ -1,8 +1,7 @@
-//! What one actix worker does for the relay: drains its queue, looks at the clock, follows the
-//! catalog, drains at the end.
+//! What one worker does for the relay: drains its queue, looks at the clock, follows the catalog,
+//! drains at the end.
 
 use super::Relay;
-use super::connection::Buffers;
 use super::frame::{Close, Frame, Notice};
 use super::queue::{Parcel, Receiver};
 use super::roster::Question;
@@ -35,8 +34,6 @@ pub struct Worker {
     pub(super) bell: Rc<Notify>,
     /// Where those who come and go wait for their turn.
     pub(super) admittance: Admittance,
-    /// What its sockets read into and join frames in.
-    pub(super) buffers: Rc<RefCell<Buffers>>,
 }
 
 impl Worker {

@@ -2,7 +2,7 @@
 
 use super::Wire;
 use crate::admittance::Admittance;
-use crate::relay::connection::Upgrade;
+use crate::socket::Upgrade;
 use actix_codec::{Encoder, Framed};
 use actix_http::body::{BodySize, MessageBody};
 use actix_http::h1::{Codec, Message};
