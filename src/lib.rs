@@ -7,14 +7,14 @@
 //! asks every worker's shard; the counts are the answer.
 //!
 //! **Connect**, the other: [`transport`] accepts and shakes hands, [`api::connect`] admits the
-//! subscriber, the relay registers it for its audiences and answers the handshake, and
-//! [`relay::connection`] is the socket's life until it closes.
+//! subscriber, [`relay::Relay::connect`] registers it for its audiences, and [`socket`] answers the
+//! handshake and is the connection's life until it closes.
 //!
 //! Configuring takes a third: [`api::channels`] and its like change Postgres through [`store`],
 //! which notifies every node's [`catalog`], which every shard follows.
 //!
 //! The modules in reading order: values and decisions first, then what keeps them, who may come in,
-//! who is connected, and HTTP; last what builds and runs it all.
+//! who is connected, its sockets, and HTTP; last what builds and runs it all.
 
 pub mod domain;
 
@@ -26,6 +26,9 @@ pub mod auth;
 pub mod limits;
 
 pub mod relay;
+
+pub mod admittance;
+pub mod socket;
 
 pub mod api;
 

@@ -12,7 +12,7 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::Author;
 use crate::domain::principal::{Principal, Role};
 use crate::relay::frame::Close;
-use crate::relay::renewal::{Renewal, Renewer};
+use crate::socket::{Renewal, Renewer};
 use actix_web::dev::Payload;
 use actix_web::http::header::ORIGIN;
 use actix_web::web::Data;

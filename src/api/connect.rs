@@ -9,12 +9,12 @@ use super::gate::Pass;
 use super::{pages, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
-use crate::relay::connection::{self, Terms};
 use crate::relay::frame::Close;
 use crate::relay::realm::NoSeat;
 use crate::relay::roster::Origin;
 use crate::relay::shard::Transport;
-use crate::relay::{ConnectError, Joining, Registration, Worker};
+use crate::relay::{ConnectError, Joining, Registration};
+use crate::socket::Sockets;
 use actix_web::http::header::{HeaderName, UPGRADE, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, HttpResponse, get};
@@ -92,28 +92,24 @@ fn asks_for_websocket(request: &HttpRequest) -> bool {
 /// Floods are answered in HTTP; what is wrong with the request or its sender by a close code.
 async fn open(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Error> {
     let pass = pass(&request, &api)?;
-    let worker = worker(&request)?;
+    let sockets = sockets(&request)?;
     if api.relay.is_draining() {
-        return connection::refuse(&request, worker, Close::restarting(), Box::new(pass)).await;
+        return sockets.refuse(&request, Close::restarting(), Box::new(pass)).await;
     }
     match register(&request, &api, Transport::Wss).await {
-        Ok(registration) => {
-            let bounds = api.settings.outbox;
-            let terms = Terms { bounds, renewer: api.into_inner(), held: Box::new(pass) };
-            connection::accept(&request, registration, terms).await
-        }
+        Ok(registration) => sockets.accept(&request, registration, Box::new(pass)).await,
         Err(problem) if stays_http(problem.code) => Err(problem.into()),
         Err(problem) => {
             api.metrics.refused(problem.code);
-            connection::refuse(&request, worker, close_for(&problem), Box::new(pass)).await
+            sockets.refuse(&request, close_for(&problem), Box::new(pass)).await
         }
     }
 }
 
-/// The part of the relay on the thread that serves the request.
-fn worker(request: &HttpRequest) -> Outcome<&Worker> {
+/// The sockets of the worker that serves the request.
+fn sockets(request: &HttpRequest) -> Outcome<&Sockets> {
     request
-        .app_data::<Worker>()
+        .app_data::<Sockets>()
         .ok_or_else(|| Problem::new(Code::Internal, "this listener has no relay"))
 }
 
@@ -139,7 +135,7 @@ pub(super) async fn register(
     let narrowing = parameters.channels.as_deref().map(Narrowing::parse).transpose();
     let narrowing = narrowing.map_err(|error| Problem::invalid("channels", error.to_string()))?;
     super::rates::spend_connect(api, &subscriber.tenant)?;
-    let worker = worker(request)?;
+    let worker = sockets(request)?.worker();
     // A page that has no cursor yet may well send an empty one.
     let cursor = match by {
         Transport::Wss => parameters.cursor.filter(|cursor| !cursor.is_empty()),

@@ -2,7 +2,7 @@
 
 use super::error::{Code, Outcome, Problem};
 use crate::auth::strip_bearer;
-use crate::relay::connection::SUBPROTOCOL;
+use crate::socket::SUBPROTOCOL;
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL};
 use smallvec::SmallVec;

@@ -8,7 +8,6 @@ use crate::auth::Authenticator;
 use crate::catalog::Catalog;
 use crate::limits::RateLimits;
 use crate::relay::Relay;
-use crate::relay::outbox::OutboxBounds;
 use crate::store::Store;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -46,8 +45,6 @@ pub struct ApiSettings {
     pub trusted_proxies: Vec<IpNet>,
     /// Connections of the process.
     pub connections: usize,
-    /// Of each connection.
-    pub outbox: OutboxBounds,
     /// How long messages are kept for clients that resume.
     pub window: Duration,
     /// How far clocks may differ.

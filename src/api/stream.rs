@@ -3,8 +3,8 @@
 use super::Api;
 use super::connect::{ConnectParameters, pass, register};
 use super::error::Outcome;
-use crate::relay;
 use crate::relay::shard::Transport;
+use crate::socket::open_stream;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -42,5 +42,5 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpResponse> {
     let pass = pass(&request, &api)?;
     let registration = register(&request, &api, Transport::Sse).await?;
-    Ok(relay::stream::open(registration, Box::new(pass)))
+    Ok(open_stream(registration, Box::new(pass)))
 }

@@ -107,7 +107,6 @@ pub(super) async fn build(
         settings: Arc::new(ApiSettings {
             trusted_proxies: config.trusted_proxies.clone(),
             connections,
-            outbox: outbox_bounds(config),
             window: bounds.history_window,
             leeway: config.signing_in.leeway,
             max_token_age: config.signing_in.max_token_age,
@@ -256,7 +255,8 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
     }
 }
 
-fn outbox_bounds(config: &Config) -> OutboxBounds {
+/// How much may wait for one connection.
+pub(super) fn outbox_bounds(config: &Config) -> OutboxBounds {
     OutboxBounds { bytes: config.bounds.outbox_bytes, stall: config.bounds.outbox_age }
 }
 

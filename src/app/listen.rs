@@ -1,10 +1,12 @@
 //! Opens the listeners: https and wss for clients, plain HTTP for proxies, the metrics page.
 
+use super::build::outbox_bounds;
 use super::error::StartError;
 use crate::api::documents::Documents;
 use crate::api::metrics::show_metrics;
 use crate::api::{self, Api, health, middleware, openapi};
 use crate::config::Config;
+use crate::socket::Sockets;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
 use crate::transport::{AcceptSettings, Acceptor, Upgrader, Wire};
 use actix_http::HttpService;
@@ -132,6 +134,7 @@ fn client_server(
         send_buffer_bytes: bounds.send_buffer_bytes,
         handshakes: bounds.handshakes,
     };
+    let outbox = outbox_bounds(config);
     let (state, documents) = (Data::new(api.clone()), Data::new(documents));
     let server = Server::build()
         .workers(workers(bounds.workers))
@@ -141,18 +144,18 @@ fn client_server(
     let stopping = server.graceful_shutdown_signal();
     // Called once in every worker and for each listener.
     let pipeline = move |tls: Option<Arc<rustls::ServerConfig>>| {
-        let (state, documents, worker) =
-            (state.clone(), documents.clone(), state.relay.add_worker());
+        let (state, documents) = (state.clone(), documents.clone());
+        let sockets = Sockets::new(state.relay.add_worker(), outbox, state.clone().into_inner());
         // Made twice: requests that ask for an upgrade go their own way to the same routes.
         let app = || {
             let app = App::new()
                 .app_data(state.clone())
                 .app_data(documents.clone())
-                .app_data(worker.clone());
+                .app_data(sockets.clone());
             let app = app.wrap(from_fn(middleware::finish)).configure(api::configure);
             map_config(app.into_factory(), |()| AppConfig::default())
         };
-        let (turnstile, stopping) = (worker.turnstile().clone(), stopping.clone());
+        let (admittance, stopping) = (sockets.worker().admittance().clone(), stopping.clone());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
@@ -164,9 +167,9 @@ fn client_server(
             .on_connect_ext(|wire: &Wire, extensions| {
                 extensions.insert(wire.transport());
             })
-            .upgrade(Upgrader::new(app(), turnstile.clone()))
+            .upgrade(Upgrader::new(app(), admittance.clone()))
             .finish(app().map_err(|error| error.error_response()));
-        Acceptor::new(settings, tls, turnstile).map_err(DispatchError::Io).and_then(http)
+        Acceptor::new(settings, tls, admittance).map_err(DispatchError::Io).and_then(http)
     };
     let (encrypted, tls_config) = (pipeline.clone(), listeners.tls_config);
     let mut server =

@@ -1,14 +1,10 @@
-//! Who is connected, and the way to their sockets.
+//! Who is connected, and the order of what they hear.
 
-mod client_frame;
-pub mod connection;
 mod counts;
 pub mod entry;
 mod filters;
 pub mod frame;
 pub mod history;
-mod inbound;
-mod judge;
 pub mod lanes;
 mod link;
 mod memory;
@@ -17,34 +13,31 @@ pub mod passage;
 pub mod progress;
 pub mod publishing;
 pub mod queue;
-mod reader;
 pub mod realm;
 pub mod record;
 mod registration;
 pub mod rehearsal;
-pub mod renewal;
 pub mod repeats;
 pub mod roster;
 pub mod shard;
-pub mod stream;
 pub mod traces;
-pub mod turnstile;
 pub mod window;
 mod worker;
 
 #[cfg(test)]
 mod history_test;
 #[cfg(test)]
-mod model_test;
+pub(crate) mod model_test;
 #[cfg(test)]
 mod outbox_test;
 #[cfg(test)]
-mod turns_test;
+pub(crate) mod turns_test;
 
 pub use publishing::{LONGEST_RUN, Overloaded, Published};
 pub use registration::{ConnectError, Joining, Registration};
 pub use worker::Worker;
 
+use crate::admittance::Admittance;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::instance::InstanceId;
 use ahash::RandomState;
@@ -64,7 +57,6 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use traces::TraceBounds;
-use turnstile::Turnstile;
 use uuid::Uuid;
 
 /// Reconnects a second that a drained node asks its clients to spread over.
@@ -156,8 +148,7 @@ impl Relay {
         }))
     }
 
-    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`, as actix
-    /// workers do.
+    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`.
     pub fn add_worker(&self) -> Worker {
         let (sender, receiver) = queue::bounded(self.0.settings.queue);
         let (asked, questions) = mpsc::channel(roster::MAX_QUESTIONS);
@@ -176,8 +167,7 @@ impl Relay {
             shard,
             index,
             bell: Rc::default(),
-            turnstile: Turnstile::default(),
-            buffers: Rc::default(),
+            admittance: Admittance::default(),
         };
         tokio::task::spawn_local(tokio::task::unconstrained(
             worker.clone().run(receiver, questions),

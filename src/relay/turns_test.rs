@@ -5,8 +5,7 @@ use super::lanes::Lane;
 use super::model_test::SETTINGS;
 use super::queue::{Parcel, QueueBounds, Tally};
 use super::roster::Origin;
-use super::shard::{Bounds, Transport};
-use super::stream;
+use super::shard::Transport;
 use super::{Joining, Overloaded, Published, Registration, Relay, RelaySettings, Worker};
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
@@ -14,11 +13,11 @@ use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Scope as ExpressionScope};
 use crate::domain::instance::{Instance, InstanceId, Limits};
-use crate::domain::message::{Message, Payload, Reach};
+use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
 use crate::relay::frame::{Close, Frame};
-use crate::relay::outbox::{Batch, Outbox, OutboxBounds, Pushed};
+use crate::relay::outbox::{Batch, Outbox, Pushed};
 use futures_util::FutureExt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 use tokio::task::{LocalSet, yield_now};
 
-const STORM: &str = "storm";
+pub(crate) const STORM: &str = "storm";
 const QUIET: &str = "quiet";
 
 /// Most sockets that a first turn wakes, and another one.
@@ -36,7 +35,7 @@ const WOKEN_AGAIN: usize = 16;
 /// How many receivers a turn serves that has no time.
 const STRIDE: usize = 64;
 
-struct Scene {
+pub(crate) struct Scene {
     relay: Relay,
     catalog: Catalog,
     worker: Worker,
@@ -63,14 +62,14 @@ fn snapshot(version: i64) -> Snapshot {
 }
 
 impl Scene {
-    fn new(settings: RelaySettings) -> Self {
+    pub(crate) fn new(settings: RelaySettings) -> Self {
         let catalog = Catalog::new(snapshot(1));
         let relay = Relay::new(catalog.clone(), settings);
         let worker = relay.add_worker();
         Self { relay, catalog, worker }
     }
 
-    fn connect(&self, instance: &str) -> Registration {
+    pub(crate) fn connect(&self, instance: &str) -> Registration {
         let principal = Principal {
             user: UserId::new("someone").unwrap(),
             groups: vec![],
@@ -97,7 +96,7 @@ impl Scene {
         self.relay.connect(&self.worker, joining).unwrap()
     }
 
-    fn publish<'a>(
+    pub(crate) fn publish<'a>(
         &'a self,
         instance: &str,
         message: &'a Message,
@@ -107,11 +106,11 @@ impl Scene {
     }
 }
 
-type Outcome = Result<Published, Overloaded>;
+pub(crate) type Outcome = Result<Published, Overloaded>;
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Bell(AtomicUsize);
+pub(crate) struct Bell(AtomicUsize);
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
@@ -120,7 +119,7 @@ impl Wake for Bell {
 }
 
 impl Bell {
-    fn rings(&self) -> usize {
+    pub(crate) fn rings(&self) -> usize {
         self.0.load(Relaxed)
     }
 }
@@ -131,7 +130,7 @@ fn wait(outbox: &Outbox, bell: &Arc<Bell>) {
     while outbox.poll_batch(&mut Context::from_waker(&waker), &mut Vec::new()).is_ready() {}
 }
 
-fn begin(publishing: &mut Pin<Box<dyn Future<Output = Outcome> + '_>>) -> Poll<Outcome> {
+pub(crate) fn begin(publishing: &mut Pin<Box<dyn Future<Output = Outcome> + '_>>) -> Poll<Outcome> {
     publishing.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -249,37 +248,6 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
 }
 
 #[tokio::test]
-async fn a_burst_waits_for_the_sockets_and_closes_nobody_who_reads() {
-    let scene = async {
-        let outbox = OutboxBounds { bytes: 128 << 10, ..SETTINGS.bounds.outbox };
-        let scene =
-            Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
-        let mut take = stream::taker(scene.connect(STORM));
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        while take(&waker).is_empty() || bell.rings() == 0 {
-            yield_now().await;
-        }
-        take(&waker);
-        let payload = Payload::new(&format!("\"{}\"", "x".repeat(10_000)), 1 << 20).unwrap();
-        let message = Message { payload, ..Message::of_a_test("m") };
-        // All at once more than twice of what the outbox takes.
-        let mut publishing: Vec<_> = (0..32).map(|_| scene.publish(STORM, &message)).collect();
-        publishing.iter_mut().for_each(|publishing| assert!(begin(publishing).is_pending()));
-        let mut taken = 0;
-        while taken < publishing.len() {
-            yield_now().await;
-            taken += take(&waker).len();
-        }
-        for publishing in publishing {
-            let counts = publishing.await.unwrap().counts;
-            assert_eq!((counts.queued, counts.dropped), (1, 0));
-        }
-    };
-    LocalSet::new().run_until(scene).await;
-}
-
-#[tokio::test]
 async fn an_instance_takes_half_of_a_queue_at_most_and_others_find_room() {
     let scene = async {
         let queue = QueueBounds { messages: 8, bytes: 1 << 20 };
@@ -316,45 +284,6 @@ async fn who_is_gone_when_a_message_is_delivered_is_not_counted_and_the_message_
         let registration = scene.connect(STORM);
         assert_eq!(scene.publish(STORM, &message).await.unwrap().counts.matched, 1);
         drop(registration);
-    };
-    LocalSet::new().run_until(scene).await;
-}
-
-#[tokio::test]
-async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
-    let scene = async {
-        let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.bounds.outbox };
-        let scene =
-            Scene::new(RelaySettings { bounds: Bounds { outbox, ..SETTINGS.bounds }, ..SETTINGS });
-        let mut take = stream::taker(scene.connect(STORM));
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        // The opening, and CONNECTED.
-        while take(&waker).is_empty() || bell.rings() == 0 {
-            yield_now().await;
-        }
-        take(&waker);
-        let payload = Payload::new(&format!("\"{}\"", "x".repeat(1_000)), 1 << 20).unwrap();
-        let message = Message { payload, ..Message::of_a_test("m") };
-        let (mut sent, mut taken, mut turns) = (0, 0, 0);
-        while sent < 100 {
-            let mut publishing: Vec<_> = (0..4).map(|_| scene.publish(STORM, &message)).collect();
-            publishing.iter_mut().for_each(|publishing| assert!(begin(publishing).is_pending()));
-            for publishing in publishing {
-                assert_eq!(publishing.await.unwrap().counts.queued, 1);
-                sent += 1;
-            }
-        }
-        while taken < sent {
-            let events = take(&waker);
-            assert!(take(&waker).is_empty(), "without another turn");
-            let (last, others) = events.split_last().unwrap_or((&0, &[]));
-            assert!(others.iter().sum::<usize>() < 32 << 10 && *last < 2_000);
-            taken += events.len();
-            turns += usize::from(!events.is_empty());
-            yield_now().await;
-        }
-        assert_eq!((taken, turns), (100, 4));
     };
     LocalSet::new().run_until(scene).await;
 }

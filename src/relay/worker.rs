@@ -1,13 +1,12 @@
-//! What one actix worker does for the relay: drains its queue, looks at the clock, follows the
-//! catalog, drains at the end.
+//! What one worker does for the relay: drains its queue, looks at the clock, follows the catalog,
+//! drains at the end.
 
 use super::Relay;
-use super::connection::Buffers;
 use super::frame::{Close, Frame, Notice};
 use super::queue::{Parcel, Receiver};
 use super::roster::Question;
 use super::shard::{Counts, Key, Shard};
-use super::turnstile::Turnstile;
+use crate::admittance::Admittance;
 use crate::catalog::Snapshot;
 use chrono::Utc;
 use std::cell::RefCell;
@@ -34,15 +33,13 @@ pub struct Worker {
     /// Rung by sockets that want a turn while nothing else is to be done.
     pub(super) bell: Rc<Notify>,
     /// Where those who come and go wait for their turn.
-    pub(super) turnstile: Turnstile,
-    /// What its sockets read into and join frames in.
-    pub(super) buffers: Rc<RefCell<Buffers>>,
+    pub(super) admittance: Admittance,
 }
 
 impl Worker {
     /// Where those who come to this worker, and those who go, wait for their turn.
-    pub fn turnstile(&self) -> &Turnstile {
-        &self.turnstile
+    pub fn admittance(&self) -> &Admittance {
+        &self.admittance
     }
 
     /// Runs until the relay ends. One tick a second looks after all connections: no timer a
@@ -109,7 +106,7 @@ impl Worker {
                 Instant::now(),
                 &mut settle,
             );
-            self.turnstile.note_deliveries(self.shard.borrow().has_turns());
+            self.admittance.note_deliveries(self.shard.borrow().has_turns());
             // The budget of the runtime does not count here: yielding by hand lets the sockets
             // write.
             tokio::task::yield_now().await;

@@ -1,7 +1,7 @@
 //! From an accepted socket to a connection that HTTP can be spoken on: socket options, then TLS.
 
 use super::Wire;
-use crate::relay::turnstile::Turnstile;
+use crate::admittance::Admittance;
 use crate::tls::{Scratch, TlsStream};
 use actix_http::Protocol;
 use actix_service::{Service, ServiceFactory};
@@ -36,20 +36,20 @@ pub struct Acceptor {
     settings: AcceptSettings,
     /// None for the listener for proxies.
     tls: Option<Arc<ServerConfig>>,
-    turnstile: Turnstile,
+    admittance: Admittance,
     scratch: Scratch,
     under_way: Counter,
 }
 
 impl Acceptor {
-    /// With TLS if there are settings for it; computing handshakes waits at `turnstile`.
+    /// With TLS if there are settings for it; computing handshakes waits at `admittance`.
     pub fn new(
         settings: AcceptSettings,
         tls: Option<Arc<ServerConfig>>,
-        turnstile: Turnstile,
+        admittance: Admittance,
     ) -> Self {
         let under_way = Counter::new(settings.handshakes);
-        Self { settings, tls, turnstile, scratch: Scratch::default(), under_way }
+        Self { settings, tls, admittance, scratch: Scratch::default(), under_way }
     }
 }
 
@@ -65,11 +65,11 @@ impl ServiceFactory<TcpStream> for Acceptor {
     type Future = Ready<Result<AcceptorService, ()>>;
 
     fn new_service(&self, _: ()) -> Self::Future {
-        let Self { settings, tls, turnstile, scratch, under_way } = self;
+        let Self { settings, tls, admittance, scratch, under_way } = self;
         ok(AcceptorService {
             settings: *settings,
             tls: tls.clone(),
-            turnstile: turnstile.clone(),
+            admittance: admittance.clone(),
             scratch: scratch.clone(),
             under_way: under_way.clone(),
         })
@@ -80,7 +80,7 @@ impl ServiceFactory<TcpStream> for Acceptor {
 pub struct AcceptorService {
     settings: AcceptSettings,
     tls: Option<Arc<ServerConfig>>,
-    turnstile: Turnstile,
+    admittance: Admittance,
     scratch: Scratch,
     under_way: Counter,
 }
@@ -102,11 +102,11 @@ impl Service<TcpStream> for AcceptorService {
             let peer = socket.peer_addr().ok();
             return Box::pin(std::future::ready(Ok((Wire::Plain(socket), Protocol::Http1, peer))));
         };
-        let (turnstile, scratch, under_way) =
-            (self.turnstile.clone(), self.scratch.clone(), self.under_way.get());
+        let (admittance, scratch, under_way) =
+            (self.admittance.clone(), self.scratch.clone(), self.under_way.get());
         Box::pin(async move {
             let stream = TlsStream::new(socket, tls, scratch).map_err(io::Error::other)?;
-            let shaken = tokio::time::timeout(HANDSHAKE, shake_hands(stream, &turnstile)).await;
+            let shaken = tokio::time::timeout(HANDSHAKE, shake_hands(stream, &admittance)).await;
             drop(under_way);
             let wire = Wire::Tls(Box::new(shaken.map_err(io::Error::from).flatten()?));
             let peer = wire.peer();
@@ -117,10 +117,10 @@ impl Service<TcpStream> for AcceptorService {
 
 /// Answers the client until both agree. Only the arithmetic waits for its turn; who is slow to send
 /// keeps nobody waiting.
-async fn shake_hands(mut stream: TlsStream, turnstile: &Turnstile) -> io::Result<TlsStream> {
+async fn shake_hands(mut stream: TlsStream, admittance: &Admittance) -> io::Result<TlsStream> {
     while stream.is_handshaking() {
         stream.readable().await?;
-        let advanced = turnstile.pass(|| stream.advance()).await;
+        let advanced = admittance.in_turn(|| stream.advance()).await;
         // Also where it failed: the alert says why.
         let sent = stream.flush().await;
         advanced.and(sent)?;

@@ -1,8 +1,8 @@
 //! The answer to a request that asks for an upgrade, and the socket that it may become.
 
 use super::Wire;
-use crate::relay::connection::Upgrade;
-use crate::relay::turnstile::Turnstile;
+use crate::admittance::Admittance;
+use crate::socket::Upgrade;
 use actix_codec::{Encoder, Framed};
 use actix_http::body::{BodySize, MessageBody};
 use actix_http::h1::{Codec, Message};
@@ -29,13 +29,13 @@ const LINGER_BYTES: usize = 1_024;
 /// leaves HTTP's dispatcher behind, with its buffers: [`Upgrade`] owns the connection from then on.
 pub struct Upgrader<F> {
     app: F,
-    turnstile: Turnstile,
+    admittance: Admittance,
 }
 
 impl<F> Upgrader<F> {
-    /// By the routes of `app`, for newcomers that wait for their turn at `turnstile`.
-    pub fn new(app: F, turnstile: Turnstile) -> Self {
-        Self { app, turnstile }
+    /// By the routes of `app`, for newcomers that wait for their turn at `admittance`.
+    pub fn new(app: F, admittance: Admittance) -> Self {
+        Self { app, admittance }
     }
 }
 
@@ -59,15 +59,15 @@ where
     type Future = LocalBoxFuture<'static, Result<Self::Service, Self::InitError>>;
 
     fn new_service(&self, _: ()) -> Self::Future {
-        let (app, turnstile) = (self.app.new_service(()), self.turnstile.clone());
-        Box::pin(async move { Ok(UpgraderService { app: Rc::new(app.await?), turnstile }) })
+        let (app, admittance) = (self.app.new_service(()), self.admittance.clone());
+        Box::pin(async move { Ok(UpgraderService { app: Rc::new(app.await?), admittance }) })
     }
 }
 
 /// A worker's upgrader.
 pub struct UpgraderService<S> {
     app: Rc<S>,
-    turnstile: Turnstile,
+    admittance: Admittance,
 }
 
 impl<S, B> Service<(Request, Framed<Wire, Codec>)> for UpgraderService<S>
@@ -85,9 +85,9 @@ where
     }
 
     fn call(&self, (request, framed): (Request, Framed<Wire, Codec>)) -> Self::Future {
-        let (app, turnstile) = (self.app.clone(), self.turnstile.clone());
+        let (app, admittance) = (self.app.clone(), self.admittance.clone());
         Box::pin(async move {
-            let response = ask(&*app, request, &turnstile).await;
+            let response = ask(&*app, request, &admittance).await;
             let upgrading = match response {
                 Ok(answer) => answer_with(answer.into(), framed).await,
                 Err(error) => answer_with(Response::from(error), framed).await,
@@ -105,11 +105,11 @@ where
 async fn ask<S: Service<Request>>(
     app: &S,
     request: Request,
-    turnstile: &Turnstile,
+    admittance: &Admittance,
 ) -> Result<S::Response, S::Error> {
     let mut answer = pin!(app.call(request));
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    match turnstile.pass(|| answer.as_mut().poll(&mut Context::from_waker(&waker))).await {
+    match admittance.in_turn(|| answer.as_mut().poll(&mut Context::from_waker(&waker))).await {
         Poll::Ready(answer) => answer,
         Poll::Pending => answer.await,
     }

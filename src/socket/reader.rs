@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use std::time::Instant;
 
 /// Reads what one client sends. While nothing is under way it holds no buffer.
-pub struct Reader {
+pub(super) struct Reader {
     meter: Meter,
     /// None while no frame and no fragmented message is under way.
     partial: Option<Box<Partial>>,
@@ -17,7 +17,7 @@ pub struct Reader {
 
 /// Why the rest of what a client sends is not read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub(super) enum ReadError {
     /// Too much of it.
     #[error(transparent)]
     Refused(#[from] InboundRefusal),

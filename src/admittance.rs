@@ -14,22 +14,22 @@ const GIVES_WAY: usize = 3;
 /// ones, all ready at the same moment; without turns, a message that comes meanwhile would wait
 /// behind every one of them. Clones share it; of one thread.
 #[derive(Clone, Debug)]
-pub struct Turnstile(Rc<Gate>);
+pub struct Admittance(Rc<Inner>);
 
 #[derive(Debug)]
-struct Gate {
+struct Inner {
     one_at_a_time: Semaphore,
     /// Whether messages are under way to this thread's sockets.
     is_delivering: Cell<bool>,
 }
 
-impl Default for Turnstile {
+impl Default for Admittance {
     fn default() -> Self {
-        Self(Rc::new(Gate { one_at_a_time: Semaphore::new(1), is_delivering: Cell::new(false) }))
+        Self(Rc::new(Inner { one_at_a_time: Semaphore::new(1), is_delivering: Cell::new(false) }))
     }
 }
 
-impl Turnstile {
+impl Admittance {
     /// Says whether messages are under way to this thread's sockets.
     pub fn note_deliveries(&self, under_way: bool) {
         self.0.is_delivering.set(under_way);
@@ -38,7 +38,7 @@ impl Turnstile {
     /// Does `work` when it is its turn, first come, first served; while messages are under way, a
     /// few turns of theirs later. Between two pieces of work whatever else is ready runs, and the
     /// sockets are looked at.
-    pub async fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub async fn in_turn<T>(&self, work: impl FnOnce() -> T) -> T {
         // The semaphore is never closed: without a turn there would still be the work.
         let _turn = self.0.one_at_a_time.acquire().await.ok();
         for _ in 0..GIVES_WAY {
@@ -64,13 +64,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_ready_runs_between_two_pieces_of_work_and_nobody_is_passed_over() {
-        let (turnstile, done) = (Turnstile::default(), Rc::new(RefCell::new(Vec::new())));
+        let (admittance, done) = (Admittance::default(), Rc::new(RefCell::new(Vec::new())));
         let local = LocalSet::new();
         for number in 0..3 {
-            let (turnstile, done) = (turnstile.clone(), done.clone());
-            local.spawn_local(
-                async move { turnstile.pass(|| done.borrow_mut().push(number)).await },
-            );
+            let (admittance, done) = (admittance.clone(), done.clone());
+            local.spawn_local(async move {
+                admittance.in_turn(|| done.borrow_mut().push(number)).await
+            });
         }
         let others = done.clone();
         local.spawn_local(async move {
@@ -92,16 +92,16 @@ mod tests {
         for (turns, expected) in
             [(0, 0), (1, 1), (below, below), (GIVES_WAY, GIVES_WAY), (GIVES_WAY + 1, GIVES_WAY)]
         {
-            let (turnstile, taken) = (Turnstile::default(), Cell::new(0));
-            turnstile.note_deliveries(turns > 0);
-            let mut passing = pin!(turnstile.pass(|| taken.get()));
+            let (admittance, taken) = (Admittance::default(), Cell::new(0));
+            admittance.note_deliveries(turns > 0);
+            let mut passing = pin!(admittance.in_turn(|| taken.get()));
             let before = loop {
                 match passing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(before) => break before,
                     // Between two steps of the newcomer is one turn of the messages.
                     Poll::Pending => taken.set(taken.get() + 1),
                 }
-                turnstile.note_deliveries(taken.get() < turns);
+                admittance.note_deliveries(taken.get() < turns);
             };
             assert_eq!(before, expected, "of {turns} turns");
         }

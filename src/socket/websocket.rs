@@ -1,21 +1,20 @@
 //! One socket's life: the handshake, inbound frames, what is written, expiry, close.
 
-use super::frame::{Close, Frame};
-use super::judge::{Asked, Judge};
-use super::outbox::{Batch, OutboxBounds};
+use super::client_input::{Asked, ClientInput};
 use super::reader::Reader;
-use super::renewal::{Renewal, Renewer};
-use super::shard::Link;
-use super::{Registration, Worker};
+use super::renewal::Renewal;
+use super::{Held, Sockets};
+use crate::relay::Registration;
+use crate::relay::frame::{Close, Frame};
+use crate::relay::outbox::{Batch, OutboxBounds};
+use crate::relay::shard::Link;
 use actix_web::body::BoxBody;
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, dev, web};
 use bytes::BytesMut;
 use futures_util::future::LocalBoxFuture;
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -31,93 +30,58 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Read from a socket at once. Clients send little.
 const READ_BYTES: usize = 4 * 1_024;
 
-/// What a socket holds as long as it is open, such as its place among the sockets of its address.
-pub type Held = Box<dyn std::any::Any>;
-
-/// What a socket is given beside its registration.
-pub struct Terms {
-    /// Of its outbox.
-    pub bounds: OutboxBounds,
-    /// Verifies new tokens.
-    pub renewer: Arc<dyn Renewer>,
-    /// Dropped with the socket.
-    pub held: Held,
-}
-
 /// A socket that waits for its connection: the extension of an answer that switches protocols.
 pub struct Upgrade(Box<Parts>);
 
 struct Parts {
-    judge: Judge,
-    buffers: Rc<RefCell<Buffers>>,
+    sockets: Sockets,
+    client_input: ClientInput,
     /// None for a socket that was refused.
-    admitted: Option<Admitted>,
+    registration: Option<Registration>,
     held: Held,
-}
-
-/// What a socket has that was let in.
-struct Admitted {
-    registration: Registration,
-    renewer: Arc<dyn Renewer>,
-}
-
-/// What all sockets of a worker read into and join frames in, one at a time.
-#[derive(Debug, Default)]
-pub struct Buffers {
-    incoming: Vec<u8>,
-    joined: Vec<u8>,
-}
-
-/// Answers the handshake with a socket that lives as long as `registration`. Errors: the
-/// handshake's own, when the request is no WebSocket handshake (RFC 6455 section 4.2.1).
-pub async fn accept(
-    request: &HttpRequest,
-    registration: Registration,
-    terms: Terms,
-) -> Result<HttpResponse, Error> {
-    let Terms { bounds, renewer, held } = terms;
-    let judge = Judge::new(registration.link.clone(), bounds);
-    let buffers = registration.worker().buffers.clone();
-    let admitted = Some(Admitted { registration, renewer });
-    upgrade(request, Parts { judge, buffers, admitted, held }).await
-}
-
-/// Answers the handshake with a socket that is closed at once, so that a browser can read the
-/// reason.
-pub async fn refuse(
-    request: &HttpRequest,
-    worker: &Worker,
-    close: Close,
-    held: Held,
-) -> Result<HttpResponse, Error> {
-    let link = Rc::new(Link::new(String::new()));
-    link.outbox.close(close);
-    let judge = Judge::new(link, OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE });
-    upgrade(request, Parts { judge, buffers: worker.buffers.clone(), admitted: None, held }).await
 }
 
 /// The handshake is actix-ws'. Its session and stream are not used: they would hold a channel and
 /// buffers a connection.
-async fn upgrade(request: &HttpRequest, parts: Parts) -> Result<HttpResponse, Error> {
+pub(super) async fn upgrade(
+    request: &HttpRequest,
+    upgrade: Upgrade,
+) -> Result<HttpResponse, Error> {
     let nothing = web::Payload::from_request(request, &mut dev::Payload::None).await?;
     let (response, _session, _stream) =
         actix_ws::handle_with_protocols(request, nothing, &[SUBPROTOCOL])?;
     let mut response = response.set_body(BoxBody::new(()));
-    response.extensions_mut().insert(Upgrade(Box::new(parts)));
+    response.extensions_mut().insert(upgrade);
     Ok(response)
 }
 
 impl Upgrade {
+    /// To a socket that lives as long as `registration`.
+    pub(super) fn accepted(sockets: Sockets, registration: Registration, held: Held) -> Self {
+        let client_input = ClientInput::new(registration.link.clone(), sockets.0.bounds);
+        let registration = Some(registration);
+        Self(Box::new(Parts { sockets, client_input, registration, held }))
+    }
+
+    /// To a socket that is closed at once.
+    pub(super) fn refused(sockets: Sockets, close: Close, held: Held) -> Self {
+        let link = Rc::new(Link::new(String::new()));
+        link.outbox.close(close);
+        let bounds = OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE };
+        let client_input = ClientInput::new(link, bounds);
+        Self(Box::new(Parts { sockets, client_input, registration: None, held }))
+    }
+
     /// Lives on `io` until it is closed; `read` is what was read of it behind the handshake. The
     /// task belongs to the worker and ends with it; a drain waits for its registration.
     pub fn run<T: AsyncRead + AsyncWrite + Unpin + 'static>(self, io: T, read: BytesMut) {
-        let Parts { judge, buffers, admitted, held } = *self.0;
+        let Parts { sockets, client_input, registration, held } = *self.0;
         let socket = Open {
             io,
-            judge,
+            sockets,
+            client_input,
             reader: Reader::new(Instant::now()),
-            buffers,
-            admitted,
+            registration,
             renewal: None,
             held,
             unsent: Vec::new(),
@@ -146,11 +110,11 @@ enum Socket<T> {
 /// An open socket.
 struct Open<T> {
     io: T,
-    judge: Judge,
+    sockets: Sockets,
+    client_input: ClientInput,
     reader: Reader,
-    buffers: Rc<RefCell<Buffers>>,
     /// None for a socket that was refused.
-    admitted: Option<Admitted>,
+    registration: Option<Registration>,
     /// A new token that is being verified; a newer one takes its place.
     renewal: Option<LocalBoxFuture<'static, Renewal>>,
     held: Held,
@@ -165,7 +129,7 @@ struct Open<T> {
 }
 
 /// How a socket goes on.
-enum Step {
+enum SocketStep {
     /// It waits for the client, the outbox or a renewal.
     Wait,
     /// This close frame is the last that is written.
@@ -187,13 +151,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Future for Socket<T> {
         }
         if let Self::Open(open) = &mut *self {
             match open.step(cx) {
-                Step::Wait => return Poll::Pending,
+                SocketStep::Wait => return Poll::Pending,
                 step => {
                     let Self::Open(open) = std::mem::replace(&mut *self, Self::Begun(None)) else {
                         return Poll::Ready(());
                     };
                     *self = Self::Leaving(match step {
-                        Step::Leave(close) => Box::pin(open.leave(close)),
+                        SocketStep::Leave(close) => Box::pin(open.leave(close)),
                         _ => Box::pin(open.vanish()),
                     });
                 }
@@ -208,27 +172,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Future for Socket<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     /// Reads what there is, then writes what there is.
-    fn step(&mut self, cx: &mut Context<'_>) -> Step {
+    fn step(&mut self, cx: &mut Context<'_>) -> SocketStep {
         if self.read(cx).is_err() {
-            return Step::Gone;
+            return SocketStep::Gone;
         }
         self.poll_renewal(cx);
         match self.poll_write(cx) {
-            Poll::Ready(Ok(close)) => Step::Leave(close),
-            Poll::Ready(Err(_)) => Step::Gone,
-            Poll::Pending if self.takes_too_long_to_end() => Step::Gone,
-            Poll::Pending => Step::Wait,
+            Poll::Ready(Ok(close)) => SocketStep::Leave(close),
+            Poll::Ready(Err(_)) => SocketStep::Gone,
+            Poll::Pending if self.takes_too_long_to_end() => SocketStep::Gone,
+            Poll::Pending => SocketStep::Wait,
         }
     }
 
     /// Reads until there is nothing left. Errors: the connection is gone.
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let buffers = self.buffers.clone();
-        let incoming = &mut buffers.borrow_mut().incoming;
+        let sockets = self.sockets.clone();
+        let incoming = &mut sockets.0.buffers.borrow_mut().incoming;
         incoming.resize(READ_BYTES, 0);
         // Behind an error or a close frame nothing is read; what waits, and the close, are still to
         // be written.
-        while !self.judge.is_done() {
+        while !self.client_input.is_done() {
             let mut buffer = ReadBuf::new(incoming);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
@@ -246,18 +210,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     fn take(&mut self, bytes: &[u8]) {
         let now = Instant::now();
         if let Err(error) = self.reader.receive(bytes, now) {
-            return self.judge.give_up(&error);
+            return self.client_input.give_up(&error);
         }
-        while !self.judge.is_done() {
+        while !self.client_input.is_done() {
             let asked = match self.reader.next() {
                 Ok(None) => return,
-                Ok(Some(message)) => self.judge.take(message, now),
-                Err(error) => return self.judge.give_up(&error),
+                Ok(Some(message)) => self.client_input.take(message, now),
+                Err(error) => return self.client_input.give_up(&error),
             };
-            match (asked, &self.admitted) {
+            match (asked, &self.registration) {
                 (Some(Asked::Renewal(token)), Some(_)) => self.begin_renewal(token),
-                (Some(Asked::Acknowledgement(cursor)), Some(admitted)) => {
-                    admitted.registration.acknowledge(cursor)
+                (Some(Asked::Acknowledgement(cursor)), Some(registration)) => {
+                    registration.acknowledge(cursor)
                 }
                 _ => {}
             }
@@ -265,9 +229,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     }
 
     fn begin_renewal(&mut self, token: String) {
-        let Some(Admitted { registration, renewer }) = &self.admitted else { return };
+        let Some(registration) = &self.registration else { return };
         let Some(current) = registration.principal() else { return };
-        self.renewal = Some(renewer.renew(current, registration.instance().clone(), token));
+        let instance = registration.instance().clone();
+        self.renewal = Some(self.sockets.0.renewer.renew(current, instance, token));
     }
 
     fn poll_renewal(&mut self, cx: &mut Context<'_>) {
@@ -277,39 +242,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
             return;
         };
         self.renewal = None;
-        let Some(Admitted { registration, .. }) = &self.admitted else { return };
+        let Some(registration) = &self.registration else { return };
         match renewal {
             Renewal::Accepted(principal) => registration.renew(principal),
-            Renewal::Refused { code, detail } => self.judge.report(code, &detail, Instant::now()),
-            Renewal::Ended(close) => self.judge.link().outbox.close(close),
+            Renewal::Refused { code, detail } => {
+                self.client_input.report(code, &detail, Instant::now())
+            }
+            Renewal::Ended(close) => self.client_input.link().outbox.close(close),
         }
     }
 
     /// Writes what waits, joined, once a turn, and takes no more than `io` takes; resolves to the
     /// close that is due. Errors: the connection is gone.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Close>> {
-        let buffers = self.buffers.clone();
-        let joined = &mut buffers.borrow_mut().joined;
+        let sockets = self.sockets.clone();
+        let joined = &mut sockets.0.buffers.borrow_mut().joined;
         loop {
             // A socket that can be written to again waits for its turn as well: there may be
             // thousands.
-            let has_something = self.is_blocked || self.judge.link().outbox.has_something();
-            if has_something
-                && !self.admitted.as_ref().is_none_or(|admitted| admitted.registration.take_turn())
-            {
-                self.judge.link().outbox.wait_for_turn(cx);
+            let has_something = self.is_blocked || self.client_input.link().outbox.has_something();
+            if has_something && !self.registration.as_ref().is_none_or(Registration::take_turn) {
+                self.client_input.link().outbox.wait_for_turn(cx);
                 return Poll::Pending;
             }
-            self.judge.link().outbox.let_go();
+            self.client_input.link().outbox.let_go();
             self.is_blocked = true;
             ready!(self.poll_unsent(cx))?;
             self.is_blocked = false;
-            match ready!(self.judge.link().outbox.poll_batch(cx, joined)) {
+            match ready!(self.client_input.link().outbox.poll_batch(cx, joined)) {
                 Batch::Frame(frame) => self.write(cx, frame.bytes())?,
                 Batch::Joined => self.write(cx, joined)?,
                 Batch::Close(close) => {
                     tracing::debug!(
-                        connection.id = self.judge.link().id,
+                        connection.id = self.client_input.link().id,
                         close.code = close.code,
                         "closing a socket"
                     );
@@ -351,33 +316,35 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     /// Whether what stands before the close frame is not taken either: a client that reads a byte
     /// now and then holds no connection that is over. The tick looks at those that end.
     fn takes_too_long_to_end(&mut self) -> bool {
-        if !self.judge.link().outbox.is_ending() {
+        if !self.client_input.link().outbox.is_ending() {
             return false;
         }
-        self.ending_since.get_or_insert_with(Instant::now).elapsed() >= self.judge.bounds().stall
+        self.ending_since.get_or_insert_with(Instant::now).elapsed()
+            >= self.client_input.bounds().stall
     }
 
     /// The connection is gone already.
     async fn vanish(self) {
-        let Self { io, admitted, held, .. } = self;
-        deregister(admitted, (held, io)).await;
+        let Self { io, registration, held, .. } = self;
+        deregister(registration, (held, io)).await;
     }
 
     /// Writes the close frame, waits for the client's, and ends the connection; each for a short
     /// time only.
     async fn leave(self, close: Close) {
-        let Self { mut io, mut judge, mut reader, admitted, held, .. } = self;
+        let Self { mut io, mut client_input, mut reader, registration, held, .. } = self;
         let farewell = Frame::close(&close);
-        let written = timeout(judge.bounds().stall, async {
+        let written = timeout(client_input.bounds().stall, async {
             io.write_all(farewell.bytes()).await?;
             io.flush().await
         });
         let is_written = matches!(written.await, Ok(Ok(())));
-        if is_written && !judge.is_done() {
-            let answered = timeout(CLOSE_PATIENCE, hear_close(&mut io, &mut reader, &mut judge));
+        if is_written && !client_input.is_done() {
+            let answered =
+                timeout(CLOSE_PATIENCE, hear_close(&mut io, &mut reader, &mut client_input));
             answered.await.unwrap_or_default();
         }
-        deregister(admitted, held).await;
+        deregister(registration, held).await;
         if is_written {
             timeout(LINGER, linger(&mut io)).await.unwrap_or_default();
         }
@@ -385,15 +352,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
 }
 
 /// Leaves every index, at its turn: thousands may go at once.
-async fn deregister(admitted: Option<Admitted>, held: impl Sized) {
-    match admitted.as_ref().map(|admitted| admitted.registration.worker().turnstile().clone()) {
-        Some(turnstile) => turnstile.pass(|| drop((admitted, held))).await,
+async fn deregister(registration: Option<Registration>, held: impl Sized) {
+    match registration.as_ref().map(|registration| registration.worker().admittance().clone()) {
+        Some(admittance) => admittance.in_turn(|| drop((registration, held))).await,
         None => drop(held),
     }
 }
 
 /// Reads until the client's close frame, its end, or something that makes no sense.
-async fn hear_close<T: AsyncRead + Unpin>(io: &mut T, reader: &mut Reader, judge: &mut Judge) {
+async fn hear_close<T: AsyncRead + Unpin>(
+    io: &mut T,
+    reader: &mut Reader,
+    client_input: &mut ClientInput,
+) {
     let mut bytes = [0; 256];
     while let Ok(read @ 1..) = io.read(&mut bytes).await {
         let now = Instant::now();
@@ -401,9 +372,9 @@ async fn hear_close<T: AsyncRead + Unpin>(io: &mut T, reader: &mut Reader, judge
             return;
         }
         while let Ok(Some(message)) = reader.next() {
-            judge.take(message, now);
+            client_input.take(message, now);
         }
-        if judge.is_done() {
+        if client_input.is_done() {
             return;
         }
     }

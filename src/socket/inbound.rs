@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// Largest message of a client, in bytes, fragments added up (contract, "Receiving"; an `AUTH`
 /// frame fits).
-pub const MAX_MESSAGE_BYTES: usize = 16 * 1_024;
+pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1_024;
 /// Frames a client may send at once.
 const FRAME_BURST: u32 = 60;
 /// Frames a second after that.
@@ -14,7 +14,7 @@ const MAX_HEADER_BYTES: usize = 14;
 
 /// Why the rest of what a client sends is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InboundRefusal {
+pub(super) enum InboundRefusal {
     /// A message over 16 KiB was announced: 1009.
     #[error("a message over {MAX_MESSAGE_BYTES} bytes")]
     TooLarge,
@@ -26,7 +26,7 @@ pub enum InboundRefusal {
 /// Follows the frames of a byte stream by their headers alone, and says stop as soon as one
 /// announces too much. The codec behind it would look at the length only once the whole frame is in
 /// memory.
-pub struct Meter {
+pub(super) struct Meter {
     /// The header under way.
     header: [u8; MAX_HEADER_BYTES],
     /// How much of it has come.

@@ -1,10 +1,10 @@
 //! One event stream's life: the frames of its outbox as server-sent events (HTML standard, section
 //! 9.2).
 
-use super::Registration;
-use super::connection::Held;
-use super::frame::{Close, Frame, Notice};
-use super::outbox::Next;
+use super::Held;
+use crate::relay::Registration;
+use crate::relay::frame::{Close, Frame, Notice};
+use crate::relay::outbox::Next;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -30,7 +30,7 @@ const TURN_BYTES: usize = 32 << 10;
 const LINES_BYTES: usize = 96;
 
 /// Answers a request with a stream that lives as long as `registration`.
-pub fn open(registration: Registration, held: Held) -> HttpResponse {
+pub fn open_stream(registration: Registration, held: Held) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/event-stream")
         .insert_header(("cache-control", "no-store"))
@@ -156,22 +156,6 @@ impl EventStream {
     }
 }
 
-/// A stream of a test: what a dispatcher with room without end would take of it now, as the lengths
-/// of the events.
-#[cfg(test)]
-pub fn taker(registration: Registration) -> impl FnMut(&std::task::Waker) -> Vec<usize> {
-    let mut stream = EventStream::new(registration, Box::new(()));
-    move |waker| {
-        let mut events = Vec::new();
-        while let Poll::Ready(Some(Ok(event))) =
-            Pin::new(&mut stream).poll_next(&mut Context::from_waker(waker))
-        {
-            events.push(event.len());
-        }
-        events
-    }
-}
-
 /// How often the socket woke the dispatcher while there was nothing to write.
 #[derive(Default)]
 struct Stirs {
@@ -257,6 +241,29 @@ mod tests {
     use super::*;
     use crate::domain::cursor::Cursor;
     use crate::domain::message::{Message, Payload};
+    use crate::relay::RelaySettings;
+    use crate::relay::model_test::SETTINGS;
+    use crate::relay::outbox::OutboxBounds;
+    use crate::relay::shard::Bounds;
+    use crate::relay::turns_test::{Bell, STORM, Scene, begin};
+    use std::sync::Arc;
+    use std::task::Waker;
+    use tokio::task::{LocalSet, yield_now};
+
+    /// What a dispatcher with room without end would take of a stream now, as the lengths of the
+    /// events.
+    fn taker(registration: Registration) -> impl FnMut(&Waker) -> Vec<usize> {
+        let mut stream = EventStream::new(registration, Box::new(()));
+        move |waker| {
+            let mut events = Vec::new();
+            while let Poll::Ready(Some(Ok(event))) =
+                Pin::new(&mut stream).poll_next(&mut Context::from_waker(waker))
+            {
+                events.push(event.len());
+            }
+            events
+        }
+    }
 
     fn text(frame: &Frame) -> String {
         String::from_utf8(event(frame).to_vec()).unwrap()
@@ -321,5 +328,82 @@ mod tests {
         let event = close_event(&Close::token_expired());
         let json = r#"{"type":"CLOSE","code":4401,"reason":"TOKEN_EXPIRED: fetch a new token and reconnect"}"#;
         assert_eq!(event, format!("event: CLOSE\ndata: {json}\n\n"));
+    }
+
+    #[tokio::test]
+    async fn a_burst_waits_for_the_sockets_and_closes_nobody_who_reads() {
+        let scene = async {
+            let outbox = OutboxBounds { bytes: 128 << 10, ..SETTINGS.bounds.outbox };
+            let scene = Scene::new(RelaySettings {
+                bounds: Bounds { outbox, ..SETTINGS.bounds },
+                ..SETTINGS
+            });
+            let mut take = taker(scene.connect(STORM));
+            let bell = Arc::new(Bell::default());
+            let waker = Waker::from(bell.clone());
+            while take(&waker).is_empty() || bell.rings() == 0 {
+                yield_now().await;
+            }
+            take(&waker);
+            let payload = Payload::new(&format!("\"{}\"", "x".repeat(10_000)), 1 << 20).unwrap();
+            let message = Message { payload, ..Message::of_a_test("m") };
+            // All at once more than twice of what the outbox takes.
+            let mut publishing: Vec<_> = (0..32).map(|_| scene.publish(STORM, &message)).collect();
+            publishing.iter_mut().for_each(|publishing| assert!(begin(publishing).is_pending()));
+            let mut taken = 0;
+            while taken < publishing.len() {
+                yield_now().await;
+                taken += take(&waker).len();
+            }
+            for publishing in publishing {
+                let counts = publishing.await.unwrap().counts;
+                assert_eq!((counts.queued, counts.dropped), (1, 0));
+            }
+        };
+        LocalSet::new().run_until(scene).await;
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
+        let scene = async {
+            let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.bounds.outbox };
+            let scene = Scene::new(RelaySettings {
+                bounds: Bounds { outbox, ..SETTINGS.bounds },
+                ..SETTINGS
+            });
+            let mut take = taker(scene.connect(STORM));
+            let bell = Arc::new(Bell::default());
+            let waker = Waker::from(bell.clone());
+            // The opening, and CONNECTED.
+            while take(&waker).is_empty() || bell.rings() == 0 {
+                yield_now().await;
+            }
+            take(&waker);
+            let payload = Payload::new(&format!("\"{}\"", "x".repeat(1_000)), 1 << 20).unwrap();
+            let message = Message { payload, ..Message::of_a_test("m") };
+            let (mut sent, mut taken, mut turns) = (0, 0, 0);
+            while sent < 100 {
+                let mut publishing: Vec<_> =
+                    (0..4).map(|_| scene.publish(STORM, &message)).collect();
+                publishing
+                    .iter_mut()
+                    .for_each(|publishing| assert!(begin(publishing).is_pending()));
+                for publishing in publishing {
+                    assert_eq!(publishing.await.unwrap().counts.queued, 1);
+                    sent += 1;
+                }
+            }
+            while taken < sent {
+                let events = take(&waker);
+                assert!(take(&waker).is_empty(), "without another turn");
+                let (last, others) = events.split_last().unwrap_or((&0, &[]));
+                assert!(others.iter().sum::<usize>() < 32 << 10 && *last < 2_000);
+                taken += events.len();
+                turns += usize::from(!events.is_empty());
+                yield_now().await;
+            }
+            assert_eq!((taken, turns), (100, 4));
+        };
+        LocalSet::new().run_until(scene).await;
     }
 }

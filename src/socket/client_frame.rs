@@ -4,11 +4,11 @@ use serde::Deserialize;
 use std::borrow::Cow;
 
 /// Largest message of a client, in bytes, that is not an `AUTH` frame (contract, "Receiving").
-pub const MAX_TEXT_BYTES: usize = 1_024;
+pub(super) const MAX_TEXT_BYTES: usize = 1_024;
 
 /// A client's text frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ClientFrame<'a> {
+pub(super) enum ClientFrame<'a> {
     /// `PING`, bare or as `{"type":"PING"}`; with `cursor` it also acknowledges.
     Ping {
         /// How far the client has heard everything, as it wrote it.

@@ -1,12 +1,12 @@
 //! What is done about a client's messages: answers, refusals, and what they ask for.
 
 use super::client_frame::{ClientFrame, MAX_TEXT_BYTES};
-use super::frame::{Close, Frame, Notice};
 use super::inbound::InboundRefusal;
-use super::outbox::OutboxBounds;
 use super::reader::ReadError;
-use super::shard::Link;
 use crate::domain::cursor::Cursor;
+use crate::relay::frame::{Close, Frame, Notice};
+use crate::relay::outbox::OutboxBounds;
+use crate::relay::shard::Link;
 use actix_http::ws::ProtocolError;
 use actix_ws::AggregatedMessage;
 use std::rc::Rc;
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
 
 /// What a client's message asks for beyond an answer.
-pub enum Asked {
+pub(super) enum Asked {
     /// This token instead of the old one.
     Renewal(String),
     /// Everything up to here was heard.
     Acknowledgement(Cursor),
 }
 
-/// Judges what one client sends.
-pub struct Judge {
+/// What one client sends: answered or refused here, as far as that needs nobody else.
+pub(super) struct ClientInput {
     link: Rc<Link>,
     bounds: OutboxBounds,
     /// When a frame was last refused.
@@ -33,7 +33,7 @@ pub struct Judge {
     is_done: bool,
 }
 
-impl Judge {
+impl ClientInput {
     /// Of the client behind `link`.
     pub fn new(link: Rc<Link>, bounds: OutboxBounds) -> Self {
         Self { link, bounds, refused_at: None, is_done: false }

@@ -1,8 +1,8 @@
-//! A new token on an open socket. The relay knows no tokens: whoever does implements [`Renewer`].
+//! A new token on an open socket. Sockets know no tokens: whoever does implements [`Renewer`].
 
-use super::frame::Close;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
+use crate::relay::frame::Close;
 use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
 
