@@ -9,7 +9,7 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, UserId};
 use crate::domain::rule::{Effect, Rules};
-use crate::relay::rehearsal::{Considered, Fate, Findings, Inquiry};
+use crate::relay::rehearsal::{Considered, DryRunResult, Findings, Inquiry};
 use crate::relay::roster::Present;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -187,17 +187,17 @@ impl Terms {
     }
 
     fn explain_one(&self, considered: &Considered) -> ConsideredConnection {
-        let Considered { who, fate } = considered;
-        let reason = match fate {
-            Fate::Ending => "is ending".into(),
-            Fate::NoRoom => {
+        let Considered { who, result } = considered;
+        let reason = match result {
+            DryRunResult::Ending => "is ending".into(),
+            DryRunResult::NoRoom => {
                 "it is for the connection, which has no room and would be closed with 4420".into()
             }
-            Fate::Receives | Fate::NotMeant => self.why(who),
+            DryRunResult::Receives | DryRunResult::NotMeant => self.why(who),
         };
         ConsideredConnection {
             connection_id: who.id.clone(),
-            receives: *fate == Fate::Receives,
+            receives: *result == DryRunResult::Receives,
             reason,
         }
     }
