@@ -65,15 +65,15 @@ pub struct ExplainRequest {
 #[serde(rename_all = "camelCase")]
 pub struct ExplanationBody {
     /// Whether the channel is heard, by its `rules`.
-    hear: VerdictBody,
+    hear: DecisionBody,
     /// Whether it may be published to, by its `publishRules`.
-    publish: VerdictBody,
+    publish: DecisionBody,
 }
 
 /// A decision and what led to it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct VerdictBody {
+pub struct DecisionBody {
     /// What is so.
     allowed: bool,
     /// The rule that decided, by its place in the list, from 0: the first deny rule that applies,
@@ -287,12 +287,12 @@ impl Whom {
         }
     }
 
-    fn hear(&self, tenant: &Tenant, channel: &Channel) -> VerdictBody {
+    fn hear(&self, tenant: &Tenant, channel: &Channel) -> DecisionBody {
         let facts = match self {
             Self::User(principal) => Facts::new(principal, None),
             Self::Connection(present) => present.facts(),
         };
-        let verdict = VerdictBody::new(&channel.rules, &facts);
+        let verdict = DecisionBody::new(&channel.rules, &facts);
         if let Some(reason) = self.shut_out(tenant, channel) {
             return verdict.refused(reason);
         }
@@ -307,10 +307,10 @@ impl Whom {
         }
     }
 
-    fn publish(&self, tenant: &Tenant, channel: &Channel) -> VerdictBody {
+    fn publish(&self, tenant: &Tenant, channel: &Channel) -> DecisionBody {
         let principal = self.principal();
         // Publishing has no connection.
-        let verdict = VerdictBody::new(&channel.publish_rules, &Facts::new(principal, None));
+        let verdict = DecisionBody::new(&channel.publish_rules, &Facts::new(principal, None));
         match self.shut_out(tenant, channel) {
             Some(reason) => verdict.refused(reason),
             None if !principal.may_publish(&tenant.instance.publish_roles) => {
@@ -333,7 +333,7 @@ impl Whom {
     }
 }
 
-impl VerdictBody {
+impl DecisionBody {
     fn new(rules: &Rules, facts: &Facts<'_>) -> Self {
         let (decision, results) = rules.explain(facts);
         let rules = results
