@@ -5,16 +5,17 @@ mod follow;
 
 pub use follow::{follow, load};
 
-use crate::domain::audience::{Address, Audience, Audiences, Narrowing, audiences_of};
-use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::audience::{Address, Audience, Audiences, Narrowing};
+use crate::domain::channel::{Channel, ChannelName, Channels};
 use crate::domain::expression::Facts;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
+use crate::domain::verdict::{Candidate, audiences_of};
 use ahash::RandomState;
 use arc_swap::ArcSwap;
 use smallvec::smallvec;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ pub struct Tenant {
     /// The instance.
     pub instance: Instance,
     /// Its channels by name. An unchanged one keeps its `Arc` from one snapshot to the next.
-    pub channels: BTreeMap<ChannelName, Arc<Channel>>,
+    pub channels: Channels,
     /// The tokens that it no longer accepts.
     pub revocations: Revocations,
 }
@@ -85,12 +86,10 @@ impl Tenant {
         only: Option<&Narrowing>,
         known: Option<Known<'_>>,
     ) -> Vec<Audience> {
-        let channels = self.channels.values().map(|channel| &**channel);
-        audiences_of(facts.principal(), channels, only, |channel| {
-            match known.and_then(|known| known.says_of(channel)) {
-                Some(lets_in) => lets_in,
-                None => channel.enabled && channel.rules.decide(facts).allowed,
-            }
+        let who = Candidate { facts, connection: None, narrowing: only, channels: &self.channels };
+        audiences_of(&who, |channel| {
+            let known = known.and_then(|known| known.says_of(channel));
+            known.unwrap_or_else(|| channel.lets_in(facts))
         })
     }
 }
@@ -216,10 +215,7 @@ impl Catalog {
     }
 }
 
-fn keep_unchanged(
-    channels: &mut BTreeMap<ChannelName, Arc<Channel>>,
-    old: &BTreeMap<ChannelName, Arc<Channel>>,
-) {
+fn keep_unchanged(channels: &mut Channels, old: &Channels) {
     for (name, channel) in channels {
         if let Some(old) = old.get(name).filter(|old| *old == channel) {
             *channel = old.clone();

@@ -32,6 +32,7 @@ pub mod rules;
 pub mod stream;
 pub mod traces;
 pub mod transport;
+pub mod wording;
 
 use crate::auth::Authenticator;
 use crate::catalog::Catalog;

@@ -9,6 +9,10 @@ pub mod message;
 pub mod principal;
 pub mod revocation;
 pub mod rule;
+pub mod verdict;
+
+#[cfg(test)]
+mod verdict_test;
 
 /// Longest user or group id, in bytes (contract, "Signing in").
 pub const MAX_ID_BYTES: usize = 128;
