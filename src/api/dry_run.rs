@@ -3,20 +3,16 @@
 use super::Api;
 use super::error::{Code, Outcome, Problem};
 use super::resource::{Page, PageParameters};
-use crate::domain::audience::Audience;
-use crate::domain::expression::{self, Explanation};
+use super::wording;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, UserId};
-use crate::domain::rule::{Effect, Rules};
-use crate::relay::rehearsal::{Considered, Fate, Findings, Inquiry};
+use crate::domain::verdict::{Candidate, Denial, Verdict, verdict};
+use crate::relay::rehearsal::{Considered, DryRunResult, Findings, Inquiry};
 use crate::relay::roster::Present;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
-
-/// Most rules that a sentence names where none allowed.
-const MAX_NAMED: usize = 3;
 
 /// How to publish.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -174,7 +170,7 @@ impl Terms {
             considered.iter().map(|considered| self.explain_one(considered)).collect();
         let first = connections.iter().find(|connection| connection.receives == (receiving > 0));
         let reason = match (first, receiving) {
-            _ if self.0.exclude.users.contains(user) => "excluded".into(),
+            _ if self.0.exclude.users.contains(user) => wording::verdict(&Verdict::UserExcluded),
             (None, 0) => "not connected".into(),
             (Some(only), _) if count == 1 => only.reason.clone(),
             (Some(one), 0) if connections.iter().all(|other| other.reason == one.reason) => {
@@ -187,81 +183,32 @@ impl Terms {
     }
 
     fn explain_one(&self, considered: &Considered) -> ConsideredConnection {
-        let Considered { who, fate } = considered;
-        let reason = match fate {
-            Fate::Ending => "is ending".into(),
-            Fate::NoRoom => {
+        let Considered { who, result } = considered;
+        let reason = match result {
+            DryRunResult::Ending => "is ending".into(),
+            DryRunResult::NoRoom => {
                 "it is for the connection, which has no room and would be closed with 4420".into()
             }
-            Fate::Receives | Fate::NotMeant => self.why(who),
+            DryRunResult::Receives | DryRunResult::NotMeant => self.why(who),
         };
         ConsideredConnection {
             connection_id: who.id.clone(),
-            receives: *fate == Fate::Receives,
+            receives: *result == DryRunResult::Receives,
             reason,
         }
     }
 
-    /// What decides, in the order in which a delivery looks at it.
     fn why(&self, who: &Present) -> String {
-        if self.0.exclude.users.contains(&who.principal.user) {
-            return "excluded".into();
-        }
-        if self.0.exclude.connections.contains(&who.id) {
-            return "the connection is excluded".into();
-        }
-        let Some(heard) = self.0.audiences.iter().find(|audience| who.audiences.contains(audience))
-        else {
-            let reasons: Vec<String> =
-                self.0.audiences.iter().map(|audience| unheard(audience, who)).collect();
-            return reasons.join("; ");
+        let candidate = Candidate {
+            facts: &who.facts(),
+            connection: Some(&who.id),
+            narrowing: who.narrowing.as_ref(),
+            channels: &who.judged_by.channels,
         };
-        let Some(filter) = &self.0.filter else { return format!("hears {heard}") };
-        let Explanation { outcome, reason } = filter.explain(&who.facts());
-        match outcome {
-            expression::Outcome::True => format!("hears {heard}; the filter is true: {reason}"),
-            expression::Outcome::False => format!("the filter is false: {reason}"),
-            expression::Outcome::Error => format!("the filter has no answer: {reason}"),
-        }
-    }
-}
-
-/// Why a connection does not hear an audience.
-fn unheard(audience: &Audience, who: &Present) -> String {
-    let left_out = || format!("left {audience} out with channels=");
-    match audience {
-        Audience::User(user) if *user != who.principal.user => {
-            format!("the user is {}, not {user}", who.principal.user)
-        }
-        Audience::Group(group) if !who.principal.groups.contains(group) => {
-            format!("not a member of the group {group}")
-        }
-        Audience::All | Audience::User(_) | Audience::Group(_) => left_out(),
-        Audience::Channel(name) => match who.judged_by.channels.get(name) {
-            None => "has not been asked about the channel yet".into(),
-            Some(channel) if !channel.enabled => "the channel is disabled".into(),
-            Some(channel) => denied(&channel.rules, who).unwrap_or_else(left_out),
-        },
-    }
-}
-
-/// Why the rules do not let a connection hear their channel; none where they do.
-fn denied(rules: &Rules, who: &Present) -> Option<String> {
-    let facts = who.facts();
-    let reason = |rule: usize| rules.as_slice()[rule].subject.explain(&facts).reason;
-    let decision = rules.decide(&facts);
-    match decision.rule {
-        _ if decision.allowed => None,
-        Some(rule) => Some(format!("rule {rule} denied: {}", reason(rule))),
-        None => {
-            let allows = rules
-                .as_slice()
-                .iter()
-                .enumerate()
-                .filter(|(_, rule)| rule.effect == Effect::Allow);
-            let named =
-                allows.take(MAX_NAMED).map(|(rule, _)| format!("; rule {rule}: {}", reason(rule)));
-            Some(format!("no rule allowed{}", named.collect::<String>()))
+        match verdict(&self.0, &candidate) {
+            // The message was resolved just now, so the channel exists and is only too new here.
+            Verdict::Denied(_, Denial::Gone) => "has not been asked about the channel yet".into(),
+            verdict => wording::verdict(&verdict),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::channels::missing;
 use super::error::{Code, Outcome, Problem};
 use super::responses::Explaining;
 use super::rules::EffectBody;
+use super::wording;
 use crate::auth::{ClaimNames, MAX_TOKEN_BYTES};
 use crate::catalog::Tenant;
 use crate::domain::audience::Audience;
@@ -66,15 +67,15 @@ pub struct ExplainRequest {
 #[serde(rename_all = "camelCase")]
 pub struct ExplanationBody {
     /// Whether the channel is heard, by its `rules`.
-    hear: VerdictBody,
+    hear: DecisionBody,
     /// Whether it may be published to, by its `publishRules`.
-    publish: VerdictBody,
+    publish: DecisionBody,
 }
 
 /// A decision and what led to it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct VerdictBody {
+pub struct DecisionBody {
     /// What is so.
     allowed: bool,
     /// The rule that decided, by its place in the list, from 0: the first deny rule that applies,
@@ -288,36 +289,36 @@ impl Whom {
         }
     }
 
-    fn hear(&self, tenant: &Tenant, channel: &Channel) -> VerdictBody {
-        let facts = match self {
-            Self::User(principal) => Facts::new(principal, None),
-            Self::Connection(present) => present.facts(),
+    fn hear(&self, tenant: &Tenant, channel: &Channel) -> DecisionBody {
+        let (facts, narrowing) = match self {
+            Self::User(principal) => (Facts::new(principal, None), None),
+            Self::Connection(present) => (present.facts(), present.narrowing.as_ref()),
         };
-        let verdict = VerdictBody::new(&channel.rules, &facts);
+        let decision = DecisionBody::new(&channel.rules, &facts);
         if let Some(reason) = self.shut_out(tenant, channel) {
-            return verdict.refused(reason);
+            return decision.refused(reason);
         }
         let audience = Audience::Channel(channel.name.clone());
-        match self {
-            Self::Connection(present)
-                if verdict.allowed && !present.audiences.contains(&audience) =>
+        match narrowing {
+            Some(narrowing)
+                if decision.allowed && !narrowing.includes(&audience, &tenant.channels) =>
             {
-                verdict.refused("the connection left the channel out with channels=")
+                decision.refused(&wording::narrowed(&audience))
             }
-            _ => verdict,
+            _ => decision,
         }
     }
 
-    fn publish(&self, tenant: &Tenant, channel: &Channel) -> VerdictBody {
+    fn publish(&self, tenant: &Tenant, channel: &Channel) -> DecisionBody {
         let principal = self.principal();
         // Publishing has no connection.
-        let verdict = VerdictBody::new(&channel.publish_rules, &Facts::new(principal, None));
+        let decision = DecisionBody::new(&channel.publish_rules, &Facts::new(principal, None));
         match self.shut_out(tenant, channel) {
-            Some(reason) => verdict.refused(reason),
+            Some(reason) => decision.refused(reason),
             None if !principal.may_publish(&tenant.instance.publish_roles) => {
-                verdict.refused(NO_PUBLISHER)
+                decision.refused(NO_PUBLISHER)
             }
-            None => verdict,
+            None => decision,
         }
     }
 
@@ -325,7 +326,7 @@ impl Whom {
     fn shut_out(&self, tenant: &Tenant, channel: &Channel) -> Option<&'static str> {
         let principal = self.principal();
         if !channel.enabled {
-            return Some("the channel is disabled");
+            return Some(wording::CHANNEL_DISABLED);
         }
         if !principal.has_role(Role::CONNECT) {
             return Some("the token lacks the role REALTIME_CONNECT");
@@ -334,7 +335,7 @@ impl Whom {
     }
 }
 
-impl VerdictBody {
+impl DecisionBody {
     fn new(rules: &Rules, facts: &Facts<'_>) -> Self {
         let (decision, results) = rules.explain(facts);
         let rules = results

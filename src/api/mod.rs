@@ -35,6 +35,7 @@ mod state;
 pub mod stream;
 pub mod traces;
 pub mod transport;
+pub mod wording;
 
 pub use state::{Api, ApiSettings};
 

@@ -5,10 +5,12 @@ use super::admission::Observer;
 use super::body::StrictQuery;
 use super::error::{Code, Outcome, Problem};
 use super::responses::Watching;
+use super::wording;
 use crate::catalog::Tenant;
 use crate::domain::principal::UserId;
+use crate::domain::verdict::{Denial, Verdict};
 use crate::relay::frame::names;
-use crate::relay::passage::{Denial, Outcome as Fate, Stage, Witness};
+use crate::relay::passage::{Fate, Stage, Witness};
 use crate::relay::progress::Step;
 use crate::relay::record::When;
 use crate::relay::traces::Trace;
@@ -201,7 +203,7 @@ impl UserTrace {
     fn of(user: &UserId, witnesses: &[Arc<Witness>], trace: &Trace, tenant: &Tenant) -> Self {
         let newest = &witnesses[witnesses.len().saturating_sub(MAX_CONNECTIONS)..];
         let connections = newest.iter().map(|witness| {
-            let fate = witness.outcome(trace, tenant);
+            let fate = witness.fate(trace, tenant);
             ConnectionTrace::of(witness, trace, &fate)
         });
         let reason =
@@ -268,7 +270,7 @@ impl ConnectionTrace {
             outcome: word(fate),
             detail: detail(witness, trace, fate),
             rule: match fate {
-                Fate::Denied(_, Denial::Rule(rule)) => Some(*rule),
+                Fate::NotFor(Verdict::Denied(_, Denial::Rule(rule))) => Some(rule.index),
                 _ => None,
             },
             acknowledged: has_it && witness.has_acknowledged(trace),
@@ -289,11 +291,7 @@ fn word(fate: &Fate) -> &'static str {
         Fate::NotYetConnected | Fate::Resumed | Fate::NoLongerConnected => "notConnected",
         Fate::NotReplayed => "notReplayed",
         Fate::Ending => "ending",
-        Fate::UserExcluded | Fate::ConnectionExcluded => "excluded",
-        Fate::Narrowed => "narrowed",
-        Fate::NotAddressed => "notAddressed",
-        Fate::Denied(..) => "denied",
-        Fate::Filtered(_) => "filtered",
+        Fate::NotFor(verdict) => wording::word(verdict),
         Fate::NotQueued => "notQueued",
     }
 }
@@ -334,29 +332,10 @@ fn detail(witness: &Witness, trace: &Trace, fate: &Fate) -> String {
         }
         Fate::NoLongerConnected => format!("not connected at the time: {end}"),
         Fate::Ending => format!("was being closed: {end}"),
-        Fate::UserExcluded => "exclude.users names the user".into(),
-        Fate::ConnectionExcluded => "exclude.connections names the connection".into(),
-        Fate::Narrowed => "the client's channels= leaves it out".into(),
-        Fate::NotAddressed => {
-            format!(
-                "not for this user: the audience is {}",
-                names(&trace.reach.audiences).join(", ")
-            )
-        }
-        Fate::Denied(channel, denial) => format!("channel:{channel}: {}", denied(*denial)),
-        Fate::Filtered(reason) => format!("the filter left it out: {reason}"),
+        Fate::NotFor(verdict) => wording::verdict(verdict),
         Fate::NotQueued => {
             "not queued: its worker has not come to it yet, or it was not for it at the time".into()
         }
-    }
-}
-
-fn denied(denial: Denial) -> String {
-    match denial {
-        Denial::Rule(rule) => format!("rule {rule} denied"),
-        Denial::NoRule => "no rule allowed".into(),
-        Denial::Disabled => "the channel is disabled".into(),
-        Denial::Gone => "the channel was deleted".into(),
     }
 }
 

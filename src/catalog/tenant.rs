@@ -1,14 +1,13 @@
 //! One instance with what belongs to it: whom an address means there, and who hears what.
 
-use crate::domain::audience::{Address, Audience, Audiences, Narrowing, audiences_of};
-use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::audience::{Address, Audience, Audiences, Narrowing};
+use crate::domain::channel::{Channel, ChannelName, Channels};
 use crate::domain::expression::Facts;
 use crate::domain::instance::Instance;
 use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
+use crate::domain::verdict::{Candidate, audiences_of};
 use smallvec::smallvec;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// One instance with what belongs to it, as all was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +15,7 @@ pub struct Tenant {
     /// The instance.
     pub instance: Instance,
     /// Its channels by name. An unchanged one keeps its `Arc` from one snapshot to the next.
-    pub channels: BTreeMap<ChannelName, Arc<Channel>>,
+    pub channels: Channels,
     /// The tokens that it no longer accepts.
     pub revocations: Revocations,
 }
@@ -67,12 +66,11 @@ impl Tenant {
         only: Option<&Narrowing>,
         known: Option<Known<'_>>,
     ) -> Vec<Audience> {
-        let channels = self.channels.values().map(|channel| &**channel);
-        audiences_of(facts.principal(), channels, only, |channel| {
-            match known.and_then(|known| known.says_of(channel)) {
-                Some(lets_in) => lets_in,
-                None => channel.enabled && channel.rules.decide(facts).allowed,
-            }
+        let channels = &self.channels;
+        let who = Candidate { facts, connection: None, narrowing: only, channels };
+        audiences_of(&who, |channel| {
+            let known = known.and_then(|known| known.says_of(channel));
+            known.unwrap_or_else(|| channel.lets_in(facts))
         })
     }
 }

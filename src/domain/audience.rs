@@ -1,9 +1,10 @@
 //! Whom a message is for: what a publisher wrote (`Address`) and what it means (`Audience`).
 
-use super::channel::{Channel, ChannelName, ChannelNameError};
-use super::principal::{GroupId, Principal, UserId};
+use super::channel::{ChannelName, ChannelNameError, Channels};
+use super::principal::{GroupId, UserId};
 use super::text::{MAX_ID_BYTES, is_id};
 use smallvec::{SmallVec, smallvec};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A set of receivers within one instance; its `Display` is the canonical name.
@@ -124,34 +125,14 @@ impl Address {
     }
 }
 
-/// Which audiences a principal hears: everyone, itself, its groups, and every channel that
-/// `lets_in` it; narrowed to `only`, where given. In the order `ALL`, user, groups, channels as
-/// they come; without doubles. Channels outside `only` are not asked about.
-pub fn audiences_of<'a>(
-    principal: &Principal,
-    channels: impl Iterator<Item = &'a Channel> + Clone,
-    only: Option<&Narrowing>,
-    lets_in: impl Fn(&Channel) -> bool,
-) -> Vec<Audience> {
-    let named: Vec<&ChannelName> =
-        only.map_or_else(Vec::new, |_| channels.clone().map(|channel| &channel.name).collect());
-    let is_wanted =
-        |audience: &Audience| only.is_none_or(|narrowing| narrowing.includes(audience, &named));
-    let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
-    let groups = principal.groups.iter().cloned().map(Audience::Group);
-    let mut audiences: Vec<Audience> = own.chain(groups).filter(is_wanted).collect();
-    for channel in channels {
-        let audience = Audience::Channel(channel.name.clone());
-        if is_wanted(&audience) && lets_in(channel) {
-            audiences.push(audience);
-        }
-    }
-    audiences
-}
-
 /// The `channels=` parameter: what a client wants to hear of what it may hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Narrowing(Vec<Address>);
+pub struct Narrowing {
+    /// Named with a prefix, and `ALL`.
+    exact: BTreeSet<Audience>,
+    /// Other words: a configured channel, otherwise the group and the user of that id.
+    bare: BTreeSet<UserId>,
+}
 
 /// Most names in `channels=`.
 pub const MAX_NARROWING: usize = 300;
@@ -182,14 +163,29 @@ impl Narrowing {
         if names.len() > MAX_NARROWING {
             return Err(NarrowingError::TooMany);
         }
-        Ok(Self(names.iter().filter_map(|name| Address::parse(name).ok()).collect()))
+        let mut narrowing = Self { exact: BTreeSet::new(), bare: BTreeSet::new() };
+        for address in names.iter().filter_map(|name| Address::parse(name).ok()) {
+            match address {
+                Address::Bare(word) => drop(narrowing.bare.insert(word)),
+                exact => narrowing.exact.extend(exact.audiences()),
+            }
+        }
+        Ok(narrowing)
     }
 
-    fn includes(&self, audience: &Audience, named: &[&ChannelName]) -> bool {
-        self.0.iter().any(|address| match address.channel_name() {
-            Some(name) if named.contains(&&name) => *audience == Audience::Channel(name),
-            _ => address.audiences().contains(audience),
-        })
+    /// Whether the client wants to hear an audience. A bare word that names one of the instance's
+    /// `channels`, disabled ones too, is never the group or the user of that id.
+    pub fn includes(&self, audience: &Audience, channels: &Channels) -> bool {
+        if self.exact.contains(audience) {
+            return true;
+        }
+        let (id, is_channel) = match audience {
+            Audience::All => return false,
+            Audience::User(user) => (user.as_str(), false),
+            Audience::Group(group) => (group.as_str(), false),
+            Audience::Channel(name) => (name.as_str(), true),
+        };
+        self.bare.contains(id) && channels.contains_key(id) == is_channel
     }
 }
 

@@ -1,7 +1,10 @@
 //! A named audience that an administrator configured, with rules.
 
+use super::expression::Facts;
 use super::rule::Rules;
 use super::text::text_value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 text_value! {
     /// A channel's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, and not `ALL` in any case.
@@ -37,6 +40,16 @@ pub struct Channel {
     pub slow: Slow,
     /// Grows by one with every change; what `ETag` shows.
     pub version: i64,
+}
+
+/// An instance's channels by name.
+pub type Channels = BTreeMap<ChannelName, Arc<Channel>>;
+
+impl Channel {
+    /// Whether someone may hear it.
+    pub fn lets_in(&self, facts: &Facts<'_>) -> bool {
+        self.enabled && self.rules.decide(facts).allowed
+    }
 }
 
 /// What happens to a channel's messages where a receiver does not read them fast enough.

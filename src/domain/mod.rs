@@ -11,5 +11,9 @@ pub mod revocation;
 pub mod role;
 pub mod rule;
 mod text;
+pub mod verdict;
+
+#[cfg(test)]
+mod verdict_test;
 
 pub use text::MAX_ID_BYTES;

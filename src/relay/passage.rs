@@ -4,10 +4,9 @@ use super::record::{Farewell, Record, When};
 use super::roster::Origin;
 use super::traces::Trace;
 use crate::catalog::Tenant;
-use crate::domain::audience::{Audience, Narrowing, audiences_of};
-use crate::domain::channel::{Channel, ChannelName};
-use crate::domain::expression;
+use crate::domain::audience::Narrowing;
 use crate::domain::principal::Principal;
+use crate::domain::verdict::{Candidate, Verdict, verdict};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::sync::Arc;
@@ -66,7 +65,7 @@ pub enum Stage {
 
 /// What became of a message for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Fate {
     /// Handed to the socket.
     Written(When),
     /// Handed to the socket of one who resumed.
@@ -91,33 +90,10 @@ pub enum Outcome {
     NoLongerConnected,
     /// The connection was being closed.
     Ending,
-    /// `exclude.users` names the user.
-    UserExcluded,
-    /// `exclude.connections` names the connection.
-    ConnectionExcluded,
-    /// The client wants to hear other channels.
-    Narrowed,
-    /// The user is none of those that it was for.
-    NotAddressed,
-    /// It may not hear the channel.
-    Denied(ChannelName, Denial),
-    /// The filter is not true of it, and why.
-    Filtered(String),
+    /// It is not for the connection: any verdict but `Hears`.
+    NotFor(Verdict),
     /// It is not queued: its worker has not come to it, or it was not for it then.
     NotQueued,
-}
-
-/// Why a channel is not heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denial {
-    /// The rule of this index denies it.
-    Rule(usize),
-    /// No rule allows it.
-    NoRule,
-    /// The channel is disabled.
-    Disabled,
-    /// The channel was deleted.
-    Gone,
 }
 
 impl Begun {
@@ -145,40 +121,48 @@ impl Witness {
     }
 
     /// What became of a message here. Rights are those of now, which is told by `rights_changed`.
-    pub fn outcome(&self, trace: &Trace, tenant: &Tenant) -> Outcome {
+    pub fn fate(&self, trace: &Trace, tenant: &Tenant) -> Fate {
         let (position, record) = (trace.cursor.position, &self.record);
         match self.stage {
-            Stage::Open { holds: true } => return Outcome::Waiting,
+            Stage::Open { holds: true } => return Fate::Waiting,
             Stage::Gone { position: last, .. } if position > last => {
-                return Outcome::NoLongerConnected;
+                return Fate::NoLongerConnected;
             }
-            _ if record.was_replaced(position) => return Outcome::Replaced,
-            _ if record.refused() == Some(position) => return Outcome::Dropped,
+            _ if record.was_replaced(position) => return Fate::Replaced,
+            _ if record.refused() == Some(position) => return Fate::Dropped,
             _ => {}
         }
         if position > self.begun.position {
-            return match self.barred(trace, tenant, Sent::Live) {
-                Some(barred) => barred,
-                None if self.is_behind_the_end(trace) => Outcome::Ending,
-                None if record.may_be_replaced(position) && trace.progress.was_replaced() => {
-                    Outcome::WrittenOrReplaced
-                }
-                None => record.written(position).map_or_else(|| self.unwritten(), Outcome::Written),
+            return match self.verdict(trace, tenant, Sent::Live) {
+                Verdict::Hears { .. } => self.sent_live(trace),
+                verdict => Fate::NotFor(verdict),
             };
         }
         match self.begun.since {
-            None => Outcome::NotYetConnected,
-            Some(since) if since >= position => Outcome::Resumed,
+            None => Fate::NotYetConnected,
+            Some(since) if since >= position => Fate::Resumed,
             Some(_) if trace.replayed_until.is_none_or(|until| until <= self.begun.at) => {
-                Outcome::NotReplayed
+                Fate::NotReplayed
             }
-            Some(_) => match self.barred(trace, tenant, Sent::Again) {
-                Some(barred) => barred,
-                None => {
-                    record.written(position).map_or_else(|| self.unwritten(), Outcome::Replayed)
+            Some(_) => match self.verdict(trace, tenant, Sent::Again) {
+                Verdict::Hears { .. } => {
+                    record.written(position).map_or_else(|| self.unwritten(), Fate::Replayed)
                 }
+                verdict => Fate::NotFor(verdict),
             },
         }
+    }
+
+    /// What became of a message that is for it.
+    fn sent_live(&self, trace: &Trace) -> Fate {
+        let (position, record) = (trace.cursor.position, &self.record);
+        if self.is_behind_the_end(trace) {
+            return Fate::Ending;
+        }
+        if record.may_be_replaced(position) && trace.progress.was_replaced() {
+            return Fate::WrittenOrReplaced;
+        }
+        record.written(position).map_or_else(|| self.unwritten(), Fate::Written)
     }
 
     /// Whether its rights have changed since the message: what is told of them may have been
@@ -197,10 +181,10 @@ impl Witness {
         self.record.farewell()
     }
 
-    fn unwritten(&self) -> Outcome {
+    fn unwritten(&self) -> Fate {
         match self.stage {
-            Stage::Open { .. } if self.farewell().is_none() => Outcome::NotQueued,
-            _ => Outcome::Lost,
+            Stage::Open { .. } if self.farewell().is_none() => Fate::NotQueued,
+            _ => Fate::Lost,
         }
     }
 
@@ -213,50 +197,19 @@ impl Witness {
         self.farewell().is_some_and(|farewell| queued_at.is_some_and(|at| at > farewell.at_ms))
     }
 
-    /// Why a message is not for this connection.
-    fn barred(&self, trace: &Trace, tenant: &Tenant, sent: Sent) -> Option<Outcome> {
-        if trace.reach.exclude.users.contains(&self.principal.user) {
-            return Some(Outcome::UserExcluded);
-        }
-        if sent == Sent::Live && trace.reach.exclude.connections.contains(&self.id) {
-            return Some(Outcome::ConnectionExcluded);
-        }
-        let facts = self.origin.facts(&self.principal);
-        let lets_in = |channel: &Channel| {
-            let is_meant = |audience: &Audience| matches!(audience, Audience::Channel(name) if *name == channel.name);
-            trace.reach.audiences.iter().any(is_meant)
-                && channel.enabled
-                && channel.rules.decide(&facts).allowed
+    /// Whether a message is for this connection, and why.
+    fn verdict(&self, trace: &Trace, tenant: &Tenant, sent: Sent) -> Verdict {
+        let connection = match sent {
+            Sent::Live => Some(&*self.id),
+            Sent::Again => None,
         };
-        let channels = tenant.channels.values().map(|channel| &**channel);
-        let hears = |only: Option<&Narrowing>| {
-            let heard = audiences_of(&self.principal, channels.clone(), only, lets_in);
-            trace.reach.audiences.iter().any(|audience| heard.contains(audience))
+        let who = Candidate {
+            facts: &self.origin.facts(&self.principal),
+            connection,
+            narrowing: self.narrowing.as_ref(),
+            channels: &tenant.channels,
         };
-        if !hears(self.narrowing.as_ref()) {
-            return Some(if hears(None) { Outcome::Narrowed } else { self.denied(trace, tenant) });
-        }
-        let explanation = trace.reach.filter.as_ref().map(|filter| filter.explain(&facts));
-        let explanation =
-            explanation.filter(|explanation| explanation.outcome != expression::Outcome::True);
-        explanation.map(|explanation| Outcome::Filtered(explanation.reason))
-    }
-
-    fn denied(&self, trace: &Trace, tenant: &Tenant) -> Outcome {
-        let named = trace.reach.audiences.iter().find_map(|audience| match audience {
-            Audience::Channel(name) => Some(name),
-            _ => None,
-        });
-        let Some(name) = named else { return Outcome::NotAddressed };
-        let denial = match tenant.channels.get(name) {
-            None => Denial::Gone,
-            Some(channel) if !channel.enabled => Denial::Disabled,
-            Some(channel) => {
-                let decision = channel.rules.decide(&self.origin.facts(&self.principal));
-                decision.rule.map_or(Denial::NoRule, Denial::Rule)
-            }
-        };
-        Outcome::Denied(name.clone(), denial)
+        verdict(&trace.reach, &who)
     }
 }
 

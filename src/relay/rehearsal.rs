@@ -49,12 +49,12 @@ pub struct Considered {
     /// The connection.
     pub who: Present,
     /// What would become of the message there.
-    pub fate: Fate,
+    pub result: DryRunResult,
 }
 
 /// What would become of a message at one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum DryRunResult {
     /// It would be queued.
     Receives,
     /// It is for the connection, which has no room and would end with 4420.
@@ -120,15 +120,16 @@ impl Inquiry {
         let theirs = keys
             .filter_map(|key| Some((key, shard.get(key)?)))
             .filter(|(_, it)| it.principal.user == *about);
-        let mut fates: Vec<(&Member, Fate)> =
-            theirs.map(|(key, member)| (member, Fate::of(member, chosen.get(&key)))).collect();
-        findings.connections = fates.len() as u64;
+        let mut results: Vec<(&Member, DryRunResult)> = theirs
+            .map(|(key, member)| (member, DryRunResult::of(member, chosen.get(&key))))
+            .collect();
+        findings.connections = results.len() as u64;
         findings.receiving =
-            fates.iter().filter(|(_, fate)| *fate == Fate::Receives).count() as u64;
-        fates.sort_unstable_by(|(a, _), (b, _)| a.link.id.cmp(&b.link.id));
-        let first = fates.into_iter().take(MAX_CONSIDERED);
+            results.iter().filter(|(_, result)| *result == DryRunResult::Receives).count() as u64;
+        results.sort_unstable_by(|(a, _), (b, _)| a.link.id.cmp(&b.link.id));
+        let first = results.into_iter().take(MAX_CONSIDERED);
         findings.considered =
-            first.map(|(member, fate)| Considered { who: member.present(), fate }).collect();
+            first.map(|(member, result)| Considered { who: member.present(), result }).collect();
         findings
     }
 
@@ -151,7 +152,7 @@ impl Inquiry {
     }
 }
 
-impl Fate {
+impl DryRunResult {
     fn of(member: &Member, pushed: Option<&Pushed>) -> Self {
         match pushed {
             _ if member.link.outbox.is_ending() => Self::Ending,

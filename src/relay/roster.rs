@@ -7,7 +7,7 @@ use super::passage::{Stage, Witness};
 use super::rehearsal::{Findings, Inquiry};
 use super::shard::{Delivery, Member, Shard, Transport};
 use crate::catalog::Tenant;
-use crate::domain::audience::Audience;
+use crate::domain::audience::{Audience, Narrowing};
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{ConnectionFacts, Facts};
 use crate::domain::instance::InstanceId;
@@ -77,9 +77,9 @@ pub struct Present {
     pub principal: Arc<Principal>,
     /// How it came.
     pub origin: Origin,
-    /// What it hears.
-    pub audiences: Vec<Audience>,
-    /// By which picture of the instance that was decided.
+    /// What the client wants to hear.
+    pub narrowing: Option<Narrowing>,
+    /// By which picture of the instance it was decided what it hears.
     pub judged_by: Arc<Tenant>,
 }
 
@@ -310,7 +310,7 @@ impl Member {
             id: self.link.id.clone(),
             principal: self.principal.clone(),
             origin: self.origin.clone(),
-            audiences: self.audiences.clone(),
+            narrowing: self.narrowing.clone(),
             judged_by: self.judged_by.clone(),
         }
     }

@@ -172,7 +172,7 @@ async fn what_else_decides_is_said() {
     let body = json!({"connectionId": narrowed.connected["connectionId"]});
     let hear = explain(&app, "on", body, 200).await.body["hear"].clone();
     assert_eq!((&hear["allowed"], &hear["rule"]), (&json!(false), &Value::Null));
-    assert_eq!(hear["reason"], "the connection left the channel out with channels=");
+    assert_eq!(hear["reason"], "left channel:on out with channels=");
     narrowed.ping(b"open").await;
 }
 
@@ -366,13 +366,23 @@ async fn a_dry_run_says_why_a_user_is_among_them_or_not() {
         ),
         ("bob", json!({"channel": "bob"}), true, "hears user:bob"),
         ("nobody", json!({"channel": "ALL"}), false, "not connected"),
-        ("nobody", json!({"channel": "ALL", "exclude": {"users": ["nobody"]}}), false, "excluded"),
-        ("alice", json!({"channel": "ALL", "exclude": {"users": ["alice"]}}), false, "excluded"),
+        (
+            "nobody",
+            json!({"channel": "ALL", "exclude": {"users": ["nobody"]}}),
+            false,
+            "exclude.users names the user",
+        ),
+        (
+            "alice",
+            json!({"channel": "ALL", "exclude": {"users": ["alice"]}}),
+            false,
+            "exclude.users names the user",
+        ),
         (
             "alice",
             json!({"channel": "ALL", "exclude": {"connections": [id]}}),
             false,
-            "the connection is excluded",
+            "exclude.connections names the connection",
         ),
         ("alice", json!({"channel": "group:ops"}), false, "not a member of the group ops"),
         (

@@ -52,16 +52,31 @@ async fn every_reason_that_someone_connected_did_or_did_not_get_it_is_told() {
     }
     for (id, user, word, detail) in [
         ("news", "alice", "written", ", written "),
-        ("news", "denied", "denied", "channel:news: rule 2 denied"),
-        ("news", "outside", "denied", "channel:news: no rule allowed"),
-        ("news", "narrow", "narrowed", "the client's channels= leaves it out"),
+        ("news", "denied", "denied", "rule 2 denied: the user is denied"),
+        (
+            "news",
+            "outside",
+            "denied",
+            "no rule allowed; rule 0: not a member of the group eng; rule 1: the user is outside, not narrow",
+        ),
+        ("news", "narrow", "narrowed", "left channel:news out with channels="),
         ("pro", "alice", "written", ", written "),
-        ("pro", "free", "filtered", "the filter left it out: claims.plan == \"pro\" is false"),
-        ("pro", "second", "filtered", "the filter left it out: "),
+        (
+            "pro",
+            "free",
+            "filtered",
+            "the filter is false: claims.plan == \"pro\" is false: claims.plan is \"free\"",
+        ),
+        (
+            "pro",
+            "second",
+            "filtered",
+            "the filter has no answer: claims.plan == \"pro\" fails: claims.plan: no such key",
+        ),
         ("without", "free", "excluded", "exclude.users names the user"),
         ("without", "second", "excluded", "exclude.connections names the connection"),
         ("without", "alice", "written", ", written "),
-        ("eng", "outside", "notAddressed", "not for this user: the audience is group:eng"),
+        ("eng", "outside", "notAddressed", "not a member of the group eng"),
         ("eng", "denied", "written", ", written "),
     ] {
         let told = within("what is known is there", async {
@@ -185,7 +200,7 @@ async fn rights_are_those_of_now_and_an_answer_says_so() {
         .header("if-match", "\"2\"");
     app.send(request.bearer_auth(Token::admin("root").sign()), 204).await;
     let told = outcome(&app, "one", "alice").await;
-    assert_eq!(told["detail"], "channel:news: the channel was deleted");
+    assert_eq!(told["detail"], "the channel was deleted");
 }
 
 #[actix_web::test]

@@ -16,7 +16,7 @@ use crate::relay::history::HistoryBounds;
 use crate::relay::outbox::{Next, OutboxBounds};
 use crate::relay::progress::Step;
 use crate::relay::queue::QueueBounds;
-use crate::relay::rehearsal::{Fate, Inquiry};
+use crate::relay::rehearsal::{DryRunResult, Inquiry};
 use crate::relay::roster::Origin;
 use crate::relay::shard::{Bounds, Transport};
 use crate::relay::traces::TraceBounds;
@@ -286,9 +286,10 @@ impl World {
             let told: Vec<(&str, u64)> =
                 findings.users.iter().map(|(user, count)| (user.as_str(), *count)).collect();
             assert_eq!(told, users.iter().map(|(user, count)| (*user, *count)).collect::<Vec<_>>());
-            let fates = findings.considered.iter().map(|considered| considered.fate);
-            let meant =
-                fates.filter(|fate| matches!(fate, Fate::Receives | Fate::NoRoom)).count() as u64;
+            let results = findings.considered.iter().map(|considered| considered.result);
+            let meant = results
+                .filter(|result| matches!(result, DryRunResult::Receives | DryRunResult::NoRoom))
+                .count() as u64;
             let expected = users.get(about).copied().unwrap_or_default();
             assert!(meant == expected || findings.connections > findings.considered.len() as u64);
         }
