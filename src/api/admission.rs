@@ -11,7 +11,7 @@ use crate::catalog::Tenant;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Author;
 use crate::domain::principal::{Principal, Role};
-use crate::relay::frame::Close;
+use crate::relay::Close;
 use crate::socket::{Renewal, Renewer};
 use actix_web::dev::Payload;
 use actix_web::http::header::ORIGIN;

@@ -4,10 +4,10 @@ use super::admission::{Publisher, WithBody};
 use super::body::{RequestBody, StrictQuery, parse_json};
 use super::dry_run::BatchParameters;
 use super::error::{Outcome, Problem};
+use super::idempotency::IdempotencyKey;
 use super::messages::{self, Mode, PublishRequest};
 use super::rates::{self, Rates, Spent};
 use super::receipt::Receipt;
-use super::repeats::IdempotencyKey;
 use super::{Api, ApiSettings};
 use crate::domain::message::{Draft, Message};
 use crate::relay::LONGEST_RUN;
@@ -204,9 +204,9 @@ impl Batch<'_> {
 
     async fn send_run(&mut self) {
         if !self.run.is_empty() {
-            let receipts = messages::send_run(self.api, self.admission, &self.run).await;
+            let run = std::mem::take(&mut self.run);
+            let receipts = messages::send_run(self.api, self.admission, run).await;
             self.results.extend(receipts.into_iter().map(Into::into));
-            self.run.clear();
         }
     }
 }

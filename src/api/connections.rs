@@ -9,9 +9,9 @@ use super::responses::Watching;
 use crate::domain::audience::Audience;
 use crate::domain::channel::ChannelName;
 use crate::domain::principal::{GroupId, UserId};
-use crate::relay::frame::Close;
-use crate::relay::roster::{ConnectionInfo, Filter, Silent};
-use crate::relay::shard::Transport;
+use crate::relay::{
+    Answer, Close, ConnectionInfo, Listing, Query, Selection, Transport, Unanswered,
+};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get};
 use chrono::{DateTime, Utc};
@@ -143,14 +143,19 @@ pub async fn list_connections(
 ) -> Outcome<Json<ConnectionPage>> {
     let ConnectionParameters { user, group, channel, limit, after } = parameters.into_inner();
     let limit = PageParameters::new(limit, None).limit()?;
-    let mut filter = filter(user, group)?;
+    let mut selection = selection(user, group)?;
     let channel =
         channel.map(|name| ChannelName::new(name.strip_prefix("channel:").unwrap_or(&name)));
     let channel =
         channel.transpose().map_err(|error| Problem::invalid("channel", error.to_string()))?;
-    filter.audience = channel.map(Audience::Channel);
+    selection.audience = channel.map(Audience::Channel);
     let instance = &admin.tenant.instance.id;
-    let listing = api.relay.list_connections(instance, &filter, after, limit as usize + 1).await?;
+    // One more than is shown tells whether there is a next page.
+    let query = Query::List { selection, after, most: limit as usize + 1 };
+    let listing = match api.relay.survey(instance, &query).await? {
+        (Answer::List(listing), outcome) => outcome.map(|()| listing)?,
+        _ => Listing::default(),
+    };
     let page = Page::new(listing.items, limit, |info| info.id.clone(), ConnectionBody::from);
     let (items, next) = page.into_parts();
     Ok(Json(ConnectionPage { items, next, total: listing.total }))
@@ -172,8 +177,8 @@ pub async fn disconnect_connection(
     parameters: StrictQuery<ReasonParameter>,
     api: Data<Api>,
 ) -> Outcome<HttpResponse> {
-    let filter = Filter { id: Some(id.into_inner()), ..Filter::default() };
-    match disconnect(&api, &admin, &filter, parameters.into_inner().reason).await? {
+    let selection = Selection { id: Some(id.into_inner()), ..Selection::default() };
+    match disconnect(&api, &admin, selection, parameters.into_inner().reason).await? {
         0 => Err(Problem::new(Code::NotFound, "there is no such connection on this node")),
         _ => Ok(HttpResponse::NoContent().finish()),
     }
@@ -201,14 +206,14 @@ pub async fn disconnect_connections(
             "name a user or a group: nobody closes everything by mistake",
         ));
     }
-    let disconnected = disconnect(&api, &admin, &filter(user, group)?, reason).await?;
+    let disconnected = disconnect(&api, &admin, selection(user, group)?, reason).await?;
     Ok(Json(Disconnected { disconnected }))
 }
 
 async fn disconnect(
     api: &Api,
     admin: &Admin,
-    filter: &Filter,
+    selection: Selection,
     reason: Option<String>,
 ) -> Outcome<u64> {
     let reason = reason.unwrap_or_else(|| "an administrator closed the connection".into());
@@ -220,12 +225,16 @@ async fn disconnect(
         return Err(problem.with_limit(MAX_REASON as u64, reason.len() as u64));
     }
     let instance = &admin.tenant.instance.id;
-    let closed = api.relay.disconnect(instance, filter, &Close::disconnected(&reason)).await?;
+    let query = Query::Disconnect { selection, close: Close::disconnected(&reason) };
+    let closed = match api.relay.survey(instance, &query).await? {
+        (Answer::Disconnected(closed), outcome) => outcome.map(|()| closed)?,
+        _ => 0,
+    };
     tracing::info!(instance.id = %instance, user.id = %admin.principal.user, connections = closed, "disconnected");
     Ok(closed)
 }
 
-fn filter(user: Option<String>, group: Option<String>) -> Outcome<Filter> {
+fn selection(user: Option<String>, group: Option<String>) -> Outcome<Selection> {
     let user = user
         .map(UserId::new)
         .transpose()
@@ -234,11 +243,11 @@ fn filter(user: Option<String>, group: Option<String>) -> Outcome<Filter> {
         .map(GroupId::new)
         .transpose()
         .map_err(|error| Problem::invalid("group", error.to_string()))?;
-    Ok(Filter { user, group, ..Filter::default() })
+    Ok(Selection { user, group, ..Selection::default() })
 }
 
-impl From<Silent> for Problem {
-    fn from(error: Silent) -> Self {
+impl From<Unanswered> for Problem {
+    fn from(error: Unanswered) -> Self {
         Self::new(Code::Overloaded, error.to_string()).with_retry_after(Duration::from_secs(1))
     }
 }

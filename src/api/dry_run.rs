@@ -2,17 +2,22 @@
 
 use super::Api;
 use super::error::{Code, Outcome, Problem};
+use super::receipt::{
+    Completeness, ConsideredConnection, ConsideredUser, MatchedUser, Receipt, Told,
+};
 use super::resource::{Page, PageParameters};
 use super::wording;
+use crate::domain::channel::Channels;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, UserId};
-use crate::domain::verdict::{Candidate, Denial, Verdict, verdict};
-use crate::relay::rehearsal::{Considered, DryRunResult, Findings, Inquiry};
-use crate::relay::roster::Present;
-use serde::{Deserialize, Serialize};
+use crate::domain::verdict::{Verdict, verdict};
+use crate::relay::{
+    Answer, ConnectionSnapshot, Considered, DryRun, DryRunReport, DryRunResult, Query,
+};
+use serde::Deserialize;
 use std::sync::Arc;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 /// How to publish.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -46,48 +51,15 @@ pub struct BatchParameters {
     dry_run: bool,
 }
 
-/// A user whom the message is for.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct MatchedUser {
-    /// Who.
-    user_id: String,
-    /// How many of the user's connections it is for, those without room for it included.
-    connections: u64,
-}
-
-/// Why a user would get the message or not.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ConsideredUser {
-    /// Who.
-    user_id: String,
-    /// Whether the message would be on its way to at least one of the user's connections.
-    receives: bool,
-    /// Why, in one sentence.
-    reason: String,
-    /// The user's connections on this node by id, the oldest first, 20 at most.
-    connections: Vec<ConsideredConnection>,
-}
-
-/// Why a connection would get the message or not.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ConsideredConnection {
-    /// Which.
-    connection_id: String,
-    /// Whether the message would be on its way to it.
-    receives: bool,
-    /// Why, in one sentence.
-    reason: String,
-}
-
-/// What a dry run tells beyond its counts.
-pub struct Told {
-    /// Whom the message is for.
-    pub users: Page<MatchedUser>,
-    /// About the user who was asked about.
-    pub explain: Option<ConsideredUser>,
+/// What is asked of a message that is not sent, beyond its counts.
+#[derive(Clone, Debug)]
+pub struct Inquiry {
+    /// Only users behind this one, in byte order.
+    after: Option<UserId>,
+    /// Most users to answer with, at least 1.
+    most: usize,
+    /// Whose connections to tell one by one.
+    about: Option<UserId>,
 }
 
 impl PublishParameters {
@@ -105,7 +77,7 @@ impl PublishParameters {
                 None => Ok(None),
             };
         }
-        may_rehearse(principal)?;
+        may_dry_run(principal)?;
         let page = PageParameters::new(limit, after);
         // One more than is shown tells whether there is a next page.
         let most = page.limit()? as usize + 1;
@@ -118,13 +90,13 @@ impl BatchParameters {
     /// Whether nothing is to be sent. Errors: 403 `ROLE_REQUIRED`.
     pub fn is_dry_run(&self, principal: &Principal) -> Outcome<bool> {
         if self.dry_run {
-            may_rehearse(principal)?;
+            may_dry_run(principal)?;
         }
         Ok(self.dry_run)
     }
 }
 
-fn may_rehearse(principal: &Principal) -> Outcome<()> {
+fn may_dry_run(principal: &Principal) -> Outcome<()> {
     match principal.may_see_others() {
         true => Ok(()),
         false => Err(Problem::new(
@@ -141,36 +113,68 @@ fn user(text: &str) -> Outcome<UserId> {
     UserId::new(id).map_err(|error| Problem::invalid("explain", error.to_string()))
 }
 
-/// Asks whom `message` would be for. Errors: 503 `OVERLOADED` where a worker does not answer in
-/// time.
-pub async fn tell(
+/// Counts whom `message` would be for, and tells what else was asked. Errors: 503 `OVERLOADED` where
+/// too many such questions wait.
+pub async fn run(
+    api: &Api,
+    instance: &InstanceId,
+    message: &Message,
+    inquiry: Option<&Inquiry>,
+) -> Outcome<Receipt> {
+    let asked = match inquiry.cloned() {
+        None => DryRun::of(message),
+        Some(Inquiry { after, most, about }) => {
+            DryRun { after, most, about, ..DryRun::of(message) }
+        }
+    };
+    let (answer, outcome) = api.relay.survey(instance, &Query::DryRun(asked)).await?;
+    let report = if let Answer::DryRun(report) = answer { report } else { DryRunReport::default() };
+    let completeness = match outcome {
+        Ok(()) => Completeness::Whole,
+        Err(_) => Completeness::Partial,
+    };
+    let cursor = api.relay.cursor(instance);
+    let receipt = Receipt::of_dry_run(message, cursor, report.counts, completeness);
+    match inquiry {
+        None => Ok(receipt),
+        Some(inquiry) => Ok(receipt.telling(tell(api, instance, message, inquiry, report).await?)),
+    }
+}
+
+async fn tell(
     api: &Api,
     instance: &InstanceId,
     message: &Message,
     inquiry: &Inquiry,
+    mut report: DryRunReport,
 ) -> Outcome<Told> {
-    let mut findings = api.relay.inquire(instance, message, inquiry).await?;
-    let users = std::mem::take(&mut findings.users);
+    let users: Vec<(UserId, u64)> = std::mem::take(&mut report.users).into_iter().collect();
     let show =
         |(user, connections): (UserId, u64)| MatchedUser { user_id: user.to_string(), connections };
     let users = Page::new(users, inquiry.most as u32 - 1, |(user, _)| user.to_string(), show);
     let Some(about) = inquiry.about.clone() else { return Ok(Told { users, explain: None }) };
-    let terms = Terms(message.reach.clone());
-    let explain = api.deliberation.run(move || terms.explain(&about, findings)).await?;
+    let channels = api.catalog.tenant(instance).map(|tenant| tenant.channels.clone());
+    let terms = Terms { reach: message.reach.clone(), channels: channels.unwrap_or_default() };
+    let explain = api.explain_pool.run(move || terms.explain(&about, report)).await?;
     Ok(Told { users, explain: Some(explain) })
 }
 
-/// What of a message decides who gets it.
-struct Terms(Arc<Reach>);
+/// What decides who gets a message.
+struct Terms {
+    reach: Arc<Reach>,
+    channels: Channels,
+}
 
 impl Terms {
-    fn explain(&self, user: &UserId, findings: Findings) -> ConsideredUser {
-        let Findings { considered, connections: count, receiving, .. } = findings;
+    fn explain(&self, user: &UserId, report: DryRunReport) -> ConsideredUser {
+        let DryRunReport { considered, connections: count, receiving, .. } = report;
         let connections: Vec<_> =
             considered.iter().map(|considered| self.explain_one(considered)).collect();
         let first = connections.iter().find(|connection| connection.receives == (receiving > 0));
         let reason = match (first, receiving) {
-            _ if self.0.exclude.users.contains(user) => wording::verdict(&Verdict::UserExcluded),
+            _ if self.reach.exclude.users.contains(user) => {
+                wording::verdict(&Verdict::UserExcluded)
+            }
             (None, 0) => "not connected".into(),
             (Some(only), _) if count == 1 => only.reason.clone(),
             (Some(one), 0) if connections.iter().all(|other| other.reason == one.reason) => {
@@ -183,32 +187,24 @@ impl Terms {
     }
 
     fn explain_one(&self, considered: &Considered) -> ConsideredConnection {
-        let Considered { who, result } = considered;
+        let Considered { connection, result } = considered;
         let reason = match result {
             DryRunResult::Ending => "is ending".into(),
             DryRunResult::NoRoom => {
                 "it is for the connection, which has no room and would be closed with 4420".into()
             }
-            DryRunResult::Receives | DryRunResult::NotMeant => self.why(who),
+            DryRunResult::Receives | DryRunResult::NotMeant => self.why(connection),
         };
         ConsideredConnection {
-            connection_id: who.id.clone(),
+            connection_id: connection.id.clone(),
             receives: *result == DryRunResult::Receives,
             reason,
         }
     }
 
-    fn why(&self, who: &Present) -> String {
-        let candidate = Candidate {
-            facts: &who.facts(),
-            connection: Some(&who.id),
-            narrowing: who.narrowing.as_ref(),
-            channels: &who.judged_by.channels,
-        };
-        match verdict(&self.0, &candidate) {
-            // The message was resolved just now, so the channel exists and is only too new here.
-            Verdict::Denied(_, Denial::Gone) => "has not been asked about the channel yet".into(),
-            verdict => wording::verdict(&verdict),
-        }
+    fn why(&self, connection: &ConnectionSnapshot) -> String {
+        let facts = connection.facts();
+        let candidate = connection.candidate(&facts, &self.channels);
+        wording::verdict(&verdict(&self.reach, &candidate))
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, MAX_GROUPS, Principal, Role, Scope, UserId};
 use crate::domain::rule::Rules;
 use crate::domain::rule::explain::RuleResult;
-use crate::relay::roster::Present;
+use crate::relay::{Answer, ConnectionSnapshot, Query};
 use actix_web::post;
 use actix_web::web::{Data, Json, Path};
 use chrono::Utc;
@@ -147,16 +147,30 @@ pub async fn explain_channel(
     let whom = match asked {
         Asked::User(user) => Whom::User(user),
         Asked::Connection(id) => {
-            let present = api.relay.find_connection(&tenant.instance.id, &id).await?;
-            let present = present.ok_or_else(|| {
-                Problem::new(Code::NotFound, "there is no such connection on this node")
-            })?;
-            tenant = present.judged_by.clone();
-            Whom::Connection(present)
+            let connection = find_connection(&api, &tenant.instance.id, id).await?;
+            // It was asked again by rules at least as new as those of the request.
+            tenant = api.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
+            Whom::Connection(connection)
         }
     };
     let channel = tenant.channels.get(&channel.name).cloned().ok_or_else(missing)?;
-    api.deliberation.run(move || whom.explain(&tenant, &channel)).await.map(Json)
+    api.explain_pool.run(move || whom.explain(&tenant, &channel)).await.map(Json)
+}
+
+/// An open connection of this node. Errors: 404, 503 `OVERLOADED`.
+async fn find_connection(
+    api: &Api,
+    instance: &InstanceId,
+    id: String,
+) -> Outcome<ConnectionSnapshot> {
+    let (answer, outcome) = api.relay.survey(instance, &Query::Find { id }).await?;
+    let mut known = if let Answer::Known(known) = answer { known } else { Vec::new() };
+    let missing = || Problem::new(Code::NotFound, "there is no such connection on this node");
+    match (known.pop(), outcome) {
+        (Some(connection), _) => Ok(connection),
+        (None, Ok(())) => Err(missing()),
+        (None, Err(error)) => Err(error.into()),
+    }
 }
 
 /// Whom a request asks about.
@@ -274,7 +288,7 @@ fn signed_in(names: &ClaimNames, mut claims: Map<String, Value>, bearer: Princip
 /// Of whom the rules are asked.
 enum Whom {
     User(Box<Principal>),
-    Connection(Present),
+    Connection(ConnectionSnapshot),
 }
 
 impl Whom {
@@ -285,14 +299,14 @@ impl Whom {
     fn principal(&self) -> &Principal {
         match self {
             Self::User(principal) => principal,
-            Self::Connection(present) => &present.principal,
+            Self::Connection(connection) => &connection.principal,
         }
     }
 
     fn hear(&self, tenant: &Tenant, channel: &Channel) -> DecisionBody {
         let (facts, narrowing) = match self {
             Self::User(principal) => (Facts::new(principal, None), None),
-            Self::Connection(present) => (present.facts(), present.narrowing.as_ref()),
+            Self::Connection(connection) => (connection.facts(), connection.narrowing.as_ref()),
         };
         let decision = DecisionBody::new(&channel.rules, &facts);
         if let Some(reason) = self.shut_out(tenant, channel) {

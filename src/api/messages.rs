@@ -3,11 +3,11 @@
 use super::Api;
 use super::admission::{Publisher, WithBody};
 use super::body::{RequestBody, StrictQuery};
-use super::dry_run::{self, PublishParameters};
+use super::dry_run::{self, Inquiry, PublishParameters};
 use super::error::{Code, FieldError, Outcome, Problem};
+use super::idempotency::{self, IdempotencyKey};
 use super::rates::{self, Rates, Spent};
 use super::receipt::Receipt;
-use super::repeats::{self, IdempotencyKey};
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
@@ -16,15 +16,12 @@ use crate::domain::message::{
     Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach,
 };
 use crate::domain::principal::{Principal, UserId};
-use crate::relay::Overloaded;
-use crate::relay::rehearsal::Inquiry;
-use crate::relay::repeats::{Claim, Ticket};
+use crate::relay::{Claim, NotPlaced};
 use actix_web::web::Data;
-use actix_web::{HttpResponse, post, rt};
+use actix_web::{HttpResponse, post};
 use chrono::Utc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use utoipa::ToSchema;
@@ -150,62 +147,43 @@ pub async fn publish(
     Box::pin(send_once(api, admission, draft, id)).await
 }
 
-/// Sends a message unless its id says that it was sent before.
+/// Sends a message unless its id says that it was sent before. What has its place is remembered with
+/// it: a publisher that hangs up before the answer may ask again.
 async fn send_once(
-    api: &Data<Api>,
+    api: &Api,
     admission: &Publisher,
     draft: Draft,
     id: MessageId,
 ) -> Outcome<Receipt> {
-    let same = repeats::fingerprint(&admission.principal.user, &draft);
-    match api
-        .relay
-        .claim(&admission.tenant.instance.id, id.as_str(), same)
-        .await
-        .map_err(repeats::refusal)?
-    {
-        Claim::Repeat(remembered) => Ok(Receipt::repeated(id.as_str(), &remembered)),
-        Claim::First(ticket) => {
-            let sending = rt::spawn(send_and_keep(api.clone(), admission.clone(), draft, ticket));
-            sending.await.unwrap_or_else(|error| match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                Err(_) => Err(Problem::new(Code::Overloaded, "the server is going away")),
-            })
+    let digest = idempotency::digest(&admission.principal.user, &draft);
+    let instance = &admission.tenant.instance.id;
+    let claim =
+        api.relay.claim(instance, id.as_str(), digest).await.map_err(idempotency::refusal)?;
+    let published = match claim {
+        Claim::Repeat(head) => api.relay.repeat(head).await,
+        Claim::First(claimed) => {
+            let started = Instant::now();
+            let message = address(admission, draft)?;
+            let published = api.relay.publish(instance, message, Some(claimed)).await;
+            api.metrics.published(started.elapsed());
+            published.map_err(unplaced)?
         }
-    }
-}
-
-/// A task of its own, because a handler ends when its publisher hangs up: what was sent must be
-/// remembered all the same, or a retry would send it again. Takes as long as the counting, one
-/// second at most.
-async fn send_and_keep(
-    api: Data<Api>,
-    admission: Publisher,
-    draft: Draft,
-    ticket: Ticket,
-) -> Outcome<Receipt> {
-    let receipt = send(&api, &admission, draft, Mode::Send).await?;
-    ticket.keep(receipt.remembered());
-    Ok(receipt)
+    };
+    Ok(Receipt::new(published))
 }
 
 async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) -> Outcome<Receipt> {
     let started = Instant::now();
     let message = address(admission, draft)?;
     let instance = &admission.tenant.instance.id;
-    let published = match mode {
-        Mode::Send => api.relay.publish(instance, &message).await,
-        Mode::DryRun(_) => api.relay.rehearse(instance, &message).await,
-    };
-    let published = published.map_err(overloaded)?;
-    api.metrics.published(started.elapsed());
-    let told = match mode {
-        Mode::DryRun(Some(inquiry)) => {
-            Some(Box::pin(dry_run::tell(api, instance, &message, inquiry)).await?)
+    match mode {
+        Mode::Send => {
+            let published = api.relay.publish(instance, message, None).await.map_err(unplaced)?;
+            api.metrics.published(started.elapsed());
+            Ok(Receipt::new(published))
         }
-        _ => None,
-    };
-    Ok(Receipt::new(&message, published).telling(told))
+        Mode::DryRun(inquiry) => Box::pin(dry_run::run(api, instance, &message, inquiry)).await,
+    }
 }
 
 /// Sends messages that need nothing else, in their order; see `Relay::publish_run`. Each took as
@@ -213,22 +191,31 @@ async fn send(api: &Api, admission: &Publisher, draft: Draft, mode: Mode<'_>) ->
 pub async fn send_run(
     api: &Api,
     admission: &Publisher,
-    messages: &[Message],
+    messages: Vec<Message>,
 ) -> Vec<Outcome<Receipt>> {
     let started = Instant::now();
     let published = api.relay.publish_run(&admission.tenant.instance.id, messages).await;
     let took = started.elapsed();
-    let receipt = |(message, published): (&Message, Result<_, _>)| {
-        let published = published.map_err(overloaded)?;
+    let receipt = |published: Result<_, _>| {
+        let published = published.map_err(unplaced)?;
         api.metrics.published(took);
-        Ok(Receipt::new(message, published))
+        Ok(Receipt::new(published))
     };
-    messages.iter().zip(published).map(receipt).collect()
+    published.into_iter().map(receipt).collect()
 }
 
-fn overloaded(error: Overloaded) -> Problem {
-    Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
-        .with_retry_after(Duration::ZERO)
+fn unplaced(error: NotPlaced) -> Problem {
+    match error {
+        NotPlaced::Reused => Problem::new(Code::IdReused, error.to_string()),
+        NotPlaced::Overloaded | NotPlaced::NotSent => {
+            Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
+                .with_retry_after(Duration::ZERO)
+        }
+        NotPlaced::Unknown => {
+            let detail = format!("{error}; it may have been sent: repeat it with the same id");
+            Problem::new(Code::Overloaded, detail).with_retry_after(Duration::from_secs(1))
+        }
+    }
 }
 
 impl PublishRequest {

@@ -2,8 +2,7 @@
 
 use super::Api;
 use super::counters::Label;
-use crate::relay::Relay;
-use crate::relay::realm::Realm;
+use crate::relay::{Counts, InstanceFigures, Relay};
 use actix_web::web::Data;
 use actix_web::{HttpResponse, Responder};
 use prometheus_client::encoding::text::encode;
@@ -11,8 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 
 /// Instances that have labels of their own; the others are added up under `other`.
 const INSTANCES_WITH_A_LABEL: usize = 100;
@@ -37,7 +35,7 @@ fn registry(api: &Api) -> Registry {
     api.metrics.register(&mut registry);
     registry.register(
         "ack_lag",
-        "Places between an acknowledgement and the newest message queued",
+        "Messages between an acknowledgement and the newest that was queued, as far as they are kept",
         api.relay.lag(),
     );
     register_relay(&mut registry, &api.relay);
@@ -50,7 +48,7 @@ fn registry(api: &Api) -> Registry {
     );
     let up = f64::from(u8::from(api.catalog.store_is_up()));
     registry.register("postgres_up", "Whether Postgres answered when last asked", gauge(up));
-    register_instances(&mut registry, api.relay.all_realms());
+    register_instances(&mut registry, api.relay.figures());
     registry
 }
 
@@ -90,25 +88,20 @@ fn gauge(value: f64) -> Gauge<f64, AtomicU64> {
     gauge
 }
 
-fn register_instances(registry: &mut Registry, mut realms: Vec<Arc<Realm>>) {
-    realms.sort_by_key(|realm| std::cmp::Reverse(realm.counters.messages.load(Relaxed)));
+fn register_instances(registry: &mut Registry, mut all: Vec<InstanceFigures>) {
+    all.sort_by_key(|figures| std::cmp::Reverse(figures.messages));
     let connections = Family::<Label, Gauge>::default();
     let counters = ["messages", "matched", "queued", "dropped", "replaced"]
         .map(|_| Family::<Label, Counter>::default());
-    for (rank, realm) in realms.iter().enumerate() {
-        let name = if rank < INSTANCES_WITH_A_LABEL { realm.instance.as_str() } else { "other" };
+    for (rank, figures) in all.iter().enumerate() {
+        let InstanceFigures { instance, connections: open, messages, counts } = figures;
+        let name = if rank < INSTANCES_WITH_A_LABEL { instance.as_str() } else { "other" };
         let label = [("instance", name.to_owned())];
-        connections.get_or_create(&label).inc_by(realm.connections() as i64);
-        let counted = &realm.counters;
-        let values = [
-            &counted.messages,
-            &counted.matched,
-            &counted.queued,
-            &counted.dropped,
-            &counted.replaced,
-        ];
-        for (family, value) in counters.iter().zip(values) {
-            family.get_or_create(&label).inc_by(value.load(Relaxed));
+        connections.get_or_create(&label).inc_by(*open as i64);
+        let Counts { matched, queued, dropped, replaced } = *counts;
+        for (family, value) in counters.iter().zip([*messages, matched, queued, dropped, replaced])
+        {
+            family.get_or_create(&label).inc_by(value);
         }
     }
     let [messages, matched, queued, dropped, replaced] = counters;

@@ -1,12 +1,10 @@
 //! What a publisher is told of its message.
 
-use super::dry_run::{ConsideredUser, MatchedUser, Told};
 use super::resource::Page;
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::message::{Message, Reach};
-use crate::relay::Published;
-use crate::relay::repeats::Remembered;
+use crate::relay::{Counts, Published};
 use actix_web::HttpResponse;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
@@ -51,53 +49,92 @@ pub struct Receipt {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     explain: Option<ConsideredUser>,
-    /// What is remembered of it.
-    #[serde(skip)]
-    published: Published,
+}
+
+/// A user whom the message is for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MatchedUser {
+    /// Who.
+    pub user_id: String,
+    /// How many of the user's connections it is for, those without room for it included.
+    pub connections: u64,
+}
+
+/// Why a user would get the message or not.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsideredUser {
+    /// Who.
+    pub user_id: String,
+    /// Whether the message would be on its way to at least one of the user's connections.
+    pub receives: bool,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// The user's connections on this node by id, the oldest first, 20 at most.
+    pub connections: Vec<ConsideredConnection>,
+}
+
+/// Why a connection would get the message or not.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsideredConnection {
+    /// Which.
+    pub connection_id: String,
+    /// Whether the message would be on its way to it.
+    pub receives: bool,
+    /// Why, in one sentence.
+    pub reason: String,
+}
+
+/// What a dry run tells beyond its counts.
+pub struct Told {
+    /// Whom the message is for.
+    pub users: Page<MatchedUser>,
+    /// About the user who was asked about.
+    pub explain: Option<ConsideredUser>,
 }
 
 impl Receipt {
-    /// Of a message that was just sent or counted.
-    pub fn new(message: &Message, published: Published) -> Self {
-        Self::of(message.id.clone(), Named::Reach(message.reach.clone()), &published, Duplicate::No)
+    /// Of a message that has its place.
+    pub fn new(published: Published) -> Self {
+        let Published { head, counts, complete, duplicate } = published;
+        let receipt = Self::of(head.id.clone(), head.cursor, head.reach.clone(), counts);
+        Self { duplicate, incomplete: !complete, ..receipt }
     }
 
-    /// The first answer again.
-    pub fn repeated(id: &str, remembered: &Remembered) -> Self {
-        Self::of(
-            id.into(),
-            Named::Names(remembered.audiences.clone()),
-            &remembered.published,
-            Duplicate::Yes,
-        )
+    /// Of a message that was only counted, when the order stood at `cursor`.
+    pub fn of_dry_run(
+        message: &Message,
+        cursor: Cursor,
+        counts: Counts,
+        completeness: Completeness,
+    ) -> Self {
+        let receipt = Self::of(message.id.clone(), cursor, message.reach.clone(), counts);
+        Self { incomplete: completeness == Completeness::Partial, ..receipt }
     }
 
-    fn of(id: Arc<str>, audience: Named, published: &Published, duplicate: Duplicate) -> Self {
+    fn of(id: Arc<str>, cursor: Cursor, reach: Arc<Reach>, counts: Counts) -> Self {
+        let Counts { matched, queued, dropped, replaced } = counts;
         Self {
             id,
-            cursor: published.cursor,
-            audience,
-            matched: published.counts.matched,
-            queued: published.counts.queued,
-            dropped: published.counts.dropped,
-            replaced: published.counts.replaced,
-            duplicate: duplicate == Duplicate::Yes,
-            incomplete: !published.complete,
+            cursor,
+            audience: Named(reach),
+            matched,
+            queued,
+            dropped,
+            replaced,
+            duplicate: false,
+            incomplete: false,
             users: None,
             explain: None,
-            published: *published,
         }
     }
 
     /// The same with what a dry run tells.
-    pub fn telling(self, told: Option<Told>) -> Self {
-        let Some(Told { users, explain }) = told else { return self };
+    pub fn telling(self, told: Told) -> Self {
+        let Told { users, explain } = told;
         Self { users: Some(users), explain, ..self }
-    }
-
-    /// What a repetition is answered from.
-    pub fn remembered(&self) -> Remembered {
-        Remembered { published: self.published, audiences: self.audience.names() }
     }
 
     /// 202.
@@ -106,29 +143,23 @@ impl Receipt {
     }
 }
 
+/// Whether all connections were counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// All were.
+    Whole,
+    /// Some were not in time.
+    Partial,
+}
+
 /// Whom a message was for, as its names: written from what the message shares anyway, without a
 /// text of its own for each.
 #[derive(Debug)]
-enum Named {
-    Reach(Arc<Reach>),
-    Names(Vec<String>),
-}
-
-impl Named {
-    fn names(&self) -> Vec<String> {
-        match self {
-            Self::Reach(reach) => reach.audiences.iter().map(Audience::name).collect(),
-            Self::Names(names) => names.clone(),
-        }
-    }
-}
+struct Named(Arc<Reach>);
 
 impl Serialize for Named {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Reach(reach) => serializer.collect_seq(reach.audiences.iter().map(Name)),
-            Self::Names(names) => names.serialize(serializer),
-        }
+        serializer.collect_seq(self.0.audiences.iter().map(Name))
     }
 }
 
@@ -149,11 +180,4 @@ fn write_cursor<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S::Ok, 
 
 fn is_zero(count: &u64) -> bool {
     *count == 0
-}
-
-/// Whether a receipt repeats an earlier one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Duplicate {
-    No,
-    Yes,
 }

@@ -1,7 +1,7 @@
 //! What handlers share: cheap handles on the parts of the service, and the operator's settings.
 
 use super::counters::Metrics;
-use super::deliberation::Deliberation;
+use super::explain_pool::ExplainPool;
 use super::filters::Filters;
 use super::gate::Gate;
 use crate::auth::Authenticator;
@@ -27,7 +27,7 @@ pub struct Api {
     /// Filters that were compiled lately.
     pub filters: Filters,
     /// Turns for what evaluates rules many times over.
-    pub deliberation: Deliberation,
+    pub explain_pool: ExplainPool,
     /// Who is connected.
     pub relay: Relay,
     /// What one address may take.

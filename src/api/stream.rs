@@ -3,7 +3,7 @@
 use super::Api;
 use super::connect::{ConnectParameters, pass, register};
 use super::error::Outcome;
-use crate::relay::shard::Transport;
+use crate::relay::Transport;
 use crate::socket::open_stream;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};

@@ -7,17 +7,19 @@ use super::error::{Code, Outcome, Problem};
 use super::responses::Watching;
 use super::wording;
 use crate::catalog::Tenant;
+use crate::domain::audience::Audience;
+use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use crate::domain::verdict::{Denial, Verdict};
-use crate::relay::frame::names;
-use crate::relay::passage::{Fate, Stage, Witness};
-use crate::relay::progress::Step;
-use crate::relay::record::When;
-use crate::relay::traces::Trace;
+use crate::relay::{
+    Answer, ConnectionSnapshot, DeliveryTrace, Head, Query, Stage, Step, When, delivery_trace,
+    rights_changed,
+};
 use actix_web::get;
 use actix_web::web::{Data, Json, Path};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -190,28 +192,50 @@ pub async fn get_message(
     })?;
     let mut shown = MessageTrace::of(&trace);
     if let Some(user) = user {
-        let witnesses = api.relay.witnesses(instance, &user, trace.cursor.position).await?;
+        let known = connections_of(&api, instance, &user, trace.cursor.position).await?;
         let tenant = observer.tenant.clone();
         let told =
-            api.deliberation.run(move || UserTrace::of(&user, &witnesses, &trace, &tenant)).await?;
+            api.explain_pool.run(move || UserTrace::of(&user, &known, &trace, &tenant)).await?;
         shown.user = Some(told);
     }
     Ok(Json(shown))
 }
 
+/// What is known of a user's connections for the message of this position, open and ended, by id.
+/// Errors: 503 `OVERLOADED`.
+async fn connections_of(
+    api: &Api,
+    instance: &InstanceId,
+    user: &UserId,
+    position: u64,
+) -> Outcome<Vec<Arc<ConnectionSnapshot>>> {
+    let query = Query::Trace { user: user.clone(), position };
+    let (answer, outcome) = api.relay.survey(instance, &query).await?;
+    outcome?;
+    // Asked afterwards: one that ends in between is in both lists, and in none if it was the other
+    // way round.
+    let mut all = api.relay.ended(instance, user);
+    let open = if let Answer::Known(known) = answer { known } else { Vec::new() };
+    let ended: HashSet<String> = all.iter().map(|ended| ended.id.clone()).collect();
+    let open = open.into_iter().filter(|open| !ended.contains(&open.id));
+    all.extend(open.map(Arc::new));
+    all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    Ok(all)
+}
+
 impl UserTrace {
-    fn of(user: &UserId, witnesses: &[Arc<Witness>], trace: &Trace, tenant: &Tenant) -> Self {
-        let newest = &witnesses[witnesses.len().saturating_sub(MAX_CONNECTIONS)..];
-        let connections = newest.iter().map(|witness| {
-            let fate = witness.fate(trace, tenant);
-            ConnectionTrace::of(witness, trace, &fate)
+    fn of(user: &UserId, known: &[Arc<ConnectionSnapshot>], trace: &Head, tenant: &Tenant) -> Self {
+        let newest = &known[known.len().saturating_sub(MAX_CONNECTIONS)..];
+        let connections = newest.iter().map(|connection| {
+            let fate = delivery_trace(connection, trace, tenant);
+            ConnectionTrace::of(connection, trace, &fate)
         });
         let reason =
             "not connected: no connection is open, and none that ended lately is remembered";
-        let reason = witnesses.is_empty().then(|| reason.to_owned());
+        let reason = known.is_empty().then(|| reason.to_owned());
         Self {
             user_id: user.to_string(),
-            total: witnesses.len(),
+            total: known.len(),
             connections: connections.collect(),
             reason,
         }
@@ -219,7 +243,7 @@ impl UserTrace {
 }
 
 impl MessageTrace {
-    fn of(trace: &Trace) -> Self {
+    fn of(trace: &Head) -> Self {
         let sums = trace.progress.sums();
         Self {
             id: trace.id.to_string(),
@@ -230,7 +254,7 @@ impl MessageTrace {
                 component: trace.author.component.as_deref().map(Into::into),
             },
             channel: trace.address.to_string(),
-            audience: names(&trace.reach.audiences),
+            audience: trace.reach.audiences.iter().map(Audience::name).collect(),
             filter: trace.reach.filter.as_ref().map(ToString::to_string),
             queued_at: trace
                 .progress
@@ -256,84 +280,90 @@ impl MessageTrace {
 }
 
 impl ConnectionTrace {
-    fn of(witness: &Witness, trace: &Trace, fate: &Fate) -> Self {
-        let ended_at = match witness.stage {
+    fn of(connection: &ConnectionSnapshot, trace: &Head, fate: &DeliveryTrace) -> Self {
+        let ended_at = match connection.stage {
             Stage::Open { .. } => None,
             Stage::Gone { at, .. } => Some(text(at)),
         };
-        let has_it = matches!(fate, Fate::Written(_) | Fate::Replayed(_));
+        let has_it = matches!(fate, DeliveryTrace::Written(_) | DeliveryTrace::Replayed(_));
         Self {
-            connection_id: witness.id.clone(),
-            connected_at: text(witness.origin.connected_at),
+            connection_id: connection.id.clone(),
+            connected_at: text(connection.origin.connected_at),
             ended_at,
-            close_code: witness.farewell().map(|farewell| farewell.close.code),
+            close_code: connection.closed().map(|closed| closed.close.code),
             outcome: word(fate),
-            detail: detail(witness, trace, fate),
+            detail: detail(connection, trace, fate),
             rule: match fate {
-                Fate::NotFor(Verdict::Denied(_, Denial::Rule(rule))) => Some(rule.index),
+                DeliveryTrace::NotFor(Verdict::Denied(_, Denial::Rule(rule))) => Some(rule.index),
                 _ => None,
             },
-            acknowledged: has_it && witness.has_acknowledged(trace),
-            rights_changed: witness.rights_changed(trace),
+            acknowledged: has_it && connection.acknowledged_to >= trace.cursor.position,
+            rights_changed: rights_changed(connection, trace),
         }
     }
 }
 
-fn word(fate: &Fate) -> &'static str {
+fn word(fate: &DeliveryTrace) -> &'static str {
     match fate {
-        Fate::Written(_) => "written",
-        Fate::Replayed(_) => "replayed",
-        Fate::Waiting => "waiting",
-        Fate::Replaced => "replaced",
-        Fate::WrittenOrReplaced => "writtenOrReplaced",
-        Fate::Dropped => "dropped",
-        Fate::Lost => "lost",
-        Fate::NotYetConnected | Fate::Resumed | Fate::NoLongerConnected => "notConnected",
-        Fate::NotReplayed => "notReplayed",
-        Fate::Ending => "ending",
-        Fate::NotFor(verdict) => wording::word(verdict),
-        Fate::NotQueued => "notQueued",
+        DeliveryTrace::Written(_) => "written",
+        DeliveryTrace::Replayed(_) => "replayed",
+        DeliveryTrace::Waiting => "waiting",
+        DeliveryTrace::Replaced => "replaced",
+        DeliveryTrace::WrittenOrReplaced => "writtenOrReplaced",
+        DeliveryTrace::Dropped => "dropped",
+        DeliveryTrace::Lost => "lost",
+        DeliveryTrace::NotYetConnected
+        | DeliveryTrace::Resumed
+        | DeliveryTrace::NoLongerConnected => "notConnected",
+        DeliveryTrace::NotReplayed => "notReplayed",
+        DeliveryTrace::Ending => "ending",
+        DeliveryTrace::NotFor(verdict) => wording::word(verdict),
+        DeliveryTrace::NotQueued => "notQueued",
     }
 }
 
-fn detail(witness: &Witness, trace: &Trace, fate: &Fate) -> String {
+fn detail(connection: &ConnectionSnapshot, trace: &Head, fate: &DeliveryTrace) -> String {
     let queued = trace
         .progress
         .queued_at_ms()
         .map_or_else(|| "queued".into(), |at| format!("queued {}", clock(at)));
-    let connected = clock(witness.origin.connected_at.timestamp_millis());
-    let end = witness.farewell().map_or_else(
+    let connected = clock(connection.origin.connected_at.timestamp_millis());
+    let end = connection.closed().map_or_else(
         || "the connection broke".into(),
-        |farewell| {
-            format!("disconnected {} {}", farewell.close.code, farewell.close.reason)
+        |closed| {
+            format!("disconnected {} {}", closed.close.code, closed.close.reason)
                 .trim_end()
                 .to_owned()
         },
     );
     match fate {
-        Fate::Written(when) => format!("{queued}, written {}", moment(*when)),
-        Fate::Replayed(when) => {
+        DeliveryTrace::Written(when) => format!("{queued}, written {}", moment(*when)),
+        DeliveryTrace::Replayed(when) => {
             format!("connected {connected} and resumed, replayed {}", moment(*when))
         }
-        Fate::Waiting => format!("{queued}, waiting to be written"),
-        Fate::Replaced => format!("{queued}, replaced by a newer message before it was written"),
-        Fate::WrittenOrReplaced => {
+        DeliveryTrace::Waiting => format!("{queued}, waiting to be written"),
+        DeliveryTrace::Replaced => {
+            format!("{queued}, replaced by a newer message before it was written")
+        }
+        DeliveryTrace::WrittenOrReplaced => {
             format!("{queued}, written or replaced: which of both is no longer remembered")
         }
-        Fate::Dropped => format!("outbox full: {end}"),
-        Fate::Lost => format!("{queued}, not written: {end}"),
-        Fate::NotYetConnected => format!("not connected at the time: connected {connected}"),
-        Fate::Resumed => format!(
+        DeliveryTrace::Dropped => format!("outbox full: {end}"),
+        DeliveryTrace::Lost => format!("{queued}, not written: {end}"),
+        DeliveryTrace::NotYetConnected => {
+            format!("not connected at the time: connected {connected}")
+        }
+        DeliveryTrace::Resumed => format!(
             "not connected at the time: connected {connected}, with a cursor behind the message"
         ),
-        Fate::NotReplayed => {
+        DeliveryTrace::NotReplayed => {
             "resumed later, but the message is for those connected at the time, or its ttl was over"
                 .into()
         }
-        Fate::NoLongerConnected => format!("not connected at the time: {end}"),
-        Fate::Ending => format!("was being closed: {end}"),
-        Fate::NotFor(verdict) => wording::verdict(verdict),
-        Fate::NotQueued => {
+        DeliveryTrace::NoLongerConnected => format!("not connected at the time: {end}"),
+        DeliveryTrace::Ending => format!("was being closed: {end}"),
+        DeliveryTrace::NotFor(verdict) => wording::verdict(verdict),
+        DeliveryTrace::NotQueued => {
             "not queued: its worker has not come to it yet, or it was not for it at the time".into()
         }
     }

@@ -4,7 +4,7 @@
 use super::error::StartError;
 use super::memory;
 use crate::api::counters::Metrics;
-use crate::api::deliberation::Deliberation;
+use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
 use crate::api::{Api, ApiSettings};
@@ -16,12 +16,9 @@ use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
 use crate::postgres::{PostgresSettings, PrivatePostgres};
-use crate::relay::history::HistoryBounds;
-use crate::relay::outbox::OutboxBounds;
-use crate::relay::queue::QueueBounds;
-use crate::relay::shard::Bounds;
-use crate::relay::traces::TraceBounds;
-use crate::relay::{Relay, RelaySettings};
+use crate::relay::{
+    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, Relay, RelaySettings, TraceBounds,
+};
 use crate::store::{InsertError, Store, StoreError};
 use crate::{telemetry, tls};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -101,7 +98,7 @@ pub(super) async fn build(
         authenticator,
         limits: RateLimits::default(),
         filters: Filters::default(),
-        deliberation: Deliberation::new(bounds.explanations),
+        explain_pool: ExplainPool::new(bounds.explanations),
         gate: Gate::new(bounds.connections_per_address, rate),
         metrics: Metrics::default(),
         settings: Arc::new(ApiSettings {
@@ -114,6 +111,7 @@ pub(super) async fn build(
             batch_body_bytes: bounds.batch_body_bytes,
         }),
     };
+    tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
     tasks.spawn_local(sweep(api.clone(), stopped.clone()));
     Ok(api)
 }
@@ -225,7 +223,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
     let bounds = &config.bounds;
     RelaySettings {
         queue: QueueBounds { messages: bounds.queue_messages, bytes: bounds.queue_bytes },
-        bounds: Bounds {
+        connection: ConnectionBounds {
             outbox: outbox_bounds(config),
             // "At least once a minute" leaves a hidden tab's throttled timer a quarter more
             // (contract, "Receiving").
@@ -281,6 +279,14 @@ fn most_connections(asked: usize) -> usize {
             room
         }
         asked => asked,
+    }
+}
+
+/// Does `work` until `stopped` turns true.
+async fn until(mut stopped: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a graceful stop keeps for the next start: the messages that clients may still resume.
 
-use crate::relay::Relay;
-use crate::relay::window::WindowError;
+use crate::relay::{Relay, WindowError};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;

@@ -1,221 +1,311 @@
 //! Who is connected, and the order of what they hear.
 
-mod counts;
-pub mod entry;
-mod filters;
-pub mod frame;
-pub mod history;
-pub mod lanes;
-mod link;
-mod memory;
-pub mod outbox;
-pub mod passage;
-pub mod progress;
-pub mod publishing;
-pub mod queue;
-pub mod realm;
-pub mod record;
-mod registration;
-pub mod rehearsal;
-pub mod repeats;
-pub mod roster;
-pub mod shard;
-pub mod traces;
-pub mod window;
+mod survey;
 mod worker;
 
-#[cfg(test)]
-mod history_test;
+mod log;
+mod timeline;
+mod window_file;
+
+mod ids;
+mod queue;
+mod seats;
+
+mod member;
+mod outbox;
+
+mod delivery_trace;
+mod snapshot;
+
+mod close;
+mod frame;
+mod head;
+mod progress;
+mod sealed;
+
+mod settings;
+mod totals;
+
 #[cfg(test)]
 pub(crate) mod model_test;
 #[cfg(test)]
-mod outbox_test;
-#[cfg(test)]
-pub(crate) mod turns_test;
+pub(crate) use worker::turns_test;
 
-pub use publishing::{LONGEST_RUN, Overloaded, Published};
-pub use registration::{ConnectError, Joining, Registration};
-pub use worker::Worker;
+pub use close::Close;
+pub use delivery_trace::{DeliveryTrace, delivery_trace, rights_changed};
+pub use frame::{Frame, Notice};
+pub use head::Head;
+pub use ids::{Claim, ClaimError, Claimed};
+pub use log::{Appended, LONGEST_RUN, Log, NotNow, NotPlaced, SharedLog};
+pub use member::{Link, Transport};
+pub use outbox::{Batch, Next, Outbox, When};
+pub use progress::{Counts, Step};
+pub use sealed::{Digest, Sealed};
+pub use seats::NoSeat;
+pub use settings::{
+    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, RelaySettings, TraceBounds,
+};
+pub use snapshot::{ConnectionSnapshot, Origin, Stage};
+pub use survey::{
+    Answer, ConnectionInfo, Considered, DryRun, DryRunReport, DryRunResult, Listing, Query,
+    Selection,
+};
+pub use window_file::WindowError;
+pub use worker::{ConnectError, Joining, Registration, Unanswered, Worker};
 
-use crate::admittance::Admittance;
-use crate::catalog::{Catalog, Snapshot};
+use crate::catalog::Catalog;
+use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
-use ahash::RandomState;
-use arc_swap::ArcSwap;
-use history::HistoryBounds;
+use crate::domain::message::Message;
+use crate::domain::principal::UserId;
 use prometheus_client::metrics::histogram::Histogram;
-use queue::{QueueBounds, Sender};
-use realm::Realm;
-use repeats::{Claim, ClaimError, Fingerprint};
-use roster::Question;
-use shard::{Bounds, Shard};
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use traces::TraceBounds;
-use uuid::Uuid;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use worker::Workers;
 
-/// Reconnects a second that a drained node asks its clients to spread over.
-const RECONNECTS_A_SECOND: u64 = 500;
-/// Upper bounds of the histogram of lags, in places of the order.
-const LAG_BUCKETS: [f64; 10] = [0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 500.0, 1_000.0];
-/// Time over which a drain spreads its closes.
-const DRAIN_WAVES: Duration = Duration::from_secs(3);
-
-/// What the relay is built with.
-#[derive(Clone, Copy, Debug)]
-pub struct RelaySettings {
-    /// Of each worker's queue.
-    pub queue: QueueBounds,
-    /// Of each connection.
-    pub bounds: Bounds,
-    /// Of each instance's window, and of all of them.
-    pub history: HistoryBounds,
-    /// Of what can be said of messages afterwards.
-    pub traces: TraceBounds,
-    /// Ids of publishers that are remembered.
-    pub ids: usize,
-    /// What `CONNECTED` tells clients.
-    pub keep_alive_seconds: u64,
-    /// Connections of the whole process.
-    pub connections: usize,
-}
+/// How long a publish waits for the workers' counts (contract, "Sending").
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The handle everyone else holds.
 #[derive(Clone, Debug)]
-pub struct Relay(Arc<Inner>);
+pub struct Relay(Arc<Workers>);
 
-#[derive(Debug)]
-struct Inner {
-    catalog: Catalog,
-    settings: RelaySettings,
-    /// One queue a worker; grows while the workers start, then stays.
-    queues: ArcSwap<Vec<Sender>>,
-    /// The other way to each worker, for questions about its connections.
-    questions: ArcSwap<Vec<mpsc::Sender<Question>>>,
-    /// How far acknowledgements lag behind what was queued, in places of the order.
-    lag: Histogram,
-    /// Bytes that waited in the outboxes of each worker at its last tick.
-    waiting: RwLock<Vec<usize>>,
-    /// By instance; only instances of the catalog.
-    realms: RwLock<Realms>,
-    /// Bytes of all windows.
-    history_bytes: Arc<AtomicUsize>,
-    /// Bytes of all traces.
-    trace_bytes: Arc<AtomicUsize>,
-    /// Ids that all instances remember.
-    ids: Arc<AtomicUsize>,
-    /// How often a rule or a filter was evaluated.
-    evaluations: Arc<AtomicU64>,
-    /// Connections of the process.
-    open: Arc<AtomicUsize>,
-    /// True once the node is going away.
-    draining: watch::Sender<bool>,
+/// A message has its place in the order.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The message; its place is its cursor.
+    pub head: Arc<Head>,
+    /// What happened to it, in connections.
+    pub counts: Counts,
+    /// Whether every worker has counted; false when one took more than a second.
+    pub complete: bool,
+    /// Whether it was published before, with the same id.
+    pub duplicate: bool,
 }
 
-type Realms = HashMap<InstanceId, Arc<Realm>, RandomState>;
-
-/// How a drain goes about it.
-#[derive(Clone, Copy, Debug)]
-struct DrainPlan {
-    /// The longest `afterMs`.
-    spread_ms: u64,
-    /// Time over which the closes are spread.
-    waves: Duration,
+/// One instance in figures, for the metrics.
+#[derive(Clone, Debug)]
+pub struct InstanceFigures {
+    /// Which.
+    pub instance: InstanceId,
+    /// Open connections.
+    pub connections: u64,
+    /// Messages that got a place in the order, since the start.
+    pub messages: u64,
+    /// What became of them, in connections.
+    pub counts: Counts,
 }
 
 impl Relay {
-    /// A relay without workers yet.
+    /// A relay without workers yet, whose log is in memory.
     pub fn new(catalog: Catalog, settings: RelaySettings) -> Self {
-        Self(Arc::new(Inner {
-            catalog,
-            settings,
-            queues: ArcSwap::from_pointee(Vec::new()),
-            questions: ArcSwap::from_pointee(Vec::new()),
-            lag: Histogram::new(LAG_BUCKETS),
-            waiting: RwLock::default(),
-            realms: RwLock::default(),
-            history_bytes: Arc::default(),
-            trace_bytes: Arc::default(),
-            ids: Arc::default(),
-            evaluations: Arc::default(),
-            open: Arc::default(),
-            draining: watch::Sender::new(false),
-        }))
+        Self::with_log(catalog, settings, Log::Memory)
     }
 
-    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`.
+    /// The same with another log.
+    pub fn with_log(catalog: Catalog, settings: RelaySettings, log: Log) -> Self {
+        Self(Arc::new(Workers::new(catalog, settings, log)))
+    }
+
+    /// Adds the calling thread as a worker. Must run inside a `tokio::task::LocalSet`, as actix
+    /// workers do.
     pub fn add_worker(&self) -> Worker {
-        let (sender, receiver) = queue::bounded(self.0.settings.queue);
-        let (asked, questions) = mpsc::channel(roster::MAX_QUESTIONS);
-        let mut waiting = self.0.waiting.write().unwrap_or_else(PoisonError::into_inner);
-        let index = waiting.len();
-        waiting.push(0);
-        self.0
-            .queues
-            .rcu(|queues| queues.iter().cloned().chain([sender.clone()]).collect::<Vec<_>>());
-        self.0.questions.rcu(|all| all.iter().cloned().chain([asked.clone()]).collect::<Vec<_>>());
-        drop(waiting);
-        let shard =
-            Rc::new(RefCell::new(Shard::new(self.0.settings.bounds, self.0.evaluations.clone())));
-        let worker = Worker {
-            relay: self.clone(),
-            shard,
-            index,
-            bell: Rc::default(),
-            admittance: Admittance::default(),
-        };
-        tokio::task::spawn_local(tokio::task::unconstrained(
-            worker.clone().run(receiver, questions),
-        ));
-        worker
+        Worker::start(self.0.clone())
     }
 
-    /// Claims an id that a publisher chose; waits while another request with it is being answered.
-    /// Errors: `ClaimError`.
+    /// Claims an id that a publisher chose; waits while another request with it is on its way to
+    /// the order. Errors: `ClaimError`.
     pub async fn claim(
         &self,
         instance: &InstanceId,
         id: &str,
-        same: Fingerprint,
+        digest: Digest,
     ) -> Result<Claim, ClaimError> {
-        self.realm(instance).repeats.claim(id, same).await
+        self.0.timeline(instance).claim(id, digest).await
+    }
+
+    /// Gives `message` its place in the instance's order, from which all else follows. Waits for
+    /// the workers' counts, one second at most, and for no socket. `claimed` is given where the
+    /// publisher chose the id. Errors: `NotPlaced`.
+    pub async fn publish(
+        &self,
+        instance: &InstanceId,
+        message: Message,
+        claimed: Option<Claimed>,
+    ) -> Result<Published, NotPlaced> {
+        let timeline = self.0.timeline(instance);
+        let (id, digest) = (message.id.clone(), claimed.as_ref().map(Claimed::digest));
+        let sealed = timeline.share(Sealed::new(message, digest));
+        let appended = self.0.log.append_one(&timeline, &self.0.queues(), sealed).await;
+        self.0.timelines.bound_memory();
+        let published = match appended? {
+            Appended::New(head) => Self::counted(head, Instant::now() + PATIENCE).await,
+            Appended::Repeat { .. } => {
+                // The log decides what is a repetition; the digest, whether of the same request.
+                let (head, known) = timeline.find_id(&id).ok_or(NotPlaced::Unknown)?;
+                if digest != Some(known) {
+                    return Err(NotPlaced::Reused);
+                }
+                return Ok(self.repeat(head).await);
+            }
+        };
+        timeline.count(published.counts);
+        Ok(published)
+    }
+
+    /// Publishes messages one after another, each as `publish` does, and waits less for it: up to
+    /// [`LONGEST_RUN`] get their places in one go and are counted together. One for which there is
+    /// no space waits until those before it are counted, and is refused only then. The answers are
+    /// in the order of the messages.
+    pub async fn publish_run(
+        &self,
+        instance: &InstanceId,
+        messages: Vec<Message>,
+    ) -> Vec<Result<Published, NotPlaced>> {
+        let timeline = self.0.timeline(instance);
+        let sealed = messages.into_iter().map(|it| timeline.share(Sealed::new(it, None)));
+        let mut left: Vec<Sealed> = sealed.collect();
+        let mut published = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let appended = self.0.log.append(&timeline, &self.0.queues(), &mut left).await;
+            self.0.timelines.bound_memory();
+            let deadline = Instant::now() + PATIENCE;
+            for appended in appended {
+                published.push(match appended {
+                    Ok(Appended::New(head)) => {
+                        let one = Self::counted(head, deadline).await;
+                        timeline.count(one.counts);
+                        Ok(one)
+                    }
+                    // Ids of its own are never given twice.
+                    Ok(Appended::Repeat { .. }) => Err(NotPlaced::Unknown),
+                    Err(error) => Err(error),
+                });
+            }
+        }
+        published
+    }
+
+    /// What became of a message that was published before, as far as its workers say so in a
+    /// second.
+    pub async fn repeat(&self, head: Arc<Head>) -> Published {
+        let published = Self::counted(head, Instant::now() + PATIENCE).await;
+        Published { duplicate: true, ..published }
+    }
+
+    /// Waits, two seconds at most, until what a cursor names is applied here; at once where the
+    /// log is this node's own. Errors: `NotNow`.
+    pub async fn wait_for(&self, instance: &InstanceId, cursor: Cursor) -> Result<(), NotNow> {
+        self.0.log.wait_for(&self.0.timeline(instance), cursor).await
+    }
+
+    /// A message of a shared log has this place: everything that follows from it here. None where
+    /// it was applied already.
+    pub fn apply(&self, instance: &InstanceId, position: u64, sealed: Sealed) -> Option<Arc<Head>> {
+        let applied = self.0.apply(instance, position, sealed);
+        self.0.timelines.bound_memory();
+        applied
+    }
+
+    /// Lets a connection in on the calling worker: takes its seat, registers it, and puts
+    /// `CONNECTED` into its outbox, with no gap and no double between that cursor and the first
+    /// message. Errors: `ConnectError`.
+    pub fn connect(&self, worker: &Worker, joining: Joining) -> Result<Registration, ConnectError> {
+        worker.connect(self.0.timeline(&joining.tenant.instance.id), joining)
+    }
+
+    /// Asks all connections of an instance: what those say that answer within a second, and whether
+    /// that is everyone. Errors: `Unanswered`, where nobody was asked.
+    pub async fn survey(
+        &self,
+        instance: &InstanceId,
+        query: &Query,
+    ) -> Result<(Answer, Result<(), Unanswered>), Unanswered> {
+        self.0.ask(instance, query).await
+    }
+
+    /// A message that can still be traced, by its id.
+    pub fn trace_of(&self, instance: &InstanceId, id: &str) -> Option<Arc<Head>> {
+        self.0.timelines.find(instance).and_then(|timeline| timeline.trace(id))
+    }
+
+    /// The ended connections of a user that are still remembered.
+    pub fn ended(&self, instance: &InstanceId, user: &UserId) -> Vec<Arc<ConnectionSnapshot>> {
+        self.0.timelines.find(instance).map(|it| it.ended(user)).unwrap_or_default()
+    }
+
+    /// Place of the newest message of an instance.
+    pub fn cursor(&self, instance: &InstanceId) -> Cursor {
+        self.0.timeline(instance).cursor()
     }
 
     /// Open connections of an instance.
     pub fn connections(&self, instance: &InstanceId) -> u64 {
-        self.realms().get(instance).map_or(0, |realm| realm.connections())
+        self.0.timelines.find(instance).map_or(0, |timeline| timeline.connections())
     }
 
     /// Open connections of the process.
     pub fn open(&self) -> usize {
-        self.0.open.load(Relaxed)
+        self.0.open()
     }
 
     /// Whether the node is going away.
     pub fn is_draining(&self) -> bool {
-        *self.0.draining.borrow()
+        self.0.is_draining()
     }
 
     /// Tells every connection to come back later, closes them in waves, and waits until they are
     /// gone or `deadline` has passed. Returns how many were still open.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        self.0.draining.send_replace(true);
-        let end = tokio::time::Instant::now() + deadline;
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        while self.open() > 0 && tokio::time::Instant::now() < end {
+        self.0.begin_draining();
+        let end = Instant::now() + deadline;
+        let mut look = interval(Duration::from_millis(20));
+        while self.open() > 0 && Instant::now() < end {
             look.tick().await;
         }
         self.open()
     }
 
+    /// Keeps house without end: lets go of what is older than the windows each second, and of
+    /// instances that are no more.
+    pub async fn keep_house(self) {
+        let Workers { catalog, timelines, .. } = &*self.0;
+        let (mut changes, mut ticker) = (catalog.changes(), interval(Duration::from_secs(1)));
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                _ = ticker.tick() => timelines.trim(std::time::Instant::now()),
+                Ok(()) = changes.changed() => {
+                    let snapshot = changes.borrow_and_update().clone();
+                    timelines.retain(|instance| snapshot.tenants.contains_key(instance));
+                }
+            }
+        }
+    }
+
+    /// Writes every instance's window and place in its order. Errors: those of writing.
+    pub fn write_windows(&self, target: &mut impl Write) -> io::Result<()> {
+        window_file::write(&self.0.timelines, target)
+    }
+
+    /// Takes up what `write_windows` wrote, before anyone is connected; all of it or nothing.
+    /// Returns how many instances there were. Errors: `WindowError`.
+    pub fn read_windows(&self, source: impl BufRead) -> Result<usize, WindowError> {
+        window_file::read(&self.0.timelines, source)
+    }
+
     /// Every instance that was in use, for the metrics.
-    pub fn all_realms(&self) -> Vec<Arc<Realm>> {
-        self.realms().values().cloned().collect()
+    pub fn figures(&self) -> Vec<InstanceFigures> {
+        let all = self.0.timelines.all();
+        let figures = all.iter().map(|timeline| {
+            let (messages, counts) = timeline.counted();
+            let (instance, connections) = (timeline.instance().clone(), timeline.connections());
+            InstanceFigures { instance, connections, messages, counts }
+        });
+        figures.collect()
     }
 
     /// How far acknowledgements lag behind, for the metrics.
@@ -230,58 +320,29 @@ impl Relay {
 
     /// Bytes of all windows.
     pub fn history_bytes(&self) -> usize {
-        self.0.history_bytes.load(Relaxed)
+        self.0.timelines.window_bytes()
     }
 
     /// Bytes of all traces and ended connections.
     pub fn trace_bytes(&self) -> usize {
-        self.0.trace_bytes.load(Relaxed)
+        self.0.timelines.trace_bytes()
     }
 
     /// Bytes that waited in all outboxes at the last tick.
     pub fn waiting_bytes(&self) -> usize {
-        self.0.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
+        self.0.waiting_bytes()
     }
 
-    fn catalog(&self) -> &Catalog {
-        &self.0.catalog
+    async fn counted(head: Arc<Head>, deadline: Instant) -> Published {
+        let (counts, complete) = head.progress.counted(deadline).await;
+        Published { head, counts, complete, duplicate: false }
     }
+}
 
-    fn phase(&self) -> watch::Receiver<bool> {
-        self.0.draining.subscribe()
-    }
-
-    fn realm(&self, instance: &InstanceId) -> Arc<Realm> {
-        if let Some(realm) = self.realms().get(instance) {
-            return realm.clone();
-        }
-        let mut realms = self.0.realms.write().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || {
-            let epoch = Uuid::new_v4().as_u64_pair().0;
-            Arc::new(Realm::new(instance.clone(), epoch, self.memory()))
-        };
-        realms.entry(instance.clone()).or_insert_with(fresh).clone()
-    }
-
-    fn realms(&self) -> RwLockReadGuard<'_, Realms> {
-        self.0.realms.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget_instances_outside(&self, snapshot: &Snapshot) {
-        let mut realms = self.0.realms.write().unwrap_or_else(PoisonError::into_inner);
-        realms.retain(|instance, _| snapshot.tenants.contains_key(instance));
-    }
-
-    fn note_waiting(&self, worker: usize, bytes: usize) {
-        if let Some(waiting) =
-            self.0.waiting.write().unwrap_or_else(PoisonError::into_inner).get_mut(worker)
-        {
-            *waiting = bytes;
-        }
-    }
-
-    fn drain_plan(&self) -> DrainPlan {
-        let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
-        DrainPlan { spread_ms, waves: DRAIN_WAVES }
+#[cfg(test)]
+impl Relay {
+    /// An instance's timeline.
+    pub(crate) fn timeline(&self, instance: &InstanceId) -> Arc<timeline::Timeline> {
+        self.0.timeline(instance)
     }
 }

@@ -1,81 +1,87 @@
-//! The way from publishers to one worker: a queue bounded in messages and bytes, and the counts
-//! that come back.
+//! The way from the order to one worker: a queue bounded in messages and bytes, of which no
+//! instance takes more than it leaves to the others.
 
-use super::realm::Realm;
-use super::shard::{Counts, Delivery};
-use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
-};
+use super::frame::Frame;
+use super::settings::QueueBounds;
+use crate::domain::instance::InstanceId;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout_at};
 
-/// What one queue may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueBounds {
-    /// Messages.
-    pub messages: usize,
-    /// Bytes of their frames.
-    pub bytes: usize,
-}
-
-/// A message on its way to the workers, shared by all of them.
-#[derive(Debug)]
-pub struct Parcel {
+/// A message on its way to one worker; what the worker did is reported to its head.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
     /// The message.
-    pub delivery: Delivery,
-    /// Whose it is.
-    pub realm: Arc<Realm>,
-    /// What it takes of each queue's bytes.
-    pub bytes: usize,
-    /// Where each worker reports what it did.
-    pub tally: Tally,
+    pub frame: Frame,
+    /// Whose it is, and what it takes of the queue.
+    pub share: Arc<Share>,
 }
 
-/// What waits for one worker, or of it what is one instance's, until it is delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Messages.
-    pub messages: usize,
-    /// Bytes of their frames.
-    pub bytes: usize,
+/// What one instance takes of one worker's queue.
+#[derive(Debug)]
+pub struct Share {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Of its timeline: another one of the same name has another.
+    pub epoch: u64,
+    taken: Taken,
+}
+
+/// What waits, until it is dealt with.
+#[derive(Debug, Default)]
+struct Taken {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// The sending end.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    queue: mpsc::Sender<Arc<Parcel>>,
-    waiting: Arc<Waiting>,
+    queue: mpsc::Sender<Dispatch>,
+    common: Arc<Common>,
     bounds: QueueBounds,
 }
 
 /// The receiving end.
 #[derive(Debug)]
 pub struct Receiver {
-    queue: mpsc::Receiver<Arc<Parcel>>,
-    waiting: Arc<Waiting>,
+    queue: mpsc::Receiver<Dispatch>,
+    common: Arc<Common>,
 }
 
-/// A place in a queue; given back unless something is sent.
-pub struct Place<'a> {
-    permit: Option<mpsc::Permit<'a, Arc<Parcel>>>,
-    waiting: &'a Waiting,
+/// What both ends share.
+#[derive(Debug, Default)]
+struct Common {
+    /// Of all instances.
+    taken: Taken,
+    /// Instances for which the worker has fallen behind, each once.
+    behind: Mutex<Vec<InstanceId>>,
+    /// Told when one is added.
+    fell_behind: Notify,
+}
+
+/// The instances for which a worker has fallen behind.
+pub struct Behind(Arc<Common>);
+
+/// Space for one message in a queue; given back unless something is sent.
+pub struct Space<'a> {
+    permit: Option<mpsc::Permit<'a, Dispatch>>,
+    taken: &'a Taken,
+    share: Arc<Share>,
     bytes: usize,
 }
 
-/// The backlog of all instances.
-#[derive(Debug, Default)]
-struct Waiting {
-    messages: AtomicUsize,
-    bytes: AtomicUsize,
+impl Share {
+    /// Of an instance that has nothing in the queue.
+    pub fn new(instance: InstanceId, epoch: u64) -> Self {
+        Self { instance, epoch, taken: Taken::default() }
+    }
 }
 
-impl Waiting {
-    fn add(&self, bytes: usize) -> Backlog {
-        Backlog {
-            messages: self.messages.fetch_add(1, AcqRel),
-            bytes: self.bytes.fetch_add(bytes, AcqRel),
-        }
+impl Taken {
+    /// One more message; what there was before, in messages and bytes.
+    fn add(&self, bytes: usize) -> (usize, usize) {
+        (self.messages.fetch_add(1, AcqRel), self.bytes.fetch_add(bytes, AcqRel))
     }
 
     fn subtract(&self, bytes: usize) {
@@ -87,103 +93,78 @@ impl Waiting {
 /// A queue with these bounds.
 pub fn bounded(bounds: QueueBounds) -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(bounds.messages);
-    let waiting = Arc::new(Waiting::default());
-    (
-        Sender { queue: sender, waiting: waiting.clone(), bounds },
-        Receiver { queue: receiver, waiting },
-    )
+    let common = Arc::new(Common::default());
+    let sender = Sender { queue: sender, common: common.clone(), bounds };
+    (sender, Receiver { queue: receiver, common })
 }
 
 impl Sender {
-    /// A place for a frame of `bytes`, or none when the queue is full in messages or bytes. An
-    /// instance whose own share is `share` takes no more than it leaves free for others: alone at
-    /// most half, and however many fill the queue, one that comes new finds room.
-    pub fn reserve(&self, bytes: usize, share: Backlog) -> Option<Place<'_>> {
-        let permit = self.queue.try_reserve().ok()?;
-        let place = Place { permit: Some(permit), waiting: &self.waiting, bytes };
-        let before = self.waiting.add(bytes);
-        let has_room = share.messages + before.messages < self.bounds.messages
-            && share.bytes + before.bytes + bytes <= self.bounds.bytes;
-        has_room.then_some(place)
+    /// Space for a frame of `bytes`, or none when the queue is full in messages or bytes. An
+    /// instance takes no more than it leaves free for others: alone at most half, and however many
+    /// fill the queue, one that comes new finds space. To be called under the instance's order.
+    pub fn reserve(&self, bytes: usize, share: &Arc<Share>) -> Option<Space<'_>> {
+        let permit = Some(self.queue.try_reserve().ok()?);
+        let space = Space { permit, taken: &self.common.taken, share: share.clone(), bytes };
+        let (messages_before, bytes_before) = self.common.taken.add(bytes);
+        let own = &share.taken;
+        let has_space = own.messages.load(Acquire) + messages_before < self.bounds.messages
+            && own.bytes.load(Acquire) + bytes_before + bytes <= self.bounds.bytes;
+        has_space.then_some(space)
+    }
+
+    /// Says that the worker has fallen behind for an instance: it has to be refilled. Once for
+    /// each time that it falls behind.
+    pub fn fall_behind(&self, instance: InstanceId) {
+        self.common.behind.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        self.common.fell_behind.notify_one();
     }
 }
 
-impl Place<'_> {
+impl Behind {
+    /// Waits until the worker falls behind for an instance.
+    pub async fn one_more(&self) {
+        self.0.fell_behind.notified().await;
+    }
+
+    /// Takes them; whoever does refills them, or puts them back.
+    pub fn take(&self) -> Vec<InstanceId> {
+        std::mem::take(&mut *self.0.behind.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Space<'_> {
     /// Sends; never waits.
-    pub fn send(mut self, parcel: Arc<Parcel>) {
+    pub fn send(mut self, frame: Frame) {
         if let Some(permit) = self.permit.take() {
-            permit.send(parcel);
+            self.share.taken.add(self.bytes);
+            permit.send(Dispatch { frame, share: self.share.clone() });
         }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Space<'_> {
     fn drop(&mut self) {
         if self.permit.is_some() {
-            self.waiting.subtract(self.bytes);
+            self.taken.subtract(self.bytes);
         }
     }
 }
 
 impl Receiver {
     /// Waits for at least one message and takes up to `most`. False when no sender is left.
-    pub async fn receive(&mut self, batch: &mut Vec<Arc<Parcel>>, most: usize) -> bool {
+    pub async fn receive(&mut self, batch: &mut Vec<Dispatch>, most: usize) -> bool {
         self.queue.recv_many(batch, most).await > 0
     }
 
-    /// Gives back what a message took that is dealt with by the `shard` whose queue this is.
-    pub fn settle(&self, shard: usize, parcel: &Parcel) {
-        self.waiting.subtract(parcel.bytes);
-        parcel.realm.settle(shard, parcel.bytes);
-    }
-}
-
-/// Adds up what the workers did with one message.
-#[derive(Debug)]
-pub struct Tally {
-    missing: AtomicUsize,
-    matched: AtomicU64,
-    queued: AtomicU64,
-    dropped: AtomicU64,
-    replaced: AtomicU64,
-    complete: Notify,
-}
-
-impl Tally {
-    /// Waits for the reports of this many workers.
-    pub fn of(workers: usize) -> Self {
-        Self {
-            missing: AtomicUsize::new(workers),
-            matched: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-            replaced: AtomicU64::new(0),
-            complete: Notify::new(),
-        }
+    /// Gives back what a message took that is dealt with.
+    pub fn release(&self, dispatch: &Dispatch) {
+        let bytes = dispatch.frame.wire_bytes();
+        self.common.taken.subtract(bytes);
+        dispatch.share.taken.subtract(bytes);
     }
 
-    /// One worker's report; each reports once.
-    pub fn report(&self, counts: Counts) {
-        self.matched.fetch_add(counts.matched, Relaxed);
-        self.queued.fetch_add(counts.queued, Relaxed);
-        self.dropped.fetch_add(counts.dropped, Relaxed);
-        self.replaced.fetch_add(counts.replaced, Relaxed);
-        if self.missing.fetch_sub(1, AcqRel) == 1 {
-            self.complete.notify_one();
-        }
-    }
-
-    /// The sum of the reports, and whether every worker has reported before the deadline.
-    pub async fn wait(&self, deadline: Instant) -> (Counts, bool) {
-        let complete = self.missing.load(Acquire) == 0
-            || timeout_at(deadline, self.complete.notified()).await.is_ok();
-        let sum = |counter: &AtomicU64| counter.load(Relaxed);
-        let counts = Counts {
-            matched: sum(&self.matched),
-            queued: sum(&self.queued),
-            dropped: sum(&self.dropped),
-            replaced: sum(&self.replaced),
-        };
-        (counts, complete)
+    /// The instances for which the worker has fallen behind.
+    pub fn behind(&self) -> Behind {
+        Behind(self.common.clone())
     }
 }

@@ -2,9 +2,7 @@
 //! 9.2).
 
 use super::Held;
-use crate::relay::Registration;
-use crate::relay::frame::{Close, Frame, Notice};
-use crate::relay::outbox::Next;
+use crate::relay::{Close, Frame, Next, Notice, Registration};
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -241,11 +239,10 @@ mod tests {
     use super::*;
     use crate::domain::cursor::Cursor;
     use crate::domain::message::{Message, Payload};
-    use crate::relay::RelaySettings;
+    use crate::relay::Sealed;
     use crate::relay::model_test::SETTINGS;
-    use crate::relay::outbox::OutboxBounds;
-    use crate::relay::shard::Bounds;
     use crate::relay::turns_test::{Bell, STORM, Scene, begin};
+    use crate::relay::{ConnectionBounds, OutboxBounds, RelaySettings};
     use std::sync::Arc;
     use std::task::Waker;
     use tokio::task::{LocalSet, yield_now};
@@ -282,7 +279,7 @@ mod tests {
             payload: Payload::new(&json, 1_000).unwrap(),
             ..Message::of_a_test("m")
         };
-        let frame = Frame::message(&message, cursor);
+        let frame = Sealed::frame_of(&message, cursor);
         let json = std::str::from_utf8(frame.json()).unwrap();
         assert_eq!(text(&frame), format!("id: {}\ndata: {json}\n\n", cursor.to_text()));
         assert_eq!(text(&frame).matches(['\n', '\r']).count(), 3);
@@ -333,9 +330,9 @@ mod tests {
     #[tokio::test]
     async fn a_burst_waits_for_the_sockets_and_closes_nobody_who_reads() {
         let scene = async {
-            let outbox = OutboxBounds { bytes: 128 << 10, ..SETTINGS.bounds.outbox };
+            let outbox = OutboxBounds { bytes: 128 << 10, ..SETTINGS.connection.outbox };
             let scene = Scene::new(RelaySettings {
-                bounds: Bounds { outbox, ..SETTINGS.bounds },
+                connection: ConnectionBounds { outbox, ..SETTINGS.connection },
                 ..SETTINGS
             });
             let mut take = taker(scene.connect(STORM));
@@ -366,9 +363,9 @@ mod tests {
     #[tokio::test]
     async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
         let scene = async {
-            let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.bounds.outbox };
+            let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.connection.outbox };
             let scene = Scene::new(RelaySettings {
-                bounds: Bounds { outbox, ..SETTINGS.bounds },
+                connection: ConnectionBounds { outbox, ..SETTINGS.connection },
                 ..SETTINGS
             });
             let mut take = taker(scene.connect(STORM));

@@ -15,9 +15,7 @@ pub use events::open_stream;
 pub use renewal::{Renewal, Renewer};
 pub use websocket::{SUBPROTOCOL, Upgrade};
 
-use crate::relay::frame::Close;
-use crate::relay::outbox::OutboxBounds;
-use crate::relay::{Registration, Worker};
+use crate::relay::{Close, OutboxBounds, Registration, Worker};
 use actix_web::{Error, HttpRequest, HttpResponse};
 use std::any::Any;
 use std::cell::RefCell;

@@ -2,7 +2,7 @@
 
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
-use crate::relay::frame::Close;
+use crate::relay::Close;
 use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use super::client::{Client, Due, Open};
 use super::naive::{
     Channels, EXPRESSIONS, INSTANCES, Person, State, WORDS, meaning, reading, tenant,
 };
-use crate::catalog::{Catalog, Snapshot};
+use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::{Address, Narrowing};
 use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
@@ -12,15 +12,12 @@ use crate::domain::expression::{self, Expression};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::{Author, Exclusion, Message, Payload, Reach};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
-use crate::relay::history::HistoryBounds;
-use crate::relay::outbox::{Next, OutboxBounds};
-use crate::relay::progress::Step;
-use crate::relay::queue::QueueBounds;
-use crate::relay::rehearsal::{DryRunResult, Inquiry};
-use crate::relay::roster::Origin;
-use crate::relay::shard::{Bounds, Transport};
-use crate::relay::traces::TraceBounds;
-use crate::relay::{Joining, Relay, RelaySettings, Worker};
+use crate::domain::verdict::{Verdict, verdict};
+use crate::relay::{
+    Answer, ConnectionBounds, Considered, Counts, DryRun, DryRunReport, DryRunResult,
+    HistoryBounds, Joining, Next, Origin, OutboxBounds, Query, QueueBounds, Relay, RelaySettings,
+    Step, TraceBounds, Transport, Worker,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,7 +33,7 @@ const REPLAYED: usize = 10;
 /// Of a small relay.
 pub const SETTINGS: RelaySettings = RelaySettings {
     queue: QueueBounds { messages: 64, bytes: 1 << 20 },
-    bounds: Bounds {
+    connection: ConnectionBounds {
         outbox: OutboxBounds { bytes: 2_000, stall: Duration::from_secs(10) },
         keep_alive: Duration::from_secs(75),
         comment: Duration::from_secs(15),
@@ -240,17 +237,17 @@ impl World {
             ttl: draft.live_only.then_some(Duration::ZERO),
             payload: Payload::new(&data, 10_000).unwrap(),
         };
-        let rehearsed = self.relay.rehearse(&known.instance.id, &message).await.unwrap();
         let receivers = self.receivers(&names, &draft);
-        self.compare_with_findings(&known.instance.id, &message, &receivers).await;
-        let published = self.relay.publish(&known.instance.id, &message).await.unwrap();
-        let (counts, before) = (published.counts, rehearsed.counts);
+        let before = self.compare_with_dry_run(&known, &message, &receivers).await;
+        let (instance, id) = (&known.instance.id, message.id.clone());
+        let published = self.relay.publish(instance, message, None).await.unwrap();
+        let counts = published.counts;
         assert_eq!(
             (before.matched, before.queued, before.dropped),
             (counts.matched, counts.queued, counts.dropped)
         );
         assert_eq!(counts.matched, receivers.len() as u64, "{draft:?}");
-        let sent = Sent { number: self.numbers, cursor: published.cursor, names, draft };
+        let sent = Sent { number: self.numbers, cursor: published.head.cursor, names, draft };
         let lane = (slow == Slow::Latest).then(|| sent.names[0].clone());
         let mut dropped = 0;
         for which in receivers {
@@ -259,7 +256,7 @@ impl World {
             open.due.push_back(sent.due(lane.clone()));
         }
         assert_eq!((counts.dropped, counts.queued), (dropped, counts.matched - dropped));
-        let trace = self.relay.trace_of(&known.instance.id, &message.id).unwrap();
+        let trace = self.relay.trace_of(instance, &id).unwrap();
         let sums =
             [Step::Matched, Step::Queued, Step::Dropped].map(|step| trace.progress.sums().of(step));
         assert_eq!(sums, [counts.matched, counts.queued, counts.dropped]);
@@ -268,30 +265,49 @@ impl World {
         self.numbers += 1;
     }
 
-    /// What a dry run tells of the users must be what is then delivered.
-    async fn compare_with_findings(
+    /// What a dry run tells of the users must be what is then delivered, and the verdict on each
+    /// connection what the index says. Returns its counts.
+    async fn compare_with_dry_run(
         &self,
-        instance: &InstanceId,
+        tenant: &Tenant,
         message: &Message,
         receivers: &[usize],
-    ) {
+    ) -> Counts {
         let mut users = BTreeMap::new();
         for which in receivers {
             *users.entry(self.clients[*which].person.user).or_insert(0u64) += 1;
         }
+        let mut counts = self.dry_run(tenant, DryRun::of(message)).await.counts;
         for about in WORDS {
-            let inquiry =
-                Inquiry { after: None, most: 100, about: Some(UserId::new(about).unwrap()) };
-            let findings = self.relay.inquire(instance, message, &inquiry).await.unwrap();
+            let about = UserId::new(about).unwrap();
+            let expected = users.get(about.as_str()).copied().unwrap_or_default();
+            let asked = DryRun { most: 100, about: Some(about), ..DryRun::of(message) };
+            let report = self.dry_run(tenant, asked).await;
             let told: Vec<(&str, u64)> =
-                findings.users.iter().map(|(user, count)| (user.as_str(), *count)).collect();
+                report.users.iter().map(|(user, count)| (user.as_str(), *count)).collect();
             assert_eq!(told, users.iter().map(|(user, count)| (*user, *count)).collect::<Vec<_>>());
-            let results = findings.considered.iter().map(|considered| considered.result);
-            let meant = results
-                .filter(|result| matches!(result, DryRunResult::Receives | DryRunResult::NoRoom))
-                .count() as u64;
-            let expected = users.get(about).copied().unwrap_or_default();
-            assert!(meant == expected || findings.connections > findings.considered.len() as u64);
+            let mut meant = 0;
+            for Considered { connection, result } in &report.considered {
+                let facts = connection.facts();
+                let verdict =
+                    verdict(&message.reach, &connection.candidate(&facts, &tenant.channels));
+                let is_meant = matches!(result, DryRunResult::Receives | DryRunResult::NoRoom);
+                let hears = matches!(verdict, Verdict::Hears { .. });
+                assert!(hears == is_meant || *result == DryRunResult::Ending, "{verdict:?}");
+                meant += u64::from(is_meant);
+            }
+            assert!(meant == expected || report.connections > report.considered.len() as u64);
+            assert_eq!(report.counts, std::mem::take(&mut counts));
+            counts = report.counts;
+        }
+        counts
+    }
+
+    async fn dry_run(&self, tenant: &Tenant, asked: DryRun) -> DryRunReport {
+        let query = Query::DryRun(asked);
+        match self.relay.survey(&tenant.instance.id, &query).await.unwrap() {
+            (Answer::DryRun(report), Ok(())) => report,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -316,7 +332,7 @@ impl World {
         let stalled: Vec<bool> =
             self.clients.iter().map(|client| client.open.as_ref().is_some_and(waits)).collect();
         for worker in &self.workers {
-            worker.shard.borrow_mut().tick(later, 0);
+            worker.shard().borrow_mut().tick(later, 0);
         }
         for (client, stalled) in self.clients.iter().zip(stalled) {
             assert!(!stalled || client.open.as_ref().is_some_and(Open::is_ending));
@@ -326,13 +342,10 @@ impl World {
     /// The window passes, or half of it is given up for the process's bound.
     pub fn trim(&mut self, instance: usize, all: bool) {
         let id = InstanceId::new(INSTANCES[instance]).unwrap();
-        let Some(realm) = self.relay.all_realms().into_iter().find(|realm| realm.instance == id)
-        else {
-            return;
-        };
+        let timeline = self.relay.timeline(&id);
         match all {
-            true => realm.trim(Instant::now() + Duration::from_secs(1_000)),
-            false => realm.evict(),
+            true => timeline.trim(Instant::now() + Duration::from_secs(1_000)),
+            false => timeline.evict_window(),
         }
         let tenancy = &mut self.tenancies[instance];
         tenancy.given_up_to = tenancy.sent.last().map_or(0, |sent| sent.cursor.position);
@@ -370,7 +383,7 @@ impl World {
                 assert_eq!(sums.of(Step::Queued), ends.iter().sum::<u64>(), "{trace:?}");
             }
         }
-        assert!(self.workers.iter().all(|worker| worker.shard.borrow().is_empty()));
+        assert!(self.workers.iter().all(|worker| worker.shard().borrow().keys().is_empty()));
     }
 }
 

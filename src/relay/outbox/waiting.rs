@@ -1,10 +1,14 @@
 //! What waits for one socket, and the socket's task that waits for it.
 
-use super::{OutboxBounds, Pushed};
-use crate::relay::frame::{Close, Frame};
-use crate::relay::lanes::{Lane, Lanes};
+use super::Pushed;
+use super::conflation::Conflation;
+use super::written::Record;
+use crate::domain::channel::ChannelName;
+use crate::relay::close::Close;
+use crate::relay::frame::Frame;
+use crate::relay::head::Head;
 use crate::relay::progress::Step;
-use crate::relay::record::Record;
+use crate::relay::settings::OutboxBounds;
 use chrono::Utc;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -29,8 +33,8 @@ pub struct Waiting {
     /// have written them yet.
     pub handed: usize,
     /// What waits under the `latest` policy; none while nothing does.
-    pub lanes: Option<Box<Lanes>>,
-    /// How many frames were ever queued: the next one's place among `frames` and `lanes`.
+    pub conflation: Option<Box<Conflation>>,
+    /// How many frames were ever queued: the next one's place among `frames` and `conflation`.
     pub places: u64,
     /// When something was last taken, or when the queue was last empty; none while it is empty.
     pub stalled_since: Option<Instant>,
@@ -57,16 +61,16 @@ pub struct Waiting {
 pub struct GivenUp {
     _opening: VecDeque<Frame>,
     frames: VecDeque<(u64, Frame)>,
-    lanes: Option<Box<Lanes>>,
+    conflation: Option<Box<Conflation>>,
 }
 
 impl Drop for GivenUp {
     fn drop(&mut self) {
-        let of_lanes = self.lanes.iter().flat_map(|lanes| lanes.frames());
+        let conflated = self.conflation.iter().flat_map(|conflation| conflation.frames());
         self.frames
             .iter()
             .map(|(_, frame)| frame)
-            .chain(of_lanes)
+            .chain(conflated)
             .for_each(|frame| frame.count(Step::TooSlow));
     }
 }
@@ -86,23 +90,26 @@ impl Waiting {
         Pushed::Queued { replaced: 0 }
     }
 
+    /// The same under the `latest` policy of the message's channel.
     pub fn push_latest(
         &mut self,
         frame: &Frame,
-        lane: &Lane,
+        head: &Head,
         bounds: OutboxBounds,
         now: Instant,
     ) -> Pushed {
+        let Some(channel) = head.conflated() else { return self.push(frame, bounds, now) };
         if self.ending {
             return Pushed::Ending;
         }
         let turn = self.turn(now);
-        if self.total_behind(lane, turn) + frame.wire_bytes() > bounds.bytes {
+        if self.total_behind(channel, turn) + frame.wire_bytes() > bounds.bytes {
             self.refuse(frame);
             return Pushed::Full;
         }
         let place = self.next_place(now);
-        let replaced = self.lanes.get_or_insert_default().push(place, lane, frame, turn);
+        let conflation = self.conflation.get_or_insert_default();
+        let replaced = conflation.push(place, (channel, head.cursor), frame, turn);
         if !replaced.is_empty() {
             self.record().replace(&replaced);
         }
@@ -125,10 +132,10 @@ impl Waiting {
 
     /// Counts a message that is handed to the socket, and remembers when.
     pub fn note(&mut self, frame: &Frame, step: Step, clock: &mut Option<i64>) {
-        if let Some(progress) = frame.progress() {
-            progress.count(step);
+        if let Some(head) = frame.head() {
+            head.progress.count(step);
             let now_ms = *clock.get_or_insert_with(|| Utc::now().timestamp_millis());
-            self.record().write(progress.position, now_ms);
+            self.record().write(head.cursor.position, now_ms);
         }
     }
 
@@ -138,7 +145,7 @@ impl Waiting {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.opening.is_empty() && self.frames.is_empty() && self.lanes.is_none()
+        self.opening.is_empty() && self.frames.is_empty() && self.conflation.is_none()
     }
 
     /// There is no frame: the close, if that is due; remembers the task otherwise.
@@ -166,22 +173,22 @@ impl Waiting {
     }
 
     pub fn take_live(&mut self) -> Option<Frame> {
-        let first_of_a_lane = self.lanes.as_ref().and_then(|lanes| lanes.first());
-        if first_of_a_lane
+        let first_conflated = self.conflation.as_ref().and_then(|conflation| conflation.first());
+        if first_conflated
             .is_some_and(|place| self.frames.front().is_none_or(|(first, _)| place < *first))
         {
-            return self.take_of_a_lane();
+            return self.take_conflated();
         }
         let (_, frame) = self.frames.pop_front()?;
         self.bytes -= frame.wire_bytes();
         Some(frame)
     }
 
-    pub fn take_of_a_lane(&mut self) -> Option<Frame> {
-        let lanes = self.lanes.as_mut()?;
-        let frame = lanes.pop();
-        if lanes.is_empty() {
-            self.lanes = None;
+    pub fn take_conflated(&mut self) -> Option<Frame> {
+        let conflation = self.conflation.as_mut()?;
+        let frame = conflation.pop();
+        if conflation.is_empty() {
+            self.conflation = None;
         }
         frame
     }
@@ -194,7 +201,9 @@ impl Waiting {
 
     /// Bytes that wait.
     pub fn total(&self) -> usize {
-        self.handed + self.bytes + self.lanes.as_ref().map_or(0, |lanes| lanes.bytes())
+        self.handed
+            + self.bytes
+            + self.conflation.as_ref().map_or(0, |conflation| conflation.bytes())
     }
 
     /// Since when what is queued now counts as waiting: the socket's turn has not come for anything
@@ -203,21 +212,22 @@ impl Waiting {
         self.called_at.unwrap_or(now)
     }
 
-    /// Bytes that would wait once the lane's messages from before this turn have made room.
-    pub fn total_behind(&self, lane: &Lane, turn: Instant) -> usize {
-        self.total() - self.lanes.as_ref().map_or(0, |lanes| lanes.replaceable(&lane.channel, turn))
+    /// Bytes that would wait once the channel's messages from before this turn have made room.
+    pub fn total_behind(&self, channel: &ChannelName, turn: Instant) -> usize {
+        self.total()
+            - self.conflation.as_ref().map_or(0, |conflation| conflation.replaceable(channel, turn))
     }
 
     /// What waits of what was published since the connection began.
     pub fn messages(&self) -> impl Iterator<Item = &Frame> {
-        let of_lanes = self.lanes.iter().flat_map(|lanes| lanes.frames());
-        self.frames.iter().map(|(_, frame)| frame).chain(of_lanes)
+        let conflated = self.conflation.iter().flat_map(|conflation| conflation.frames());
+        self.frames.iter().map(|(_, frame)| frame).chain(conflated)
     }
 
     /// There is no room for a frame.
     pub fn refuse(&mut self, frame: &Frame) {
-        if let Some(progress) = frame.progress() {
-            self.record().refuse(progress.position);
+        if let Some(head) = frame.head() {
+            self.record().refuse(head.cursor.position);
         }
         self.end(Close::too_slow(), true);
     }
@@ -229,8 +239,11 @@ impl Waiting {
         if give_up {
             let (opening, frames) =
                 (std::mem::take(&mut self.opening), std::mem::take(&mut self.frames));
-            self.given_up =
-                Some(Box::new(GivenUp { _opening: opening, frames, lanes: self.lanes.take() }));
+            self.given_up = Some(Box::new(GivenUp {
+                _opening: opening,
+                frames,
+                conflation: self.conflation.take(),
+            }));
             (self.bytes, self.stalled_since, self.opening_ends) = (0, None, None);
         }
         self.ending = true;

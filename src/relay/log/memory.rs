@@ -1,0 +1,64 @@
+//! The log of a single node: the next position, under the order's lock.
+
+use super::{Appended, LONGEST_RUN, NotPlaced};
+use crate::relay::queue::Sender;
+use crate::relay::sealed::Sealed;
+use crate::relay::timeline::{Applied, Order, Timeline};
+use std::time::Instant;
+
+/// Gives one message its place. Errors: `NotPlaced::Overloaded`.
+pub fn append_one(
+    timeline: &Timeline,
+    queues: &[Sender],
+    sealed: Sealed,
+) -> Result<Appended, NotPlaced> {
+    let now = Instant::now();
+    let applied = place(&mut timeline.order(), queues, sealed, now);
+    let applied = applied.map_err(|_| NotPlaced::Overloaded)?;
+    timeline.remember(&applied, now);
+    Ok(Appended::New(applied.head().clone()))
+}
+
+/// Gives up to [`LONGEST_RUN`] messages their places, up to the first for which a worker has no
+/// space: that one is refused if it is the first, and otherwise stays in `run`.
+pub fn append(
+    timeline: &Timeline,
+    queues: &[Sender],
+    run: &mut Vec<Sealed>,
+) -> Vec<Result<Appended, NotPlaced>> {
+    let now = Instant::now();
+    let mut left = std::mem::take(run).into_iter();
+    let mut applied = Vec::with_capacity(left.len().min(LONGEST_RUN));
+    let mut order = timeline.order();
+    for sealed in left.by_ref().take(LONGEST_RUN) {
+        match place(&mut order, queues, sealed, now) {
+            Ok(placed) => applied.push(placed),
+            Err(sealed) => {
+                run.push(sealed);
+                break;
+            }
+        }
+    }
+    drop(order);
+    run.extend(left);
+    if applied.is_empty() && !run.is_empty() {
+        run.remove(0);
+        return vec![Err(NotPlaced::Overloaded)];
+    }
+    applied.iter().for_each(|applied| timeline.remember(applied, now));
+    applied.iter().map(|applied| Ok(Appended::New(applied.head().clone()))).collect()
+}
+
+/// Space in every queue first: without it the order is as before, and the message comes back.
+fn place(
+    order: &mut Order<'_>,
+    queues: &[Sender],
+    sealed: Sealed,
+    now: Instant,
+) -> Result<Applied, Sealed> {
+    let spaces = order.reserve(queues, &sealed);
+    if spaces.iter().any(|(_, space)| space.is_none()) {
+        return Err(sealed);
+    }
+    Ok(order.apply(order.next(), sealed, spaces, now))
+}

@@ -1,0 +1,158 @@
+//! Everything that a window keeps, oldest first: entries with numbers that have no gaps, at
+//! positions that have.
+
+use crate::relay::frame::Frame;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Bytes that an entry is counted with beyond its frame; generous, so that the bound holds for
+/// small messages too.
+const ENTRY_BYTES: usize = 384;
+
+/// The entries of one window. A number tells the entry's slot.
+#[derive(Debug)]
+pub struct Entries {
+    /// Oldest first.
+    slots: VecDeque<Slot>,
+    /// Number of the first slot.
+    first: u64,
+    /// What all of it is counted with.
+    bytes: usize,
+    /// The newest position that was kept and is no more.
+    gone_to: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    position: u64,
+    /// None once nobody needs the message any more.
+    entry: Option<Entry>,
+}
+
+/// One message that is kept.
+#[derive(Debug)]
+pub struct Entry {
+    /// The message.
+    pub frame: Frame,
+    /// When it leaves the window.
+    pub kept_until: Instant,
+    /// Audiences that still hold it; 0 for one that is kept for workers alone.
+    pub held_by: usize,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.frame.wire_bytes()
+    }
+}
+
+impl Entries {
+    /// None yet, of an order that stands at `position`.
+    pub fn new(position: u64) -> Self {
+        Self { slots: VecDeque::new(), first: 0, bytes: 0, gone_to: position }
+    }
+
+    /// What all of it is counted with.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Adds an entry at a position beyond all before; its number.
+    pub fn push(&mut self, position: u64, entry: Entry) -> u64 {
+        debug_assert!(self.slots.back().is_none_or(|slot| slot.position < position));
+        self.bytes += entry.bytes();
+        self.slots.push_back(Slot { position, entry: Some(entry) });
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    /// The position of a number that is kept.
+    pub fn position_of(&self, number: u64) -> u64 {
+        self.slot(number).map_or(0, |slot| slot.position)
+    }
+
+    /// The message of a number that is kept.
+    pub fn frame_of(&self, number: u64) -> Option<&Frame> {
+        self.slot(number)?.entry.as_ref().map(|entry| &entry.frame)
+    }
+
+    /// The oldest entry with its number; none where the first slot is empty or there is none.
+    pub fn first(&self) -> Option<(u64, &Entry)> {
+        Some((self.first, self.slots.front()?.entry.as_ref()?))
+    }
+
+    /// One audience less holds a message. The last one leaves its slot empty, and is given it to
+    /// let go of.
+    pub fn release(&mut self, number: u64) -> Option<Frame> {
+        let slot = self.slots.get_mut((number - self.first) as usize)?;
+        let entry = slot.entry.as_mut()?;
+        entry.held_by = entry.held_by.saturating_sub(1);
+        let entry = slot.entry.take_if(|entry| entry.held_by == 0)?;
+        self.gone_to = self.gone_to.max(slot.position);
+        self.bytes -= entry.bytes();
+        Some(entry.frame)
+    }
+
+    /// Takes the first slot away, with what is in it.
+    pub fn pop_first(&mut self) -> Option<Entry> {
+        let slot = self.slots.pop_front()?;
+        self.first += 1;
+        if self.slots.capacity() > 1_024 && self.slots.len() * 4 < self.slots.capacity() {
+            self.slots.shrink_to(self.slots.len() * 2);
+        }
+        let entry = slot.entry?;
+        self.gone_to = self.gone_to.max(slot.position);
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+
+    /// Takes empty slots off the beginning.
+    pub fn pop_empty(&mut self) {
+        while self.slots.front().is_some_and(|slot| slot.entry.is_none()) {
+            self.pop_first();
+        }
+    }
+
+    /// Empties the slots that are kept for workers alone; all workers have passed them.
+    pub fn forget_for_workers(&mut self) {
+        for slot in &mut self.slots {
+            if let Some(entry) = slot.entry.take_if(|entry| entry.held_by == 0) {
+                self.bytes -= entry.bytes();
+            }
+        }
+        self.pop_empty();
+    }
+
+    /// A message of this position is not kept, and somebody may lack it.
+    pub fn note_gone(&mut self, position: u64) {
+        self.gone_to = self.gone_to.max(position);
+    }
+
+    /// Everything kept behind a position. Errors: the newest position that is no more, where
+    /// something behind it is not.
+    pub fn behind(&self, position: u64) -> Result<impl Iterator<Item = (u64, &Frame)>, u64> {
+        if self.gone_to > position {
+            return Err(self.gone_to);
+        }
+        let slots = self.slots.range(self.index_behind(position)..);
+        Ok(slots.filter_map(|slot| Some((slot.position, &slot.entry.as_ref()?.frame))))
+    }
+
+    /// Everything kept, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().filter_map(|slot| slot.entry.as_ref())
+    }
+
+    /// How many slots lie behind a position.
+    pub fn index_behind(&self, position: u64) -> usize {
+        self.slots.partition_point(|slot| slot.position <= position)
+    }
+
+    fn slot(&self, number: u64) -> Option<&Slot> {
+        self.slots.get(number.checked_sub(self.first)? as usize)
+    }
+}

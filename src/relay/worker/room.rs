@@ -1,0 +1,329 @@
+//! The connections of one instance on one worker, by what they hear; and what is to be done for
+//! them, a piece at each of the room's turns.
+
+use super::asked::Asked;
+use super::authorize::{Reason, authorize};
+use super::delivery::{QUEUED, UnderWay};
+use super::filter_index::FilterIndex;
+use super::turns::{Turn, TurnKind};
+use crate::catalog::Tenant;
+use crate::domain::audience::Audience;
+use crate::domain::expression::Expression;
+use crate::domain::message::Reach;
+use crate::relay::member::{Key, Member};
+use crate::relay::outbox::JOINED_BYTES;
+use crate::relay::queue::Dispatch;
+use crate::relay::survey::Concerned;
+use ahash::RandomState;
+use chrono::Utc;
+use indexmap::IndexSet;
+use slab::Slab;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+/// What the sockets of one turn may write together, at most `JOINED_BYTES` each, with what a write
+/// costs beyond its bytes counted as bytes: so a turn's writes take about as long whether they are
+/// many or large, some 250 microseconds.
+const WRITTEN: usize = 128 * 1_024;
+const A_WRITE: usize = 8 * 1_024;
+/// The same in the first turn of an instance that had nothing to do: a message to a hundred goes
+/// out in one, and does not wait for a turn of everyone else after every few.
+const WRITTEN_FIRST: usize = 1_024 * 1_024;
+/// Questions about its connections that may wait for an instance.
+const MAX_ASKED: usize = 16;
+
+/// The connections of one instance on this worker. An audience without a connection is not in the
+/// index.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// All of them.
+    members: IndexSet<Key>,
+    index: HashMap<Audience, IndexSet<Key>, RandomState>,
+    /// How often what someone may hear, or whom filters are asked about, has changed.
+    changes: u64,
+    /// Who passes the filters that were used lately.
+    filters: FilterIndex,
+    /// The tenant under whose rules all were last asked again.
+    authorized_by: Option<Arc<Tenant>>,
+    /// Who is to be asked again under new rules. Questions and messages wait for that: what was
+    /// answered as changed holds for what is published afterwards.
+    unauthorized: Vec<Key>,
+    /// Questions, oldest first; at most `MAX_ASKED`.
+    asked: VecDeque<Asked>,
+    /// Messages, oldest first; the queue that they came by bounds them.
+    dispatches: VecDeque<Dispatch>,
+    /// The first of them, once it is being delivered.
+    under_way: UnderWay,
+    /// Sockets that have something to write and are to be woken, each once.
+    unwoken: VecDeque<Key>,
+    /// Whether the room waits for a turn, or has it now.
+    has_turn: bool,
+}
+
+impl Room {
+    /// Puts a connection among the others.
+    pub fn insert(&mut self, key: Key, audiences: &[Audience]) {
+        self.members.insert(key);
+        self.filters.forget(key);
+        audiences.iter().for_each(|audience| self.list(audience, key));
+    }
+
+    /// Takes it out of every index. Gives memory back that was needed for more than there are.
+    pub fn remove(&mut self, key: Key, audiences: &[Audience]) {
+        self.members.swap_remove(&key);
+        self.filters.remove(key);
+        audiences.iter().for_each(|audience| self.unlist(audience, key));
+        self.shrink();
+    }
+
+    /// Whether neither someone nor something is in it.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.dispatches.is_empty() && self.asked.is_empty()
+    }
+
+    /// All connections.
+    pub fn members(&self) -> impl Iterator<Item = Key> {
+        self.members.iter().copied()
+    }
+
+    /// A message waits to be delivered.
+    pub fn take_in(&mut self, dispatch: Dispatch) {
+        self.dispatches.push_back(dispatch);
+    }
+
+    /// A question waits to be answered; it is refused where too many do.
+    pub fn ask(&mut self, mut asked: Asked) {
+        if self.asked.len() >= MAX_ASKED {
+            return asked.refuse();
+        }
+        asked.begin(match asked.query().concerned() {
+            Concerned::Everyone => self.members().collect(),
+            Concerned::Hearers(audiences) => {
+                let keys = audiences.iter().filter_map(|audience| self.index.get(audience));
+                let keys: IndexSet<Key> = keys.flatten().copied().collect();
+                keys.into_iter().collect()
+            }
+        });
+        self.asked.push_back(asked);
+    }
+
+    /// A socket has something to write and wants its turn.
+    pub fn call(&mut self, key: Key) {
+        self.unwoken.push_back(key);
+    }
+
+    /// All are to be asked again, unless `tenant` is what they were asked by last. True when they
+    /// are.
+    pub fn follow(&mut self, tenant: Option<&Arc<Tenant>>) -> bool {
+        if let (Some(old), Some(new)) = (&self.authorized_by, tenant)
+            && Arc::ptr_eq(old, new)
+        {
+            return false;
+        }
+        self.authorized_by = tenant.cloned();
+        self.unauthorized = self.members().collect();
+        true
+    }
+
+    /// Puts itself into the line for a turn, unless it is there already. True when it was not.
+    pub fn wants_turn(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_turn, true)
+    }
+
+    /// A connection has a new token: it is told what it hears now.
+    pub fn renew(&mut self, key: Key, members: &mut Slab<Member>, turn: &Turn<'_>) {
+        self.filters.forget(key);
+        self.changes += 1;
+        self.authorize(key, members, Reason::Token, turn);
+    }
+
+    /// Does a piece of work. What is dealt with is released, and then reported: whoever is told of
+    /// a message finds its space in the queue free. True when something is left to do.
+    pub fn take_turn(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
+        if self.authorize_some(members, turn) {
+            self.answer_some(members, turn);
+            self.deliver_some(members, turn);
+        }
+        self.wake_some(members, turn.kind);
+        self.has_turn = !self.is_done();
+        self.has_turn
+    }
+
+    fn is_done(&self) -> bool {
+        self.unauthorized.is_empty()
+            && self.asked.is_empty()
+            && self.dispatches.is_empty()
+            && self.unwoken.is_empty()
+    }
+
+    /// True when nobody is left to be asked again.
+    fn authorize_some(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
+        while let Some(key) = self.unauthorized.pop() {
+            self.authorize(key, members, Reason::Rules, turn);
+            if turn.is_over() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn authorize(&mut self, key: Key, members: &mut Slab<Member>, reason: Reason, turn: &Turn<'_>) {
+        let Some(member) = members.get_mut(key) else { return };
+        let tenant = turn.snapshot.tenants.get(member.timeline.instance());
+        let at = (turn.bounds, turn.start);
+        if let Some(rights) = authorize(member, tenant, reason, at, turn.evaluations) {
+            self.changes += 1;
+            rights.lost.iter().for_each(|audience| self.unlist(audience, key));
+            rights.gained.iter().for_each(|audience| self.list(audience, key));
+        }
+    }
+
+    /// Looks at some connections for the questions that wait, some at least.
+    fn answer_some(&mut self, members: &Slab<Member>, turn: &Turn<'_>) {
+        while let Some(mut asked) = self.asked.pop_front() {
+            let hears = |key: Key, audiences: &[Audience]| self.hears(key, audiences);
+            if !asked.go_on(members, hears, turn) {
+                return self.asked.push_front(asked);
+            }
+            asked.finish();
+        }
+    }
+
+    /// Delivers for as long as there is time and the sockets keep up, at least one message to some
+    /// of those it is for, unless its filter takes longer than the turn.
+    fn deliver_some(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) {
+        let now_ms = Utc::now().timestamp_millis();
+        while !self.is_behind(members) && self.look_for_receivers(members, turn) {
+            let Self { dispatches, under_way, unwoken, .. } = self;
+            let Some(dispatch) = dispatches.front() else { return };
+            let Some(counts) = under_way.deliver(dispatch, members, unwoken, turn) else { return };
+            let Some(dispatch) = dispatches.pop_front() else { return };
+            (turn.release)(&dispatch);
+            if let Some(head) = dispatch.frame.head() {
+                head.progress.delivered_at(now_ms);
+                head.progress.report(counts);
+            }
+            if turn.is_over() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the socket that has waited longest for its turn has a whole batch to write by now.
+    /// What were delivered meanwhile would pile up behind it, and clients that read fast enough
+    /// would be closed as too slow.
+    fn is_behind(&self, members: &Slab<Member>) -> bool {
+        let first = self.unwoken.front().and_then(|key| members.get(*key));
+        first.is_some_and(|member| member.link.outbox.waiting_bytes() >= JOINED_BYTES)
+    }
+
+    /// Looks whom the first message is still for, unless that is known and nothing has changed
+    /// since. False where there is none, or was no time to ask everyone its filter.
+    fn look_for_receivers(&mut self, members: &Slab<Member>, turn: &Turn<'_>) -> bool {
+        let Some(dispatch) = self.dispatches.front() else { return false };
+        if self.under_way.is_known_at(self.changes) {
+            return true;
+        }
+        let Some(head) = dispatch.frame.head().cloned() else { return true };
+        if let Some(filter) = &head.reach.filter
+            && !self.ask_filter(filter, &head.reach, members, turn)
+        {
+            return false;
+        }
+        let Self { members, index, filters, under_way, changes, .. } = self;
+        let most = turn.bounds.filters;
+        let heard = || head.reach.audiences.iter().filter_map(|audience| index.get(audience));
+        let Some(filter) = &head.reach.filter else {
+            under_way.look(heard().flatten().copied(), *changes);
+            return true;
+        };
+        let passing = &filters.answers(filter, members, most).passing;
+        // The shorter list is walked, so that a filter that few pass costs no more than they do.
+        if passing.len() < heard().map(IndexSet::len).sum::<usize>() {
+            let is_meant = |key: &&Key| heard().any(|keys| keys.contains(*key));
+            under_way.look(passing.iter().filter(is_meant).copied(), *changes);
+        } else {
+            let passes = |key: &&Key| passing.contains(*key);
+            under_way.look(heard().flatten().filter(passes).copied(), *changes);
+        }
+        true
+    }
+
+    /// Asks those whom a filtered message is for and who were not asked yet, for as long as there
+    /// is time, one at least. True when nobody is left to be asked.
+    fn ask_filter(
+        &mut self,
+        filter: &Expression,
+        reach: &Reach,
+        members: &Slab<Member>,
+        turn: &Turn<'_>,
+    ) -> bool {
+        let answers = self.filters.answers(filter, &self.members, turn.bounds.filters);
+        let meant = reach.audiences.iter().filter_map(|audience| self.index.get(audience));
+        let passes = |key: Key| {
+            turn.evaluations.fetch_add(1, Relaxed);
+            members.get(key).is_some_and(|member| member.passes(filter))
+        };
+        answers.ask(meant.flatten().copied(), passes, || Instant::now() < turn.end())
+    }
+
+    /// Lets as many sockets write as have room in a turn, one at least.
+    fn wake_some(&mut self, members: &Slab<Member>, kind: TurnKind) {
+        let most = match kind {
+            TurnKind::First => WRITTEN_FIRST,
+            TurnKind::Another => WRITTEN,
+        };
+        let mut written = 0;
+        while written < most
+            && let Some(key) = self.unwoken.pop_front()
+        {
+            // Another connection may have the key by now: it looks, and finds nothing.
+            if let Some(Member { link, .. }) = members.get(key) {
+                written += A_WRITE + link.outbox.waiting_bytes().min(JOINED_BYTES);
+                link.waits_for_turn.set(false);
+                link.has_turn.set(true);
+                link.outbox.wake();
+            }
+        }
+    }
+
+    /// Whether a connection hears one of these audiences.
+    fn hears(&self, key: Key, audiences: &[Audience]) -> bool {
+        let mut keys = audiences.iter().filter_map(|audience| self.index.get(audience));
+        keys.any(|keys| keys.contains(&key))
+    }
+
+    /// Puts a connection among those that hear an audience.
+    fn list(&mut self, audience: &Audience, key: Key) {
+        if let Some(keys) = self.index.get_mut(audience) {
+            keys.insert(key);
+        } else {
+            self.index.entry(audience.clone()).or_default().insert(key);
+        }
+    }
+
+    /// Takes it out again.
+    fn unlist(&mut self, audience: &Audience, key: Key) {
+        if let Some(keys) = self.index.get_mut(audience) {
+            keys.swap_remove(&key);
+            if keys.is_empty() {
+                self.index.remove(audience);
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
+        let is_roomy = |length: usize, capacity: usize| capacity > 64 && length * 4 < capacity;
+        if is_roomy(self.members.len(), self.members.capacity()) {
+            self.members.shrink_to_fit();
+        }
+        if is_roomy(self.index.len(), self.index.capacity()) {
+            self.index.shrink_to_fit();
+        }
+        if self.unwoken.is_empty() && self.unwoken.capacity() > QUEUED {
+            self.unwoken = VecDeque::new();
+        }
+    }
+}

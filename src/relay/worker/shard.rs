@@ -1,0 +1,183 @@
+//! One worker's connections and its rooms; plain data, no async.
+
+use super::asked::Asked;
+use super::room::Room;
+use super::turns::{Turn, TurnKind, Turns};
+use crate::catalog::Snapshot;
+use crate::domain::instance::InstanceId;
+use crate::domain::principal::Principal;
+use crate::relay::close::Close;
+use crate::relay::member::{Key, Member};
+use crate::relay::queue::Dispatch;
+use crate::relay::settings::ConnectionBounds;
+use ahash::RandomState;
+use slab::Slab;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// The connections of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    members: Slab<Member>,
+    rooms: HashMap<InstanceId, Room, RandomState>,
+    /// The instances for which something is to be done.
+    turns: Turns,
+    bounds: ConnectionBounds,
+    /// How often a rule or a filter was evaluated, on all workers.
+    evaluations: Arc<AtomicU64>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(bounds: ConnectionBounds, evaluations: Arc<AtomicU64>) -> Self {
+        let (members, rooms, turns) = (Slab::new(), HashMap::default(), Turns::default());
+        Self { members, rooms, turns, bounds, evaluations }
+    }
+
+    /// Registers a connection under its audiences.
+    pub fn insert(&mut self, member: Member) -> Key {
+        let room = self.rooms.entry(member.timeline.instance().clone()).or_default();
+        let entry = self.members.vacant_entry();
+        let key = entry.key();
+        room.insert(key, &member.audiences);
+        entry.insert(member);
+        key
+    }
+
+    /// Takes a connection out of every index. Nothing of an empty audience or room stays.
+    pub fn remove(&mut self, key: Key) -> Option<Member> {
+        let member = self.members.try_remove(key)?;
+        let instance = member.timeline.instance();
+        if let Some(room) = self.rooms.get_mut(instance) {
+            room.remove(key, &member.audiences);
+            if room.is_empty() {
+                self.rooms.remove(instance);
+            }
+        }
+        if self.members.is_empty() {
+            self.members = Slab::new();
+            self.rooms.shrink_to_fit();
+        }
+        Some(member)
+    }
+
+    /// Every connection.
+    pub fn keys(&self) -> Vec<Key> {
+        self.members.iter().map(|(key, _)| key).collect()
+    }
+
+    /// The bounds it was built with.
+    pub fn bounds(&self) -> ConnectionBounds {
+        self.bounds
+    }
+
+    /// One connection.
+    pub fn get(&self, key: Key) -> Option<&Member> {
+        self.members.get(key)
+    }
+
+    /// Once a second: keep-alives, comments, token expiry, stuck sockets. Returns the bytes that
+    /// wait in all outboxes.
+    pub fn tick(&mut self, now: Instant, unix_seconds: i64) -> usize {
+        let bounds = self.bounds;
+        self.members.iter_mut().map(|(_, member)| member.tick(bounds, now, unix_seconds)).sum()
+    }
+
+    /// Takes messages that came by the worker's queue. Returns those for which nobody is here any
+    /// more.
+    pub fn take_in(&mut self, dispatches: impl Iterator<Item = Dispatch>) -> Vec<Dispatch> {
+        let mut unwanted = Vec::new();
+        for dispatch in dispatches {
+            let Some(room) = self.rooms.get_mut(&dispatch.share.instance) else {
+                unwanted.push(dispatch);
+                continue;
+            };
+            if room.wants_turn() {
+                self.turns.join(dispatch.share.instance.clone(), TurnKind::First);
+            }
+            room.take_in(dispatch);
+        }
+        unwanted
+    }
+
+    /// Takes a question about an instance's connections.
+    pub fn ask(&mut self, asked: Asked) {
+        let Some(room) = self.rooms.get_mut(asked.instance()) else { return asked.finish() };
+        if room.wants_turn() {
+            self.turns.join(asked.instance().clone(), TurnKind::First);
+        }
+        room.ask(asked);
+    }
+
+    /// Marks every connection of the instances that `snapshot` shows otherwise than the last one:
+    /// they are asked again. One that registers meanwhile was asked by a catalog at least as new.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        for (instance, room) in &mut self.rooms {
+            if room.follow(snapshot.tenants.get(instance)) && room.wants_turn() {
+                self.turns.join(instance.clone(), TurnKind::First);
+            }
+        }
+    }
+
+    /// A socket has something to write and wants its turn.
+    pub fn call(&mut self, key: Key) {
+        let Some(member) = self.members.get(key) else { return };
+        if member.link.waits_for_turn.replace(true) {
+            return;
+        }
+        let instance = member.timeline.instance();
+        if let Some(room) = self.rooms.get_mut(instance) {
+            if room.wants_turn() {
+                self.turns.join(instance.clone(), TurnKind::First);
+            }
+            room.call(key);
+        }
+    }
+
+    /// Whether an instance waits for its turn.
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Does a piece of work for the instance whose turn it is; the turn begins at `start`.
+    pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, release: &dyn Fn(&Dispatch)) {
+        let Some((instance, kind)) = self.turns.next() else { return };
+        let Some(room) = self.rooms.get_mut(&instance) else { return };
+        let (bounds, evaluations) = (self.bounds, &*self.evaluations);
+        let turn = Turn { kind, start, snapshot, bounds, evaluations, release };
+        if room.take_turn(&mut self.members, &turn) {
+            self.turns.join(instance, TurnKind::Another);
+        } else if room.is_empty() {
+            self.rooms.remove(&instance);
+        }
+    }
+
+    /// Puts a new token in the place of the old one, and tells the connection what it hears now.
+    pub fn renew(
+        &mut self,
+        key: Key,
+        principal: Arc<Principal>,
+        snapshot: &Snapshot,
+        start: Instant,
+    ) {
+        let Some(member) = self.members.get_mut(key) else { return };
+        member.principal = principal;
+        member.warned = false;
+        let Some(room) = self.rooms.get_mut(member.timeline.instance()) else { return };
+        let (bounds, evaluations) = (self.bounds, &*self.evaluations);
+        let kind = TurnKind::First;
+        let turn = Turn { kind, start, snapshot, bounds, evaluations, release: &|_| {} };
+        room.renew(key, &mut self.members, &turn);
+    }
+
+    /// Tells those connections of an instance to come back that have not seen everything up to
+    /// this position: what they lack is lost to them.
+    pub fn close_behind(&mut self, instance: &InstanceId, position: u64) {
+        let Some(room) = self.rooms.get(instance) else { return };
+        let members = room.members().filter_map(|key| self.members.get(key));
+        let lacking = members.filter(|member| member.position < position);
+        lacking.for_each(|member| member.link.outbox.close(Close::restarting()));
+    }
+}

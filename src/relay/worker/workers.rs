@@ -1,0 +1,207 @@
+//! What all workers share: their queues, the instances' timelines, the catalog, and what is counted
+//! for the whole process.
+
+use super::asked::Asked;
+use crate::catalog::Catalog;
+use crate::domain::instance::InstanceId;
+use crate::relay::head::Head;
+use crate::relay::log::Log;
+use crate::relay::queue::Sender;
+use crate::relay::sealed::Sealed;
+use crate::relay::settings::RelaySettings;
+use crate::relay::survey::{Answer, Query};
+use crate::relay::timeline::{Timeline, Timelines};
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use prometheus_client::metrics::histogram::Histogram;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+/// How long the workers have to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Reconnects a second that a drained node asks its clients to spread over.
+const RECONNECTS_A_SECOND: u64 = 500;
+/// Time over which a drain spreads its closes.
+const DRAIN_WAVES: Duration = Duration::from_secs(3);
+/// Upper bounds of the histogram of lags, in messages.
+const LAG_BUCKETS: [f64; 10] = [0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 500.0, 1_000.0];
+/// Questions that may wait for one worker before it has taken them.
+pub(super) const MAX_ASKED: usize = 64;
+
+/// Shared by reference.
+#[derive(Debug)]
+pub struct Workers {
+    /// What is configured.
+    pub catalog: Catalog,
+    /// What the relay was built with.
+    pub settings: RelaySettings,
+    /// Who gives messages their places.
+    pub log: Log,
+    /// What follows from that, of all instances.
+    pub timelines: Timelines,
+    /// One queue a worker; grows while the workers start, then stays.
+    queues: ArcSwap<Vec<Sender>>,
+    /// The other way to each worker, for questions about its connections.
+    inboxes: ArcSwap<Vec<mpsc::Sender<Asked>>>,
+    /// How far acknowledgements lag behind what was queued, in messages.
+    pub lag: Histogram,
+    /// Bytes that waited in the outboxes of each worker at its last tick.
+    waiting: RwLock<Vec<usize>>,
+    /// How often a rule or a filter was evaluated.
+    pub evaluations: Arc<AtomicU64>,
+    /// Connections of the process.
+    pub open: Arc<AtomicUsize>,
+    /// True once the node is going away.
+    draining: watch::Sender<bool>,
+}
+
+/// How a drain goes about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DrainPlan {
+    /// The longest `afterMs`.
+    pub spread_ms: u64,
+    /// Time over which the closes are spread.
+    pub waves: Duration,
+}
+
+/// Some connections were not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// As many questions wait as may.
+    #[error("too many questions about connections wait")]
+    TooMany,
+    /// A worker has not answered in time.
+    #[error("a worker has not answered in time")]
+    Late,
+}
+
+impl Workers {
+    /// None yet.
+    pub fn new(catalog: Catalog, settings: RelaySettings, log: Log) -> Self {
+        Self {
+            catalog,
+            settings,
+            log,
+            timelines: Timelines::new(settings),
+            queues: ArcSwap::from_pointee(Vec::new()),
+            inboxes: ArcSwap::from_pointee(Vec::new()),
+            lag: Histogram::new(LAG_BUCKETS),
+            waiting: RwLock::default(),
+            evaluations: Arc::default(),
+            open: Arc::default(),
+            draining: watch::Sender::new(false),
+        }
+    }
+
+    /// One more worker; its index.
+    pub(super) fn add(&self, queue: Sender, inbox: mpsc::Sender<Asked>) -> usize {
+        let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
+        let index = waiting.len();
+        waiting.push(0);
+        self.queues.rcu(|queues| with(queues, queue.clone()));
+        self.inboxes.rcu(|inboxes| with(inboxes, inbox.clone()));
+        index
+    }
+
+    /// The timeline of an instance; a fresh one where there is none, in the log's epoch.
+    pub fn timeline(&self, instance: &InstanceId) -> Arc<Timeline> {
+        self.timelines.of(instance, || self.log.epoch_of(instance))
+    }
+
+    /// The way to each worker.
+    pub fn queues(&self) -> arc_swap::Guard<Arc<Vec<Sender>>> {
+        self.queues.load()
+    }
+
+    /// A message of a shared log has this place: everything that follows from it here. What is not
+    /// behind all before was applied already. Workers without space for it fall behind, and are
+    /// refilled from the window.
+    pub fn apply(&self, instance: &InstanceId, position: u64, sealed: Sealed) -> Option<Arc<Head>> {
+        let timeline = self.timeline(instance);
+        let (queues, now) = (self.queues.load(), std::time::Instant::now());
+        let mut order = timeline.order();
+        if position < order.next() {
+            return None;
+        }
+        let spaces = order.reserve(&queues, &sealed);
+        let applied = order.apply(position, sealed, spaces, now);
+        drop(order);
+        for worker in applied.fallen_behind() {
+            if let Some(queue) = queues.get(*worker) {
+                queue.fall_behind(instance.clone());
+            }
+        }
+        timeline.remember(&applied, now);
+        Some(applied.head().clone())
+    }
+
+    /// Asks every worker about an instance's connections: what those that answer in time say, and
+    /// whether that is everyone. Errors: `Unanswered::TooMany`.
+    pub async fn ask(
+        &self,
+        instance: &InstanceId,
+        query: &Query,
+    ) -> Result<(Answer, Result<(), Unanswered>), Unanswered> {
+        let deadline = Instant::now() + PATIENCE;
+        let inboxes = self.inboxes.load_full();
+        let mut answers = Vec::with_capacity(inboxes.len());
+        for inbox in &*inboxes {
+            let (reply, answer) = oneshot::channel();
+            let asked = Asked::new(instance.clone(), query.clone(), reply);
+            inbox.try_send(asked).map_err(|_| Unanswered::TooMany)?;
+            answers.push(timeout_at(deadline, answer));
+        }
+        let (mut whole, mut outcome) = (query.nobody(), Ok(()));
+        for answer in join_all(answers).await {
+            match answer {
+                Ok(Ok(Some(part))) => whole = query.fold(whole, part),
+                Ok(Ok(None)) => return Err(Unanswered::TooMany),
+                Ok(Err(_)) | Err(_) => outcome = Err(Unanswered::Late),
+            }
+        }
+        Ok((whole, outcome))
+    }
+
+    /// Bytes that waited in all outboxes at the last tick.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
+    }
+
+    pub(super) fn note_waiting(&self, worker: usize, bytes: usize) {
+        let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = waiting.get_mut(worker) {
+            *waiting = bytes;
+        }
+    }
+
+    /// Open connections of the process.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Whether the node is going away.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// The node is going away.
+    pub fn begin_draining(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub(super) fn drain_signal(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    pub(super) fn drain_plan(&self) -> DrainPlan {
+        let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
+        DrainPlan { spread_ms, waves: DRAIN_WAVES }
+    }
+}
+
+fn with<T: Clone>(all: &Arc<Vec<T>>, one: T) -> Vec<T> {
+    all.iter().cloned().chain([one]).collect()
+}
