@@ -10,7 +10,7 @@ use super::{pages, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
 use crate::relay::{Close, ConnectError, Joining, NoSeat, Origin, Registration, Transport};
-use crate::socket::Sockets;
+use crate::socket::{self, Sockets};
 use actix_web::http::header::{HeaderName, UPGRADE, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{Error, HttpRequest, HttpResponse, get};
@@ -90,14 +90,14 @@ async fn open(request: HttpRequest, api: Data<Api>) -> Result<HttpResponse, Erro
     let pass = pass(&request, &api)?;
     let sockets = sockets(&request)?;
     if api.relay.is_draining() {
-        return sockets.refuse(&request, Close::restarting(), Box::new(pass)).await;
+        return socket::refuse(sockets, &request, Close::restarting(), Box::new(pass)).await;
     }
     match register(&request, &api, Transport::Wss).await {
-        Ok(registration) => sockets.accept(&request, registration, Box::new(pass)).await,
+        Ok(registration) => socket::accept(sockets, &request, registration, Box::new(pass)).await,
         Err(problem) if stays_http(problem.code) => Err(problem.into()),
         Err(problem) => {
             api.metrics.refused(problem.code);
-            sockets.refuse(&request, close_for(&problem), Box::new(pass)).await
+            socket::refuse(sockets, &request, close_for(&problem), Box::new(pass)).await
         }
     }
 }

@@ -11,8 +11,9 @@ use crate::domain::audience::Audience;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use crate::domain::verdict::{Denial, Verdict};
+use crate::relay::outbox::When;
 use crate::relay::{
-    Answer, ConnectionSnapshot, DeliveryTrace, Head, Query, Stage, Step, When, delivery_trace,
+    Answer, ConnectionSnapshot, DeliveryTrace, Head, Query, Stage, Step, delivery_trace,
     rights_changed,
 };
 use actix_web::get;

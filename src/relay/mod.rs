@@ -5,6 +5,7 @@ mod worker;
 
 mod log;
 mod timeline;
+mod timelines;
 mod window_file;
 
 mod ids;
@@ -12,7 +13,7 @@ mod queue;
 mod seats;
 
 mod member;
-mod outbox;
+pub mod outbox;
 
 mod delivery_trace;
 mod snapshot;
@@ -38,7 +39,6 @@ pub use head::Head;
 pub use ids::{Claim, ClaimError, Claimed};
 pub use log::{Appended, LONGEST_RUN, Log, NotNow, NotPlaced, SharedLog};
 pub use member::{Link, Transport};
-pub use outbox::{Batch, Next, Outbox, When};
 pub use progress::{Counts, Step};
 pub use sealed::{Digest, Sealed};
 pub use seats::NoSeat;
@@ -224,7 +224,7 @@ impl Relay {
         instance: &InstanceId,
         query: &Query,
     ) -> Result<(Answer, Result<(), Unanswered>), Unanswered> {
-        self.0.ask(instance, query).await
+        self.0.inboxes.ask(instance, query).await
     }
 
     /// A message that can still be traced, by its id.

@@ -1,8 +1,9 @@
 //! One event stream's life: the frames of its outbox as server-sent events (HTML standard, section
 //! 9.2).
 
-use super::Held;
-use crate::relay::{Close, Frame, Next, Notice, Registration};
+use super::sockets::Held;
+use crate::relay::outbox::Next;
+use crate::relay::{Close, Frame, Notice, Registration};
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};

@@ -3,8 +3,9 @@
 use super::client_input::{Asked, ClientInput};
 use super::reader::Reader;
 use super::renewal::Renewal;
-use super::{Held, Sockets};
-use crate::relay::{Batch, Close, Frame, Link, OutboxBounds, Registration};
+use super::sockets::{Held, Sockets};
+use crate::relay::outbox::Batch;
+use crate::relay::{Close, Frame, Link, OutboxBounds, Registration};
 use actix_web::body::BoxBody;
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, dev, web};
 use bytes::BytesMut;
@@ -38,12 +39,31 @@ struct Parts {
     held: Held,
 }
 
+/// Answers the handshake with a socket that lives as long as `registration`. Errors: the handshake's
+/// own, when the request is no WebSocket handshake (RFC 6455 section 4.2.1).
+pub async fn accept(
+    sockets: &Sockets,
+    request: &HttpRequest,
+    registration: Registration,
+    held: Held,
+) -> Result<HttpResponse, Error> {
+    upgrade(request, Upgrade::accepted(sockets.clone(), registration, held)).await
+}
+
+/// Answers the handshake with a socket that is closed at once, so that a browser can read the
+/// reason. Errors: as for `accept`.
+pub async fn refuse(
+    sockets: &Sockets,
+    request: &HttpRequest,
+    close: Close,
+    held: Held,
+) -> Result<HttpResponse, Error> {
+    upgrade(request, Upgrade::refused(sockets.clone(), close, held)).await
+}
+
 /// The handshake is actix-ws'. Its session and stream are not used: they would hold a channel and
 /// buffers a connection.
-pub(super) async fn upgrade(
-    request: &HttpRequest,
-    upgrade: Upgrade,
-) -> Result<HttpResponse, Error> {
+async fn upgrade(request: &HttpRequest, upgrade: Upgrade) -> Result<HttpResponse, Error> {
     let nothing = web::Payload::from_request(request, &mut dev::Payload::None).await?;
     let (response, _session, _stream) =
         actix_ws::handle_with_protocols(request, nothing, &[SUBPROTOCOL])?;
@@ -54,14 +74,14 @@ pub(super) async fn upgrade(
 
 impl Upgrade {
     /// To a socket that lives as long as `registration`.
-    pub(super) fn accepted(sockets: Sockets, registration: Registration, held: Held) -> Self {
+    fn accepted(sockets: Sockets, registration: Registration, held: Held) -> Self {
         let client_input = ClientInput::new(registration.link.clone(), sockets.0.bounds);
         let registration = Some(registration);
         Self(Box::new(Parts { sockets, client_input, registration, held }))
     }
 
     /// To a socket that is closed at once.
-    pub(super) fn refused(sockets: Sockets, close: Close, held: Held) -> Self {
+    fn refused(sockets: Sockets, close: Close, held: Held) -> Self {
         let link = Rc::new(Link::new(String::new()));
         link.outbox.close(close);
         let bounds = OutboxBounds { bytes: 0, stall: CLOSE_PATIENCE };

@@ -1,6 +1,6 @@
 //! The log of a single node: the next position, under the order's lock.
 
-use super::{Appended, LONGEST_RUN, NotPlaced};
+use super::appended::{Appended, LONGEST_RUN, NotPlaced};
 use crate::relay::queue::Sender;
 use crate::relay::sealed::Sealed;
 use crate::relay::timeline::{Applied, Order, Timeline};

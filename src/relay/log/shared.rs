@@ -1,6 +1,6 @@
 //! The seam to a log that several nodes share.
 
-use super::{Appended, NotPlaced};
+use super::appended::{Appended, NotPlaced};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::relay::sealed::Sealed;

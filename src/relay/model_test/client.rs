@@ -3,7 +3,8 @@
 
 use super::naive::Person;
 use crate::domain::cursor::Cursor;
-use crate::relay::{Next, Registration};
+use crate::relay::Registration;
+use crate::relay::outbox::Next;
 use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll, Waker};

@@ -13,10 +13,11 @@ use crate::domain::instance::InstanceId;
 use crate::domain::message::{Author, Exclusion, Message, Payload, Reach};
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::domain::verdict::{Verdict, verdict};
+use crate::relay::outbox::Next;
 use crate::relay::{
     Answer, ConnectionBounds, Considered, Counts, DryRun, DryRunReport, DryRunResult,
-    HistoryBounds, Joining, Next, Origin, OutboxBounds, Query, QueueBounds, Relay, RelaySettings,
-    Step, TraceBounds, Transport, Worker,
+    HistoryBounds, Joining, Origin, OutboxBounds, Query, QueueBounds, Relay, RelaySettings, Step,
+    TraceBounds, Transport, Worker,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};

@@ -1,17 +1,18 @@
 //! One connection's bounded queue, and what happens when it is full.
 
 mod conflation;
+mod pushed;
 mod waiting;
 mod written;
 
 #[cfg(test)]
 mod outbox_test;
 
+pub use pushed::{Pushed, Wake};
 pub use written::{CloseRecord, Record, When};
 
 use super::close::Close;
 use super::frame::Frame;
-use super::progress::Counts;
 use super::settings::OutboxBounds;
 use crate::domain::channel::ChannelName;
 use std::cell::RefCell;
@@ -22,41 +23,6 @@ use waiting::Waiting;
 /// How long a socket may take to read its first frame and what it missed: messages that left the
 /// window are held no longer than that.
 const OPENING_PATIENCE: Duration = Duration::from_secs(60);
-
-/// What became of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pushed {
-    /// It waits for the socket, in the place of so many older ones of its channel.
-    Queued {
-        /// 0 where none gives way to a newer one.
-        replaced: u64,
-    },
-    /// There was no room: what waited is given up and the connection ends with 4420.
-    Full,
-    /// The connection is ending anyway; it is no receiver any more.
-    Ending,
-}
-
-impl Pushed {
-    /// The same, in connections.
-    pub fn counts(self) -> Counts {
-        match self {
-            Self::Queued { replaced } => Counts { matched: 1, queued: 1, dropped: 0, replaced },
-            Self::Full => Counts { matched: 1, dropped: 1, ..Counts::default() },
-            Self::Ending => Counts::default(),
-        }
-    }
-}
-
-/// Whether the socket's task is to be woken at its turn, since something came for it.
-#[must_use = "a socket that is not woken does not write"]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
-    /// It waits, or is to go.
-    Due,
-    /// It looks by itself, or will be woken anyway.
-    NotDue,
-}
 
 /// Frames are joined up to about so many bytes before they are written: fewer writes beat
 /// everything.

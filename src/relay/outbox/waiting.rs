@@ -1,7 +1,7 @@
 //! What waits for one socket, and the socket's task that waits for it.
 
-use super::Pushed;
 use super::conflation::Conflation;
+use super::pushed::Pushed;
 use super::written::Record;
 use crate::domain::channel::ChannelName;
 use crate::relay::close::Close;

@@ -1,7 +1,6 @@
 //! What a dry run tells: whom a message would be for, and what would become of it at one user's
 //! connections. Nothing is sent.
 
-use super::Concerned;
 use crate::domain::audience::Audience;
 use crate::domain::channel::{ChannelName, Slow};
 use crate::domain::message::{Message, Reach};
@@ -90,10 +89,10 @@ impl DryRun {
         }
     }
 
-    pub(super) fn concerned(&self) -> Concerned<'_> {
+    pub(super) fn hearers_of(&self) -> Option<&[Audience]> {
         match self.about {
-            None => Concerned::Hearers(&self.reach.audiences),
-            Some(_) => Concerned::Everyone,
+            None => Some(&self.reach.audiences),
+            Some(_) => None,
         }
     }
 

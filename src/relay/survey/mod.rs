@@ -76,25 +76,15 @@ pub enum Answer {
     DryRun(DryRunReport),
 }
 
-/// Who has to be looked at for an answer.
-#[derive(Clone, Copy, Debug)]
-pub enum Concerned<'a> {
-    /// Every connection.
-    Everyone,
-    /// Those that hear one of these.
-    Hearers(&'a [Audience]),
-}
-
 impl Query {
-    /// Who has to be looked at.
-    pub fn concerned(&self) -> Concerned<'_> {
+    /// The audiences whose hearers have to be looked at; none where everyone has.
+    pub fn hearers_of(&self) -> Option<&[Audience]> {
         match self {
             Self::List { selection, .. } | Self::Disconnect { selection, .. } => {
-                let audience = selection.audience.as_ref().map(std::slice::from_ref);
-                audience.map_or(Concerned::Everyone, Concerned::Hearers)
+                selection.audience.as_ref().map(std::slice::from_ref)
             }
-            Self::DryRun(dry_run) => dry_run.concerned(),
-            Self::Find { .. } | Self::Trace { .. } => Concerned::Everyone,
+            Self::DryRun(dry_run) => dry_run.hearers_of(),
+            Self::Find { .. } | Self::Trace { .. } => None,
         }
     }
 

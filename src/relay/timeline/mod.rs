@@ -2,15 +2,14 @@
 //! window, the ids and the workers' queues.
 
 mod entries;
-mod timelines;
 mod traces;
 mod window;
 
 #[cfg(test)]
 mod window_test;
 
-pub use timelines::Timelines;
-pub use window::{Exported, Hearing, Loss, let_through, replay};
+pub use traces::Traces;
+pub use window::{Exported, Hearing, Loss, Window, let_through, replay};
 
 use super::frame::Frame;
 use super::head::Head;
@@ -29,8 +28,7 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
-use traces::Traces;
-use window::{KeptFor, Window};
+use window::KeptFor;
 
 /// One instance's state across all workers; shared by reference.
 #[derive(Debug)]
@@ -73,10 +71,13 @@ struct Behind {
 }
 
 /// What an instance remembers.
-struct Memory {
-    window: Window,
-    ids: Ids,
-    traces: Traces,
+pub struct Memory {
+    /// What was sent lately.
+    pub window: Window,
+    /// The ids that publishers chose.
+    pub ids: Ids,
+    /// What became of the messages.
+    pub traces: Traces,
 }
 
 /// What the beginning of a connection is told.
@@ -143,7 +144,7 @@ pub enum Refilled {
 
 impl Timeline {
     /// Of an instance whose order stands at `cursor`, of which nothing before is remembered.
-    fn new(instance: InstanceId, cursor: Cursor, memory: Memory) -> Self {
+    pub fn new(instance: InstanceId, cursor: Cursor, memory: Memory) -> Self {
         let Memory { window, ids, traces } = memory;
         let state = State {
             window,
@@ -318,12 +319,12 @@ impl Timeline {
     }
 
     /// When a message was last applied here.
-    fn last_used(&self) -> Instant {
+    pub fn last_used(&self) -> Instant {
         self.lock().used
     }
 
     /// Bytes of the window.
-    fn window_bytes(&self) -> usize {
+    pub fn window_bytes(&self) -> usize {
         self.lock().window.bytes()
     }
 
@@ -333,11 +334,12 @@ impl Timeline {
     }
 
     /// Bytes of the traces.
-    fn trace_bytes(&self) -> usize {
+    pub fn trace_bytes(&self) -> usize {
         self.traces.bytes()
     }
 
-    fn evict_traces(&self) {
+    /// Lets go of the older half of the traces.
+    pub fn evict_traces(&self) {
         self.traces.evict();
     }
 

@@ -1,6 +1,6 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
-use super::Worker;
+use super::thread::Worker;
 use crate::catalog::Tenant;
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;

@@ -13,7 +13,6 @@ use crate::domain::message::Reach;
 use crate::relay::member::{Key, Member};
 use crate::relay::outbox::JOINED_BYTES;
 use crate::relay::queue::Dispatch;
-use crate::relay::survey::Concerned;
 use ahash::RandomState;
 use chrono::Utc;
 use indexmap::IndexSet;
@@ -98,14 +97,15 @@ impl Room {
         if self.asked.len() >= MAX_ASKED {
             return asked.refuse();
         }
-        asked.begin(match asked.query().concerned() {
-            Concerned::Everyone => self.members().collect(),
-            Concerned::Hearers(audiences) => {
+        let concerned = match asked.query().hearers_of() {
+            None => self.members().collect(),
+            Some(audiences) => {
                 let keys = audiences.iter().filter_map(|audience| self.index.get(audience));
                 let keys: IndexSet<Key> = keys.flatten().copied().collect();
                 keys.into_iter().collect()
             }
-        });
+        };
+        asked.begin(concerned);
         self.asked.push_back(asked);
     }
 

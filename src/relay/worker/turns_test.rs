@@ -1,6 +1,7 @@
 //! How instances share a worker: who is woken when, who finds room, and what waits for whom.
 
-use super::{Joining, Registration, Worker};
+use super::registration::{Joining, Registration};
+use super::thread::Worker;
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
 use crate::domain::channel::{ChannelName, Slow};

@@ -2,6 +2,7 @@
 //! for the whole process.
 
 use super::asked::Asked;
+use super::inboxes::Inboxes;
 use crate::catalog::Catalog;
 use crate::domain::instance::InstanceId;
 use crate::relay::head::Head;
@@ -9,27 +10,21 @@ use crate::relay::log::Log;
 use crate::relay::queue::Sender;
 use crate::relay::sealed::Sealed;
 use crate::relay::settings::RelaySettings;
-use crate::relay::survey::{Answer, Query};
-use crate::relay::timeline::{Timeline, Timelines};
+use crate::relay::timeline::Timeline;
+use crate::relay::timelines::Timelines;
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use prometheus_client::metrics::histogram::Histogram;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{mpsc, watch};
 
-/// How long the workers have to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Reconnects a second that a drained node asks its clients to spread over.
 const RECONNECTS_A_SECOND: u64 = 500;
 /// Time over which a drain spreads its closes.
 const DRAIN_WAVES: Duration = Duration::from_secs(3);
 /// Upper bounds of the histogram of lags, in messages.
 const LAG_BUCKETS: [f64; 10] = [0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 500.0, 1_000.0];
-/// Questions that may wait for one worker before it has taken them.
-pub(super) const MAX_ASKED: usize = 64;
 
 /// Shared by reference.
 #[derive(Debug)]
@@ -45,7 +40,7 @@ pub struct Workers {
     /// One queue a worker; grows while the workers start, then stays.
     queues: ArcSwap<Vec<Sender>>,
     /// The other way to each worker, for questions about its connections.
-    inboxes: ArcSwap<Vec<mpsc::Sender<Asked>>>,
+    pub inboxes: Inboxes,
     /// How far acknowledgements lag behind what was queued, in messages.
     pub lag: Histogram,
     /// Bytes that waited in the outboxes of each worker at its last tick.
@@ -67,17 +62,6 @@ pub(super) struct DrainPlan {
     pub waves: Duration,
 }
 
-/// Some connections were not asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unanswered {
-    /// As many questions wait as may.
-    #[error("too many questions about connections wait")]
-    TooMany,
-    /// A worker has not answered in time.
-    #[error("a worker has not answered in time")]
-    Late,
-}
-
 impl Workers {
     /// None yet.
     pub fn new(catalog: Catalog, settings: RelaySettings, log: Log) -> Self {
@@ -87,7 +71,7 @@ impl Workers {
             log,
             timelines: Timelines::new(settings),
             queues: ArcSwap::from_pointee(Vec::new()),
-            inboxes: ArcSwap::from_pointee(Vec::new()),
+            inboxes: Inboxes::default(),
             lag: Histogram::new(LAG_BUCKETS),
             waiting: RwLock::default(),
             evaluations: Arc::default(),
@@ -101,8 +85,8 @@ impl Workers {
         let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
         let index = waiting.len();
         waiting.push(0);
-        self.queues.rcu(|queues| with(queues, queue.clone()));
-        self.inboxes.rcu(|inboxes| with(inboxes, inbox.clone()));
+        self.queues.rcu(|queues| queues.iter().cloned().chain([queue.clone()]).collect::<Vec<_>>());
+        self.inboxes.add(inbox);
         index
     }
 
@@ -136,33 +120,6 @@ impl Workers {
         }
         timeline.remember(&applied, now);
         Some(applied.head().clone())
-    }
-
-    /// Asks every worker about an instance's connections: what those that answer in time say, and
-    /// whether that is everyone. Errors: `Unanswered::TooMany`.
-    pub async fn ask(
-        &self,
-        instance: &InstanceId,
-        query: &Query,
-    ) -> Result<(Answer, Result<(), Unanswered>), Unanswered> {
-        let deadline = Instant::now() + PATIENCE;
-        let inboxes = self.inboxes.load_full();
-        let mut answers = Vec::with_capacity(inboxes.len());
-        for inbox in &*inboxes {
-            let (reply, answer) = oneshot::channel();
-            let asked = Asked::new(instance.clone(), query.clone(), reply);
-            inbox.try_send(asked).map_err(|_| Unanswered::TooMany)?;
-            answers.push(timeout_at(deadline, answer));
-        }
-        let (mut whole, mut outcome) = (query.nobody(), Ok(()));
-        for answer in join_all(answers).await {
-            match answer {
-                Ok(Ok(Some(part))) => whole = query.fold(whole, part),
-                Ok(Ok(None)) => return Err(Unanswered::TooMany),
-                Ok(Err(_)) | Err(_) => outcome = Err(Unanswered::Late),
-            }
-        }
-        Ok((whole, outcome))
     }
 
     /// Bytes that waited in all outboxes at the last tick.
@@ -200,8 +157,4 @@ impl Workers {
         let spread_ms = (self.open() as u64 * 1_000 / RECONNECTS_A_SECOND).clamp(1_000, 60_000);
         DrainPlan { spread_ms, waves: DRAIN_WAVES }
     }
-}
-
-fn with<T: Clone>(all: &Arc<Vec<T>>, one: T) -> Vec<T> {
-    all.iter().cloned().chain([one]).collect()
 }

@@ -1,12 +1,10 @@
 //! The timelines of all instances, and the bounds of what they take together.
 
-use super::traces::Traces;
-use super::window::{Exported, Window};
-use super::{Memory, Timeline};
+use super::ids::{ExportedId, Ids};
+use super::settings::RelaySettings;
+use super::timeline::{Exported, Memory, Timeline, Traces, Window};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
-use crate::relay::ids::{ExportedId, Ids};
-use crate::relay::settings::RelaySettings;
 use ahash::RandomState;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
