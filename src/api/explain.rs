@@ -150,7 +150,7 @@ pub async fn explain_channel(
             let connection = find_connection(&api, &tenant.instance.id, id).await?;
             // It was asked again by rules at least as new as those of the request.
             tenant = api.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
-            Whom::Connection(connection)
+            Whom::Connection(Box::new(connection))
         }
     };
     let channel = tenant.channels.get(&channel.name).cloned().ok_or_else(missing)?;
@@ -288,7 +288,7 @@ fn signed_in(names: &ClaimNames, mut claims: Map<String, Value>, bearer: Princip
 /// Of whom the rules are asked.
 enum Whom {
     User(Box<Principal>),
-    Connection(ConnectionSnapshot),
+    Connection(Box<ConnectionSnapshot>),
 }
 
 impl Whom {

@@ -15,7 +15,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One instance's ids.
 #[derive(Debug)]
-pub struct Ids {
+pub(crate) struct Ids {
     state: Mutex<State>,
     /// Ids of the whole process.
     total: Arc<AtomicUsize>,
@@ -75,7 +75,7 @@ pub struct Claimed {
 
 /// An id between two processes.
 #[derive(Debug)]
-pub struct ExportedId {
+pub(crate) struct ExportedId {
     /// Its message.
     pub head: Arc<Head>,
     /// Of the request.

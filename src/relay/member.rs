@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A connection's place in its worker's shard.
-pub type Key = usize;
+pub(crate) type Key = usize;
 
 /// One connection as its socket and its worker share it.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub enum Transport {
 
 /// What a worker knows of one connection.
 #[derive(Debug)]
-pub struct Member {
+pub(crate) struct Member {
     /// Shared with the socket.
     pub link: Rc<Link>,
     /// How it receives.

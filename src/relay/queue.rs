@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 /// A message on its way to one worker; what the worker did is reported to its head.
 #[derive(Clone, Debug)]
-pub struct Dispatch {
+pub(crate) struct Dispatch {
     /// The message.
     pub frame: Frame,
     /// Whose it is, and what it takes of the queue.
@@ -19,7 +19,7 @@ pub struct Dispatch {
 
 /// What one instance takes of one worker's queue.
 #[derive(Debug)]
-pub struct Share {
+pub(crate) struct Share {
     /// Which instance.
     pub instance: InstanceId,
     /// Of its timeline: another one of the same name has another.
@@ -36,7 +36,7 @@ struct Taken {
 
 /// The sending end.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     queue: mpsc::Sender<Dispatch>,
     common: Arc<Common>,
     bounds: QueueBounds,
@@ -44,7 +44,7 @@ pub struct Sender {
 
 /// The receiving end.
 #[derive(Debug)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     queue: mpsc::Receiver<Dispatch>,
     common: Arc<Common>,
 }
@@ -61,10 +61,10 @@ struct Common {
 }
 
 /// The instances for which a worker has fallen behind.
-pub struct Behind(Arc<Common>);
+pub(crate) struct Behind(Arc<Common>);
 
 /// Space for one message in a queue; given back unless something is sent.
-pub struct Space<'a> {
+pub(crate) struct Space<'a> {
     permit: Option<mpsc::Permit<'a, Dispatch>>,
     taken: &'a Taken,
     share: Arc<Share>,

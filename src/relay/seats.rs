@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Connections of one instance.
 #[derive(Debug, Default)]
-pub struct Seats {
+pub(crate) struct Seats {
     /// By worker; an index beyond the end has nobody.
     workers: Vec<AtWorker>,
     /// Seats taken: connections that are registered or about to be.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// By instance; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Timelines(Arc<Inner>);
+pub(crate) struct Timelines(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {

@@ -123,6 +123,8 @@ async fn the_metrics_count_exactly_what_happened() {
     let request =
         app.request("POST", "/v1/messages").header("instance", "side").bearer_auth(elsewhere);
     app.send(request.json(&json!({"channel": "ALL", "message": 1})), 202).await;
+    let (shop, only_asked) = (token("shop").component(), json!({"channel": "ALL", "message": 1}));
+    app.call("POST", "/v1/messages?dryRun=true", Some(&shop), Some(only_asked), 202).await;
     let unknown = Some(json!({"channel": "channel:nowhere", "message": 1}));
     app.call("POST", "/v1/messages", Some(&token("publisher").component()), unknown, 404).await;
     app.call("GET", "/v1/channels/news", None, None, 401).await;
@@ -144,11 +146,12 @@ async fn the_metrics_count_exactly_what_happened() {
         ("herald_dropped_total{instance=\"main\"}", 1.0),
         ("herald_messages_total{instance=\"side\"}", 1.0),
         ("herald_matched_total{instance=\"side\"}", 0.0),
-        ("herald_requests_total{route=\"/v1/messages\",status=\"2xx\"}", sent + 1.0),
+        ("herald_requests_total{route=\"/v1/messages\",status=\"2xx\"}", sent + 2.0),
         ("herald_requests_total{route=\"/v1/channels/{name}\",status=\"4xx\"}", 1.0),
         ("herald_refusals_total{code=\"CHANNEL_NOT_FOUND\"}", 1.0),
         ("herald_refusals_total{code=\"TOKEN_MISSING\"}", 1.0),
         ("herald_refusals_total{code=\"TOKEN_EXPIRED\"}", 1.0),
+        // A dry run publishes nothing.
         ("herald_publish_seconds_count", sent + 1.0),
         ("herald_publish_seconds_bucket{le=\"+Inf\"}", sent + 1.0),
         ("herald_postgres_up", 1.0),

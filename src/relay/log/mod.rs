@@ -26,7 +26,7 @@ pub enum Log {
 impl Log {
     /// Gives each message of `run` its place, in order; what the log answered, as far as it took
     /// them. One that was not taken ends the run: those behind it are still in `run`.
-    pub async fn append(
+    pub(crate) async fn append(
         &self,
         timeline: &Arc<Timeline>,
         queues: &[Sender],
@@ -34,12 +34,12 @@ impl Log {
     ) -> Vec<Result<Appended, NotPlaced>> {
         match self {
             Self::Memory => memory::append(timeline, queues, run),
-            Self::Shared(log) => log.append(timeline, std::mem::take(run)).await,
+            Self::Shared(log) => log.append(timeline.instance(), std::mem::take(run)).await,
         }
     }
 
     /// Gives one message its place. Errors: `NotPlaced`.
-    pub async fn append_one(
+    pub(crate) async fn append_one(
         &self,
         timeline: &Arc<Timeline>,
         queues: &[Sender],
@@ -48,7 +48,7 @@ impl Log {
         match self {
             Self::Memory => memory::append_one(timeline, queues, sealed),
             Self::Shared(log) => {
-                let mut answers = log.append(timeline, vec![sealed]).await;
+                let mut answers = log.append(timeline.instance(), vec![sealed]).await;
                 answers.pop().unwrap_or(Err(NotPlaced::Unknown))
             }
         }
@@ -56,10 +56,14 @@ impl Log {
 
     /// Waits, bounded, until what a cursor names is applied here. In memory nothing can come.
     /// Errors: `NotNow`.
-    pub async fn wait_for(&self, timeline: &Arc<Timeline>, cursor: Cursor) -> Result<(), NotNow> {
+    pub(crate) async fn wait_for(
+        &self,
+        timeline: &Arc<Timeline>,
+        cursor: Cursor,
+    ) -> Result<(), NotNow> {
         match self {
             Self::Shared(log) if timeline.cursor().position < cursor.position => {
-                log.wait_for(timeline, cursor).await
+                log.wait_for(timeline.instance(), cursor).await
             }
             _ => Ok(()),
         }

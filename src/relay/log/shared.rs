@@ -4,9 +4,7 @@ use super::appended::{Appended, NotPlaced};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::relay::sealed::Sealed;
-use crate::relay::timeline::Timeline;
 use futures_util::future::BoxFuture;
-use std::sync::Arc;
 
 /// A log that gives places for several nodes. What it has taken comes back to each of them, in
 /// order and once, through `Relay::apply`.
@@ -15,17 +13,13 @@ pub trait SharedLog: Send + Sync {
     /// then) or is known to be taken. One answer for each message.
     fn append(
         &self,
-        timeline: &Arc<Timeline>,
+        instance: &InstanceId,
         run: Vec<Sealed>,
     ) -> BoxFuture<'_, Vec<Result<Appended, NotPlaced>>>;
 
     /// Waits, bounded, until what `cursor` names is applied here. Resolves at once for what the
     /// log does not have either: that is a cursor of another epoch. Errors: `NotNow`.
-    fn wait_for(
-        &self,
-        timeline: &Arc<Timeline>,
-        cursor: Cursor,
-    ) -> BoxFuture<'_, Result<(), NotNow>>;
+    fn wait_for(&self, instance: &InstanceId, cursor: Cursor) -> BoxFuture<'_, Result<(), NotNow>>;
 
     /// The epoch of an instance's order: the same on every node.
     fn epoch_of(&self, instance: &InstanceId) -> u64;

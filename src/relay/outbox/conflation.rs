@@ -12,7 +12,7 @@ use std::time::Instant;
 /// The messages of one outbox of which a newer one of the same channel takes the place of one that
 /// still waits; places are counted with its other frames.
 #[derive(Debug, Default)]
-pub struct Conflation {
+pub(crate) struct Conflation {
     /// By place. Of a channel, at most one `Dropped`, and its frames behind it.
     items: VecDeque<Item>,
     /// Sum of the lengths of the frames on the wire.

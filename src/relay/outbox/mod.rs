@@ -8,7 +8,8 @@ mod written;
 #[cfg(test)]
 mod outbox_test;
 
-pub use pushed::{Pushed, Wake};
+pub use pushed::Pushed;
+pub(super) use pushed::Wake;
 pub use written::{CloseRecord, Record, When};
 
 use super::close::Close;
@@ -73,7 +74,7 @@ impl Outbox {
     /// Queues a message as `push` does; under the `latest` policy, in the place of those of its
     /// channel that had their turn. Wakes nobody yet: the caller is to call `wake` when it is the
     /// socket's turn.
-    pub fn push_message(
+    pub(crate) fn push_message(
         &self,
         frame: &Frame,
         bounds: OutboxBounds,

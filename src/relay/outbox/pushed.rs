@@ -30,7 +30,7 @@ impl Pushed {
 /// Whether the socket's task is to be woken at its turn, since something came for it.
 #[must_use = "a socket that is not woken does not write"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
+pub(crate) enum Wake {
     /// It waits, or is to go.
     Due,
     /// It looks by itself, or will be woken anyway.

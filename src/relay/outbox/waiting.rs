@@ -19,7 +19,7 @@ const KEPT_PLACES: usize = 8;
 
 /// The inside of an outbox.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// What comes before everything else: the first frame and what was missed. Its bound is the
     /// replay's.
     pub opening: VecDeque<Frame>,
@@ -58,7 +58,7 @@ pub struct Waiting {
 /// than queueing one, and one message may be too much for thousands of connections: so it is done
 /// at each one's turn, and counted then.
 #[derive(Debug)]
-pub struct GivenUp {
+pub(crate) struct GivenUp {
     _opening: VecDeque<Frame>,
     frames: VecDeque<(u64, Frame)>,
     conflation: Option<Box<Conflation>>,

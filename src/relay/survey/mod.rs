@@ -98,9 +98,9 @@ impl Query {
         }
     }
 
-    /// Looks at one of those concerned. `hears` says whether it hears one of some audiences; it is
-    /// asked about those of a dry run's message alone.
-    pub fn look_at(
+    /// Looks at one connection. `hears` says whether it hears one of some audiences; it is asked
+    /// about those of a dry run's message alone.
+    pub(crate) fn look_at(
         &self,
         member: &Member,
         hears: impl FnOnce(&[Audience]) -> bool,
@@ -108,30 +108,31 @@ impl Query {
         answer: &mut Answer,
     ) {
         match (self, answer) {
-            (Self::List { selection, after, most }, Answer::List(listing)) => {
-                if selection.includes(member) && !member.link.outbox.is_ending() {
-                    listing.add(member, after.as_deref(), *most);
-                }
-            }
-            (Self::Disconnect { selection, close }, Answer::Disconnected(closed)) => {
-                if selection.includes(member) && !member.link.outbox.is_ending() {
-                    member.link.outbox.close(close.clone());
-                    *closed += 1;
-                }
-            }
-            (Self::Find { id }, Answer::Known(known)) => {
-                if member.link.id == *id && !member.link.outbox.is_ending() {
-                    known.push(member.open_snapshot(0));
-                }
-            }
-            (Self::Trace { user, position }, Answer::Known(known)) => {
-                if member.principal.user == *user {
-                    known.push(member.open_snapshot(*position));
-                }
-            }
             (Self::DryRun(dry_run), Answer::DryRun(report)) => {
                 let hears = hears(&dry_run.reach.audiences);
                 dry_run.look_at(member, hears, (bounds.outbox, now), report);
+            }
+            (Self::Trace { user, position }, Answer::Known(known))
+                if member.principal.user == *user =>
+            {
+                known.push(member.open_snapshot(*position));
+            }
+            // Of the others, one that is ending is none any more.
+            (Self::Trace { .. }, _) => {}
+            _ if member.link.outbox.is_ending() => {}
+            (Self::List { selection, after, most }, Answer::List(listing))
+                if selection.includes(member) =>
+            {
+                listing.add(member, after.as_deref(), *most);
+            }
+            (Self::Disconnect { selection, close }, Answer::Disconnected(closed))
+                if selection.includes(member) =>
+            {
+                member.link.outbox.close(close.clone());
+                *closed += 1;
+            }
+            (Self::Find { id }, Answer::Known(known)) if member.link.id == *id => {
+                known.push(member.open_snapshot(0));
             }
             // An answer is begun by `nobody`, and so is of its query's kind.
             _ => {}

@@ -11,7 +11,7 @@ const ENTRY_BYTES: usize = 384;
 
 /// The entries of one window. A number tells the entry's slot.
 #[derive(Debug)]
-pub struct Entries {
+pub(crate) struct Entries {
     /// Oldest first.
     slots: VecDeque<Slot>,
     /// Number of the first slot.
@@ -31,7 +31,7 @@ struct Slot {
 
 /// One message that is kept.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The message.
     pub frame: Frame,
     /// When it leaves the window.

@@ -8,8 +8,8 @@ mod window;
 #[cfg(test)]
 mod window_test;
 
-pub use traces::Traces;
-pub use window::{Exported, Hearing, Loss, Window, let_through, replay};
+pub(super) use traces::Traces;
+pub(super) use window::{Exported, Hearing, Loss, Window, let_through, replay};
 
 use super::frame::Frame;
 use super::head::Head;
@@ -32,7 +32,7 @@ use window::KeptFor;
 
 /// One instance's state across all workers; shared by reference.
 #[derive(Debug)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     instance: InstanceId,
     /// Of this memory of the order; drawn at random when the relay first meets the instance.
     epoch: u64,
@@ -71,7 +71,7 @@ struct Behind {
 }
 
 /// What an instance remembers.
-pub struct Memory {
+pub(crate) struct Memory {
     /// What was sent lately.
     pub window: Window,
     /// The ids that publishers chose.
@@ -82,7 +82,7 @@ pub struct Memory {
 
 /// What the beginning of a connection is told.
 #[derive(Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// The newest position; every message behind it is sent to the connection's worker.
     pub cursor: Cursor,
     /// What was missed, where a cursor was given.
@@ -101,24 +101,24 @@ struct Counters {
 
 /// A place among the instance's connections; dropping it gives it back.
 #[derive(Debug)]
-pub struct Seat {
+pub(crate) struct Seat {
     timeline: Arc<Timeline>,
     user: UserId,
 }
 
 /// The order, locked: nothing else gets a place while this is held.
-pub struct Order<'a> {
+pub(crate) struct Order<'a> {
     timeline: &'a Timeline,
     state: MutexGuard<'a, State>,
 }
 
 /// Space for one message in the queue of each worker that may have someone for it, by the worker's
 /// index; where there is none, the worker falls behind.
-pub type Spaces<'a> = SmallVec<[(usize, Option<Space<'a>>); 4]>;
+pub(crate) type Spaces<'a> = SmallVec<[(usize, Option<Space<'a>>); 4]>;
 
 /// What `Order::apply` leaves to be done once the order is unlocked.
 #[must_use = "the message is to be remembered, and what gave way to it let go of"]
-pub struct Applied {
+pub(crate) struct Applied {
     /// Of the message, which has its place now.
     head: Arc<Head>,
     /// Workers that fell behind with it, and are to be told so.
@@ -129,7 +129,7 @@ pub struct Applied {
 
 /// How far a worker that fell behind has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refilled {
+pub(crate) enum Refilled {
     /// It has everything again, or was not behind.
     Whole,
     /// Its queue is full again.

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 /// One instance's traces and ended connections.
 #[derive(Debug)]
-pub struct Traces {
+pub(crate) struct Traces {
     bounds: TraceBounds,
     state: Mutex<State>,
     /// Bytes of the whole process.

@@ -21,7 +21,7 @@ const MAX_EMPTY_RINGS: usize = 16_384;
 
 /// Why what was missed cannot be sent whole (contract, "Receiving").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// The cursor is none of this memory's.
     Epoch,
     /// Something that may have been missed is no longer kept.
@@ -43,7 +43,7 @@ impl Loss {
 
 /// For whom a message is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptFor {
+pub(crate) enum KeptFor {
     /// For those who resume, by its audiences.
     Resuming,
     /// For workers that have fallen behind, until all of them have passed it: it is live only.
@@ -54,7 +54,7 @@ pub enum KeptFor {
 
 /// One instance's window. Positions grow with gaps; what is kept has numbers without gaps.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     bounds: HistoryBounds,
     /// Everything kept.
     entries: Entries,
@@ -81,7 +81,7 @@ struct Ring {
 
 /// Who resumes, or acknowledges.
 #[derive(Clone, Copy)]
-pub struct Hearing<'a> {
+pub(crate) struct Hearing<'a> {
     /// What it hears now.
     pub audiences: &'a [Audience],
     /// Whose connection it is.
@@ -90,7 +90,7 @@ pub struct Hearing<'a> {
 
 /// A window between two processes.
 #[derive(Debug)]
-pub struct Exported {
+pub(crate) struct Exported {
     /// Up to here, an audience that is not listed may have had messages.
     pub forgotten_to: u64,
     /// With how long each is kept, oldest first.
@@ -378,13 +378,16 @@ pub fn let_through(
     frames: Vec<Frame>,
     passes: impl Fn(&Expression) -> bool,
 ) -> impl Iterator<Item = Frame> {
-    let mut answers: HashMap<Expression, bool> = HashMap::new();
+    let mut answers: HashMap<Box<str>, bool> = HashMap::new();
     frames.into_iter().filter(move |frame| {
-        match frame.head().and_then(|head| head.reach.filter.as_ref()) {
-            Some(filter) => {
-                *answers.entry(filter.clone()).or_insert_with_key(|filter| passes(filter))
-            }
-            None => true,
+        let Some(filter) = frame.head().and_then(|head| head.reach.filter.as_ref()) else {
+            return true;
+        };
+        if let Some(answer) = answers.get(filter.as_str()) {
+            return *answer;
         }
+        let answer = passes(filter);
+        answers.insert(filter.as_str().into(), answer);
+        answer
     })
 }

@@ -13,7 +13,7 @@ const STRIDE: usize = 64;
 
 /// A question that a worker was asked.
 #[derive(Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     instance: InstanceId,
     query: Query,
     /// Who is still to be looked at.

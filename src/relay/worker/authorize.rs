@@ -13,7 +13,7 @@ use std::time::Instant;
 
 /// Why a connection is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The rules may have changed: it is told only if what it hears has.
     Rules,
     /// Its token has changed: it is told anyway.
@@ -22,7 +22,7 @@ pub enum Reason {
 
 /// What a connection hears otherwise than before.
 #[derive(Debug)]
-pub struct Rights {
+pub(crate) struct Rights {
     /// What it hears no more.
     pub lost: Vec<Audience>,
     /// What it hears now.

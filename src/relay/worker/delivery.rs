@@ -15,7 +15,7 @@ pub const QUEUED: usize = 64;
 
 /// The message that is being delivered, and how far.
 #[derive(Debug, Default)]
-pub struct UnderWay {
+pub(crate) struct UnderWay {
     /// Whom it is still for.
     left: Vec<Key>,
     /// What became of it at the others.

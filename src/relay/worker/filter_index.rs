@@ -8,11 +8,11 @@ use indexmap::{IndexMap, IndexSet};
 /// The filters that an instance's publishers used lately; each holds at most a key for every
 /// connection.
 #[derive(Debug, Default)]
-pub struct FilterIndex(IndexMap<Expression, FilterAnswers>);
+pub(crate) struct FilterIndex(IndexMap<Expression, FilterAnswers>);
 
 /// One filter's answers; a connection in neither set does not pass.
 #[derive(Debug, Default)]
-pub struct FilterAnswers {
+pub(crate) struct FilterAnswers {
     /// Who passes.
     pub passing: IndexSet<Key>,
     /// Who was not asked yet.

@@ -17,7 +17,7 @@ pub const MAX_ASKED: usize = 64;
 
 /// One inbox a worker; grows while the workers start, then stays.
 #[derive(Debug, Default)]
-pub struct Inboxes(ArcSwap<Vec<mpsc::Sender<Asked>>>);
+pub(crate) struct Inboxes(ArcSwap<Vec<mpsc::Sender<Asked>>>);
 
 /// Some connections were not asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

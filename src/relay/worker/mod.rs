@@ -18,4 +18,4 @@ pub(crate) mod turns_test;
 pub use inboxes::Unanswered;
 pub use registration::{ConnectError, Joining, Registration};
 pub use thread::Worker;
-pub use workers::Workers;
+pub(super) use workers::Workers;

@@ -72,7 +72,7 @@ impl Worker {
     /// Lets a connection in: takes its seat, registers it, and puts `CONNECTED` into its outbox,
     /// with no gap and no double between that cursor and the first message. `timeline` is its
     /// instance's. Errors: `ConnectError`.
-    pub fn connect(
+    pub(crate) fn connect(
         &self,
         timeline: Arc<Timeline>,
         joining: Joining,
@@ -172,7 +172,7 @@ impl Registration {
         self.seat.timeline().instance()
     }
 
-    /// Notes how far the client says that it has heard everything; see [`Member::acknowledge`].
+    /// Notes how far the client says that it has heard everything; see `Member::acknowledge`.
     pub fn acknowledge(&self, cursor: Cursor) {
         let shard = self.worker.shard.borrow();
         if let Some(lag) = shard.get(self.key).and_then(|member| member.acknowledge(cursor)) {

@@ -36,7 +36,7 @@ const MAX_ASKED: usize = 16;
 /// The connections of one instance on this worker. An audience without a connection is not in the
 /// index.
 #[derive(Debug, Default)]
-pub struct Room {
+pub(crate) struct Room {
     /// All of them.
     members: IndexSet<Key>,
     index: HashMap<Audience, IndexSet<Key>, RandomState>,

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 /// The connections of one worker.
 #[derive(Debug)]
-pub struct Shard {
+pub(crate) struct Shard {
     members: Slab<Member>,
     rooms: HashMap<InstanceId, Room, RandomState>,
     /// The instances for which something is to be done.

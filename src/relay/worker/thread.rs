@@ -52,7 +52,7 @@ struct Inputs {
 impl Worker {
     /// The calling thread as one more worker. Must run inside a `tokio::task::LocalSet`, as actix
     /// workers do.
-    pub fn start(workers: Arc<Workers>) -> Self {
+    pub(crate) fn start(workers: Arc<Workers>) -> Self {
         let (sender, queue) = queue::bounded(workers.settings.queue);
         let (inbox, questions) = mpsc::channel(MAX_ASKED);
         let index = workers.add(sender, inbox);

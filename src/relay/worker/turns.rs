@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const SLICE: Duration = Duration::from_micros(250);
 
 /// One turn of one room: what it has at hand.
-pub struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     /// Which turn it is.
     pub kind: TurnKind,
     /// When it began.
@@ -42,7 +42,7 @@ impl Turn<'_> {
 
 /// Which turn an instance takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TurnKind {
+pub(crate) enum TurnKind {
     /// The first since it had nothing to do.
     First,
     /// Another one: the last was too short.
@@ -53,7 +53,7 @@ pub enum TurnKind {
 /// the others at most, and for those who came before it: whoever has little to do is soon done. But
 /// of two turns one is always another one, so that nobody who has much to do waits for ever.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub(crate) struct Turns {
     first: VecDeque<InstanceId>,
     another: VecDeque<InstanceId>,
     /// Whether the last turn was a first one.

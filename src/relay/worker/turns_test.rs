@@ -1,5 +1,6 @@
 //! How instances share a worker: who is woken when, who finds room, and what waits for whom.
 
+use super::asked::Asked;
 use super::registration::{Joining, Registration};
 use super::thread::Worker;
 use crate::catalog::{Catalog, Snapshot, Tenant};
@@ -19,6 +20,7 @@ use crate::relay::queue::{Dispatch, Share};
 use crate::relay::sealed::Sealed;
 use crate::relay::settings::{QueueBounds, RelaySettings};
 use crate::relay::snapshot::Origin;
+use crate::relay::survey::{Answer, Query, Selection};
 use crate::relay::timeline::Spaces;
 use crate::relay::{NotPlaced, Published, Relay};
 use std::cell::Cell;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 pub(crate) const STORM: &str = "storm";
@@ -177,7 +180,6 @@ async fn a_quiet_instance_is_served_after_short_turns_of_its_neighbour() {
     LocalSet::new().run_until(scene).await;
 }
 
-#[expect(clippy::too_many_lines, reason = "one scene, in which each step follows from the last")]
 #[tokio::test]
 async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them() {
     let scene = async {
@@ -336,6 +338,71 @@ async fn a_change_that_came_before_a_message_holds_for_it() {
         let published = pin!(scene.publish(STORM, &message)).await.unwrap();
         assert_eq!(published.counts.matched, 0, "all were told to go before");
         assert!(connections.iter().all(|registration| registration.link.outbox.is_ending()));
+    };
+    LocalSet::new().run_until(scene).await;
+}
+
+/// A question to the connections of an instance, and what is answered.
+fn question(instance: &str, query: Query) -> (Asked, oneshot::Receiver<Option<Answer>>) {
+    let (reply, answer) = oneshot::channel();
+    (Asked::new(InstanceId::new(instance).unwrap(), query, reply), answer)
+}
+
+#[tokio::test]
+async fn many_are_disconnected_a_slice_a_turn_and_a_neighbour_is_served_between() {
+    let scene = async {
+        let scene = Scene::new(SETTINGS);
+        let storm: Vec<Registration> = (0..200).map(|_| scene.connect(STORM)).collect();
+        let quiet = scene.connect(QUIET);
+        let bell = Arc::new(Bell::default());
+        wait(&quiet.link.outbox, &bell);
+        let selection = Selection::default();
+        let everyone = Query::Disconnect { selection, close: Close::disconnected("enough") };
+        let (asked, mut answer) = question(STORM, everyone);
+        scene.worker.shard().borrow_mut().ask(asked);
+        let ending = || storm.iter().filter(|it| it.link.outbox.is_ending()).count();
+        // A turn that began long ago has time for one slice.
+        let turn = || {
+            let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+            scene.worker.shard().borrow_mut().take_turn(&snapshot(1), long_ago, &|_| {});
+        };
+        turn();
+        assert_eq!((ending(), answer.try_recv().is_err()), (STRIDE, true));
+        let (other, mut known) = question(QUIET, Query::Find { id: quiet.link.id.clone() });
+        scene.worker.shard().borrow_mut().ask(other);
+        // Of two turns one is the neighbour's.
+        (0..2).for_each(|_| turn());
+        assert_eq!(ending(), 2 * STRIDE);
+        assert!(matches!(known.try_recv(), Ok(Some(Answer::Known(known))) if known.len() == 1));
+        (0..2).for_each(|_| turn());
+        assert_eq!(ending(), 200);
+        assert!(matches!(answer.try_recv(), Ok(Some(Answer::Disconnected(200)))));
+        assert!(!quiet.link.outbox.is_ending());
+    };
+    LocalSet::new().run_until(scene).await;
+}
+
+#[tokio::test]
+async fn sixteen_questions_of_an_instance_wait_and_one_more_is_refused() {
+    let scene = async {
+        let scene = Scene::new(SETTINGS);
+        let (_storm, _quiet) = (scene.connect(STORM), scene.connect(QUIET));
+        let ask = |instance: &str| {
+            let (asked, answer) = question(instance, Query::Find { id: "nobody".into() });
+            scene.worker.shard().borrow_mut().ask(asked);
+            answer
+        };
+        let mut waiting: Vec<_> = (0..16).map(|_| ask(STORM)).collect();
+        assert!(matches!(ask(STORM).try_recv(), Ok(None)), "refused at once");
+        let mut neighbour = ask(QUIET);
+        for _ in 0..2 {
+            let mut shard = scene.worker.shard().borrow_mut();
+            shard.take_turn(&snapshot(1), Instant::now(), &|_| {});
+        }
+        let is_answered =
+            |answer: &mut oneshot::Receiver<_>| matches!(answer.try_recv(), Ok(Some(_)));
+        assert!(waiting.iter_mut().all(is_answered) && is_answered(&mut neighbour));
+        assert!(ask("nowhere").try_recv().is_ok(), "nobody is there: answered at once");
     };
     LocalSet::new().run_until(scene).await;
 }

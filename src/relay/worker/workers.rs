@@ -28,7 +28,7 @@ const LAG_BUCKETS: [f64; 10] = [0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 500
 
 /// Shared by reference.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     /// What is configured.
     pub catalog: Catalog,
     /// What the relay was built with.
