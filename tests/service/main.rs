@@ -17,6 +17,7 @@ mod clients;
 mod command_line;
 mod connections;
 mod documents;
+mod example;
 mod explaining;
 mod filtering;
 mod instances;
