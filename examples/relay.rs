@@ -8,9 +8,8 @@ use herald::domain::cursor::Cursor;
 use herald::domain::instance::{Instance, InstanceId};
 use herald::domain::message::{Author, Exclusion, Message, Payload, Reach};
 use herald::domain::principal::{Principal, UserId};
-use herald::relay::{
-    Joining, Next, Origin, Published, Registration, Relay, RelaySettings, Transport,
-};
+use herald::relay::outbox::Next;
+use herald::relay::{Joining, Origin, Published, Registration, Relay, RelaySettings, Transport};
 use std::error::Error;
 use std::future::poll_fn;
 use std::net::Ipv4Addr;

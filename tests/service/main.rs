@@ -23,6 +23,7 @@ mod filtering;
 mod instances;
 mod operation;
 mod outages;
+mod papers;
 mod permissions;
 mod publishing;
 mod receiving;
