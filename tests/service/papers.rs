@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+/// What is held to the code.
+const PAPERS: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"];
 /// What a paper calls a file or a folder ends like one of these.
 const ENDINGS: [&str; 5] = [".rs", ".md", ".json", ".txt", "/"];
 /// Folders whose files a paper may name by their names alone.
@@ -45,7 +47,7 @@ fn files_of_ours() -> Vec<String> {
 fn files_that_a_paper_names_are_there() {
     let files = files_of_ours();
     let mut wrong = Vec::new();
-    for name in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+    for name in PAPERS {
         let text = paper(name);
         let is_plain =
             |it: &str| it.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
@@ -71,34 +73,53 @@ fn files_that_a_paper_names_are_there() {
 
 #[test]
 fn what_a_paper_calls_by_its_path_in_the_code_is_there() {
-    let read = |it: &String| fs::read_to_string(root().join(it)).expect("a source file");
-    let sources: Vec<String> =
-        files(&root().join("src")).iter().filter(|it| it.ends_with(".rs")).map(read).collect();
+    let files = files(&root().join("src"));
+    let sources: Vec<Source> = files.iter().filter_map(|path| Source::read(path)).collect();
     let is_word =
-        |it: &str| !it.is_empty() && it.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let defines = |source: &str, name: &str| {
-        let kinds = ["fn", "struct", "enum", "trait", "const", "type", "mod"];
-        kinds.iter().any(|kind| {
-            let start = format!("{kind} {name}");
-            let after = |at: usize| source[at + start.len()..].chars().next();
-            let is_whole = |c: Option<char>| !c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-            source.match_indices(&start).any(|(at, _)| is_whole(after(at)))
-        })
-    };
+        |it: &&str| !it.is_empty() && it.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let mut wrong = Vec::new();
-    for name in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+    for name in PAPERS {
         let text = paper(name);
         for path in quoted(&text) {
-            let parts: Vec<&str> = path.split("::").collect();
-            if parts.len() < 2 || !parts.iter().all(|part| is_word(part)) {
-                continue;
-            }
-            if !parts.iter().all(|part| sources.iter().any(|source| defines(source, part))) {
+            let Some((owner, item)) = path.split_once("::") else { continue };
+            if [owner, item].iter().all(is_word) && !sources.iter().any(|it| it.has(owner, item)) {
                 wrong.push(format!("{name} names {path}, which is not there"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// One file of the source: its path, and its words in order.
+struct Source {
+    path: String,
+    words: Vec<String>,
+}
+
+impl Source {
+    fn read(path: &str) -> Option<Self> {
+        let text = path.ends_with(".rs").then(|| fs::read_to_string(root().join(path)).ok())??;
+        let is_mark = |c: char| !c.is_alphanumeric() && c != '_';
+        let words = text.split(is_mark).filter(|word| !word.is_empty()).map(String::from);
+        Some(Self { path: path.into(), words: words.collect() })
+    }
+
+    /// Whether a type (or a module, in lower case) of this file has an item of this name.
+    fn has(&self, owner: &str, item: &str) -> bool {
+        let is_here = match owner.starts_with(char::is_uppercase) {
+            true => self.defines(&["struct", "enum", "trait", "impl", "for"], owner),
+            false => {
+                self.path.ends_with(&format!("/{owner}.rs"))
+                    || self.path.contains(&format!("/{owner}/"))
+            }
+        };
+        is_here && self.defines(&["fn", "struct", "enum", "trait", "const"], item)
+    }
+
+    fn defines(&self, kinds: &[&str], name: &str) -> bool {
+        let is_it = |pair: &[String]| kinds.contains(&pair[0].as_str()) && pair[1] == name;
+        self.words.windows(2).any(is_it)
+    }
 }
 
 #[test]
