@@ -105,7 +105,9 @@ pub struct ConnectionBody {
     /// How far it says that it has heard everything (`cursor` of its last `PING`); `null` before it
     /// did.
     acked_cursor: Option<String>,
-    /// Places in the instance's order between that and the newest message that was queued for it.
+    /// Messages of the instance behind that cursor, up to the newest one that was queued for the
+    /// connection. Counted are messages that are kept for clients that resume: where the cursor
+    /// lies before the oldest of them, it is at least so many.
     lag: Option<u64>,
 }
 

@@ -25,7 +25,9 @@ use utoipa::IntoParams;
 #[into_params(parameter_in = Query)]
 pub struct PublishParameters {
     /// Do everything but the sending: checks, counts, and the rate limit; and tell which users the
-    /// message is for. Needs a component's token or `REALTIME_ADMIN`. The other parameters need it.
+    /// message is for. Counted is who is connected at this moment, by the newest rules, ahead of
+    /// messages that still wait to be delivered. Needs a component's token or `REALTIME_ADMIN`. The
+    /// other parameters need it.
     #[serde(default)]
     dry_run: bool,
     /// Most users to answer with, 1 to 200; 50 where left out.
@@ -45,8 +47,9 @@ pub struct PublishParameters {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct BatchParameters {
-    /// Do everything but the sending: checks, counts, and the rate limit. Needs a component's token
-    /// or `REALTIME_ADMIN`.
+    /// Do everything but the sending: checks, counts, and the rate limit. Counted is who is
+    /// connected at this moment, ahead of messages that still wait to be delivered. Needs a
+    /// component's token or `REALTIME_ADMIN`.
     #[serde(default)]
     dry_run: bool,
 }

@@ -17,7 +17,7 @@ pub struct Receipt {
     /// The message's id.
     #[schema(value_type = String)]
     id: Arc<str>,
-    /// Its place in the instance's order.
+    /// Its place in the instance's order; in a dry run, the place of the newest message.
     #[serde(serialize_with = "write_cursor")]
     #[schema(value_type = String)]
     cursor: Cursor,
@@ -34,14 +34,15 @@ pub struct Receipt {
     /// that had not been written yet, and never will, because this one took their place.
     #[serde(skip_serializing_if = "is_zero")]
     replaced: u64,
-    /// Whether this answer repeats that of an earlier request.
+    /// Whether the message was published before with the same id. Nothing was sent then, and the
+    /// counts are those of that message.
     duplicate: bool,
     /// Only present, and true, when a part of the server took more than a second to count: the
     /// counts are then too low.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     incomplete: bool,
-    /// Only present in a dry run of one message: the users whom it is for, in byte order of their
-    /// ids.
+    /// Only present in a dry run of one message: the users whom it would be for, in byte order of
+    /// their ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     users: Option<Page<MatchedUser>>,

@@ -12,7 +12,7 @@ use crate::auth::development::DevelopmentKey;
 use crate::auth::{AuthSettings, Authenticator, ClaimNames, PublicKey};
 use crate::catalog::{self, Catalog, Snapshot};
 use crate::config::{Config, SigningIn, SigningKeys};
-use crate::domain::instance::{Instance, InstanceId, Limits};
+use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
 use crate::postgres::{PostgresSettings, PrivatePostgres};
@@ -204,15 +204,7 @@ async fn make_demo(store: &Store) -> Result<(), InsertError> {
     let (Ok(id), Ok(actor)) = (InstanceId::new("demo"), UserId::new("herald")) else {
         return Ok(());
     };
-    let demo = Instance {
-        id,
-        name: "Demo".into(),
-        enabled: true,
-        publish_roles: Vec::new(),
-        origins: Vec::new(),
-        limits: Limits::default(),
-        version: 1,
-    };
+    let demo = Instance { name: "Demo".into(), ..Instance::new(id) };
     match store.insert_instance(&actor, &demo).await {
         Ok(_) | Err(InsertError::Exists) => Ok(()),
         Err(error) => Err(error),
@@ -315,5 +307,17 @@ async fn forget_revocations(store: &Store) {
         Ok(0) => {}
         Ok(count) => tracing::debug!(revocations = count, "revocations have ended"),
         Err(error) => tracing::debug!(%error, "ended revocations stay for now"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_relays_own_defaults_are_those_of_a_service_with_nothing_set() {
+        let nothing = Config::from_settings([].into()).unwrap();
+        let default = RelaySettings::default();
+        assert_eq!(relay_settings(&nothing, default.connections), default);
     }
 }

@@ -32,6 +32,11 @@ pub enum ResolveError {
 }
 
 impl Tenant {
+    /// An instance without channels and revocations.
+    pub fn new(instance: Instance) -> Self {
+        Self { instance, channels: Channels::default(), revocations: Revocations::default() }
+    }
+
     /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.
     /// Errors: `ResolveError`; a bare word that names a disabled channel never falls back to the
     /// user of that id.

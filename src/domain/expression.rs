@@ -10,7 +10,7 @@ mod evaluate;
 mod explain;
 mod facts;
 mod functions;
-#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod kinds;
 mod linear;

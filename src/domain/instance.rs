@@ -30,6 +30,20 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// A fresh one: enabled, without a name, with the limits that are usual, and open to every
+    /// origin but `null`.
+    pub fn new(id: InstanceId) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            enabled: true,
+            publish_roles: Vec::new(),
+            origins: Vec::new(),
+            limits: Limits::default(),
+            version: 1,
+        }
+    }
+
     /// Whether a browser page of this origin may use the instance. `None` (not a browser) always
     /// may; `null` only if listed, even where any origin may.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {

@@ -56,6 +56,22 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// A user without groups, roles and other claims, valid nowhere, until `expires_at` (Unix
+    /// seconds).
+    pub fn new(user: UserId, expires_at: i64) -> Self {
+        Self {
+            user,
+            groups: Vec::new(),
+            roles: Vec::new(),
+            scope: Scope::Instances(Vec::new()),
+            component: None,
+            claims: Map::new(),
+            token_id: None,
+            issued_at: None,
+            expires_at,
+        }
+    }
+
     /// Whether the token is valid in `instance`.
     pub fn is_valid_in(&self, instance: &InstanceId) -> bool {
         match &self.scope {

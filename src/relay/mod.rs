@@ -28,6 +28,8 @@ mod settings;
 mod totals;
 
 #[cfg(test)]
+mod life_test;
+#[cfg(test)]
 pub(crate) mod model_test;
 #[cfg(test)]
 pub(crate) use worker::turns_test;

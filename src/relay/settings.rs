@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What the relay is built with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
     /// Of each worker's queue.
     pub queue: QueueBounds,
@@ -22,7 +22,7 @@ pub struct RelaySettings {
 }
 
 /// What one worker's queue may hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueBounds {
     /// Messages.
     pub messages: usize,
@@ -31,7 +31,7 @@ pub struct QueueBounds {
 }
 
 /// The bounds that every tick and every delivery looks at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionBounds {
     /// Of each outbox.
     pub outbox: OutboxBounds,
@@ -48,7 +48,7 @@ pub struct ConnectionBounds {
 }
 
 /// How much may wait for one socket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxBounds {
     /// Bytes of frames that wait.
     pub bytes: usize,
@@ -57,7 +57,7 @@ pub struct OutboxBounds {
 }
 
 /// How much is kept for clients that resume.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryBounds {
     /// For how long.
     pub window: Duration,
@@ -74,7 +74,7 @@ pub struct HistoryBounds {
 }
 
 /// How much is remembered to say what became of messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceBounds {
     /// For how long: the window's time.
     pub window: Duration,
@@ -84,6 +84,36 @@ pub struct TraceBounds {
     pub ended: usize,
     /// Bytes of the whole process.
     pub total_bytes: usize,
+}
+
+impl Default for RelaySettings {
+    /// What a service has with nothing set, and 10,000 connections.
+    fn default() -> Self {
+        let window = Duration::from_secs(120);
+        Self {
+            queue: QueueBounds { messages: 1_024, bytes: 16 << 20 },
+            connection: ConnectionBounds {
+                outbox: OutboxBounds { bytes: 256 << 10, stall: Duration::from_secs(10) },
+                keep_alive: Duration::from_secs(75),
+                comment: Duration::from_secs(15),
+                leeway_seconds: 30,
+                expiring_seconds: 60,
+                filters: 64,
+            },
+            history: HistoryBounds {
+                window,
+                messages: 1_000,
+                bytes: 1 << 20,
+                total_bytes: 256 << 20,
+                replay_messages: 10_000,
+                replay_bytes: 4 << 20,
+            },
+            traces: TraceBounds { window, traces: 10_000, ended: 1_000, total_bytes: 64 << 20 },
+            ids: 200_000,
+            keep_alive_seconds: 60,
+            connections: 10_000,
+        }
+    }
 }
 
 #[cfg(test)]

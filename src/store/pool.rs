@@ -58,12 +58,6 @@ impl Store {
         Ok(connection.close().await?)
     }
 
-    /// Whether Postgres answers now. Errors: `StoreError`.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query_scalar!("select 1").fetch_one(&self.pool).await?;
-        Ok(())
-    }
-
     /// Closes every connection once what it does is done; from then on every call is
     /// `StoreError::Unavailable`.
     pub async fn close(&self) {

@@ -1,4 +1,5 @@
-//! What holds for any text whatever: the fuzz target and the property tests run this.
+//! What holds for any text whatever: the fuzz target and the property tests run this. No part of
+//! the service: only tests and the feature `fuzzing` compile it.
 
 use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_REASON, MAX_STEPS, Scope};
 use crate::domain::principal::{self, GroupId, Principal, UserId};

@@ -172,7 +172,8 @@ impl Registration {
         self.seat.timeline().instance()
     }
 
-    /// Notes how far the client says that it has heard everything; see `Member::acknowledge`.
+    /// Notes how far the client says that it has heard everything, and counts it for the messages
+    /// up to there. A cursor that it was never sent is not believed.
     pub fn acknowledge(&self, cursor: Cursor) {
         let shard = self.worker.shard.borrow();
         if let Some(lag) = shard.get(self.key).and_then(|member| member.acknowledge(cursor)) {
