@@ -34,12 +34,12 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 pub struct BatchRequest {
     /// 1 to 100 messages, published in this order.
     #[schema(value_type = Vec<PublishRequest>, min_items = 1, max_items = 100)]
-    messages: Vec<Entry>,
+    messages: Vec<BatchEntry>,
 }
 
 /// One message of a batch.
 #[derive(Debug)]
-enum Entry {
+enum BatchEntry {
     /// As it should be.
     Read(PublishRequest),
     /// Of a batch in which not all are: to be read by itself, so that a bad one fails alone.
@@ -53,13 +53,13 @@ struct GoodBatch {
     messages: Vec<PublishRequest>,
 }
 
-impl<'de> Deserialize<'de> for Entry {
+impl<'de> Deserialize<'de> for BatchEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Box::deserialize(deserializer).map(Self::Raw)
     }
 }
 
-impl Entry {
+impl BatchEntry {
     fn read(self) -> Outcome<PublishRequest> {
         match self {
             Self::Read(request) => Ok(request),
@@ -76,7 +76,9 @@ impl RequestBody for BatchRequest {
     fn parse(text: &str) -> Outcome<Self> {
         // Nearly always all entries are good, and then one reading does.
         match serde_json::from_str::<GoodBatch>(text) {
-            Ok(good) => Ok(Self { messages: good.messages.into_iter().map(Entry::Read).collect() }),
+            Ok(good) => {
+                Ok(Self { messages: good.messages.into_iter().map(BatchEntry::Read).collect() })
+            }
             Err(_) => parse_json(text),
         }
     }
@@ -157,7 +159,7 @@ struct Batch<'a> {
 }
 
 /// What is to be done with an entry.
-enum Step {
+enum EntryStep {
     /// Sent, with those before it.
     Join(Message),
     /// Something else, or sent only if it was not sent before.
@@ -165,15 +167,15 @@ enum Step {
 }
 
 impl Batch<'_> {
-    async fn publish(&mut self, entry: Outcome<Entry>) {
+    async fn publish(&mut self, entry: Outcome<BatchEntry>) {
         match entry.and_then(|entry| self.read(entry)) {
-            Ok(Step::Join(message)) => {
+            Ok(EntryStep::Join(message)) => {
                 self.run.push(message);
                 if self.run.len() == LONGEST_RUN {
                     self.send_run().await;
                 }
             }
-            Ok(Step::Alone(draft)) => {
+            Ok(EntryStep::Alone(draft)) => {
                 self.send_run().await;
                 let outcome = messages::publish(self.api, self.admission, draft, self.mode).await;
                 self.results.push(outcome.into());
@@ -190,11 +192,11 @@ impl Batch<'_> {
         self.results
     }
 
-    fn read(&self, entry: Entry) -> Outcome<Step> {
+    fn read(&self, entry: BatchEntry) -> Outcome<EntryStep> {
         let draft = entry.read()?.into_draft(self.api, &self.admission.principal)?;
         match (self.mode, &draft.id) {
-            (Mode::Send, None) => messages::address(self.admission, draft).map(Step::Join),
-            _ => Ok(Step::Alone(draft)),
+            (Mode::Send, None) => messages::address(self.admission, draft).map(EntryStep::Join),
+            _ => Ok(EntryStep::Alone(draft)),
         }
     }
 

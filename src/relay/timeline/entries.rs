@@ -127,11 +127,6 @@ impl Entries {
         self.pop_empty();
     }
 
-    /// A message of this position is not kept, and somebody may lack it.
-    pub fn note_gone(&mut self, position: u64) {
-        self.gone_to = self.gone_to.max(position);
-    }
-
     /// Everything kept behind a position. Errors: the newest position that is no more, where
     /// something behind it is not.
     pub fn behind(&self, position: u64) -> Result<impl Iterator<Item = (u64, &Frame)>, u64> {

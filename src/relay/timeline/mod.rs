@@ -28,7 +28,7 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
-use window::KeptFor;
+use window::Workers;
 
 /// One instance's state across all workers; shared by reference.
 #[derive(Debug)]
@@ -408,8 +408,7 @@ impl Order<'_> {
         let state = &mut *self.state;
         let HistoryBounds { window, messages, .. } = state.window.bounds();
         let (draft, digest) = (sealed.head(), sealed.digest());
-        let is_live_only = draft.is_live_only();
-        let is_kept = !is_live_only && messages > 0;
+        let is_kept = !draft.is_live_only() && messages > 0;
         let expires = is_kept.then(|| now + draft.ttl.unwrap_or(window).min(window));
         let cursor = Cursor { epoch: self.timeline.epoch, position };
         let (head, frame) = sealed.place(cursor, expires, spaces.len());
@@ -425,13 +424,11 @@ impl Order<'_> {
                 }
             }
         }
-        let kept_for = match state.behind.is_empty() {
-            _ if is_kept => KeptFor::Resuming,
-            false => KeptFor::Workers,
-            true if is_live_only => KeptFor::Nobody,
-            true => KeptFor::Resuming,
+        let workers = match state.behind.is_empty() {
+            true => Workers::KeepUp,
+            false => Workers::AreBehind,
         };
-        let gone = state.window.push(&frame, kept_for, now + window, now);
+        let gone = state.window.push(&frame, workers, now + window, now);
         (state.position, state.used) = (position, now);
         self.timeline.counters.messages.fetch_add(1, Relaxed);
         if let Some(digest) = digest {

@@ -41,15 +41,13 @@ impl Loss {
     }
 }
 
-/// For whom a message is kept.
+/// Whether all workers have been sent everything so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeptFor {
-    /// For those who resume, by its audiences.
-    Resuming,
-    /// For workers that have fallen behind, until all of them have passed it: it is live only.
-    Workers,
-    /// For nobody.
-    Nobody,
+pub(crate) enum Workers {
+    /// All have.
+    KeepUp,
+    /// Some are behind: what is live only waits for them.
+    AreBehind,
 }
 
 /// One instance's window. Positions grow with gaps; what is kept has numbers without gaps.
@@ -123,33 +121,33 @@ impl Window {
         self.entries.bytes()
     }
 
-    /// Keeps a message until then; its position is beyond all before. What gives way to it is left
-    /// to the caller to let go of where nobody waits for it.
+    /// Keeps a message until then; its position is beyond all before. One that is live only is kept
+    /// for workers that are behind, and for nobody else. What gives way to it is left to the caller
+    /// to let go of where nobody waits for it.
     pub fn push(
         &mut self,
         frame: &Frame,
-        kept_for: KeptFor,
+        workers: Workers,
         kept_until: Instant,
         now: Instant,
     ) -> Option<Frame> {
         let head = frame.head()?;
         let before = self.bytes();
         self.let_go(now);
-        let last_gone = match kept_for {
-            KeptFor::Resuming if self.bounds.messages > 0 => self.take_in(frame, head, kept_until),
-            KeptFor::Resuming => {
-                // With no history at all, every message is one that resuming would lack.
-                self.forgotten_to = head.cursor.position;
-                self.entries.note_gone(head.cursor.position);
-                None
-            }
-            KeptFor::Workers => {
+        let is_resumable = !head.is_live_only();
+        if is_resumable && self.bounds.messages == 0 {
+            // With no history at all, every message is one that resuming would lack.
+            self.forgotten_to = head.cursor.position;
+        }
+        let last_gone = if is_resumable && self.bounds.messages > 0 {
+            self.take_in(frame, head, kept_until)
+        } else {
+            if workers == Workers::AreBehind {
                 let entry = Entry { frame: frame.clone(), kept_until, held_by: 0 };
                 self.entries.push(head.cursor.position, entry);
                 self.for_workers += 1;
-                None
             }
-            KeptFor::Nobody => None,
+            None
         };
         adjust(&self.total, before, self.bytes());
         last_gone
@@ -256,7 +254,7 @@ impl Window {
             self.rings.insert(audience, Ring { trimmed_to, ..Ring::default() });
         }
         for (frame, kept_until) in exported.entries {
-            self.push(&frame, KeptFor::Resuming, kept_until, now);
+            self.push(&frame, Workers::KeepUp, kept_until, now);
         }
     }
 

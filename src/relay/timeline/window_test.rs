@@ -1,7 +1,7 @@
 //! The window against a naive one that forgets nothing and computes from all messages what must
 //! still be there.
 
-use super::window::{Hearing, KeptFor, Loss, Window, replay};
+use super::window::{Hearing, Loss, Window, Workers, replay};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::message::{Exclusion, Message, Payload, Reach};
@@ -106,9 +106,14 @@ fn user(index: usize) -> UserId {
 }
 
 /// A message that a window can keep.
-fn message(position: u64, reach: Arc<Reach>, padding: usize, expires: Option<Instant>) -> Frame {
+fn message(
+    position: u64,
+    reach: Arc<Reach>,
+    padding: usize,
+    (ttl, expires): (Option<Duration>, Option<Instant>),
+) -> Frame {
     let payload = Payload::new(&format!("\"{}\"", "x".repeat(padding)), 1_000).unwrap();
-    let message = Message { reach, payload, ..Message::of_a_test(&position.to_string()) };
+    let message = Message { reach, payload, ttl, ..Message::of_a_test(&position.to_string()) };
     Sealed::new(message, None).place(Cursor { epoch: 1, position }, expires, 0).1
 }
 
@@ -145,9 +150,9 @@ impl World {
         let groups: Vec<Audience> = audiences.iter().copied().map(group).collect();
         let users: Vec<UserId> = without.iter().copied().map(user).collect();
         let expires = (ttl > 0).then(|| self.at(self.now + ttl));
-        let frame = message(self.position, reach(groups, users), padding, expires);
-        let kept_for = if ttl > 0 { KeptFor::Resuming } else { KeptFor::Nobody };
-        self.window.push(&frame, kept_for, self.at(self.now + 20), self.at(self.now));
+        let ttl_of = (ttl == 0).then_some(Duration::ZERO);
+        let frame = message(self.position, reach(groups, users), padding, (ttl_of, expires));
+        self.window.push(&frame, Workers::KeepUp, self.at(self.now + 20), self.at(self.now));
         let (position, at) = (self.position, self.now);
         self.sent.push(Sent { position, frame, audiences, without, at, ttl });
     }
@@ -233,8 +238,8 @@ fn audiences_that_fell_silent_are_forgotten_by_halves_and_said_to_be() {
     for (index, user) in users.iter().enumerate() {
         let until = start + Duration::from_secs(1);
         let reach = reach(vec![Audience::User(user.clone())], vec![]);
-        let frame = message(index as u64 + 1, reach, 0, Some(until));
-        window.push(&frame, KeptFor::Resuming, until, start);
+        let frame = message(index as u64 + 1, reach, 0, (None, Some(until)));
+        window.push(&frame, Workers::KeepUp, until, start);
     }
     let later = start + Duration::from_secs(2);
     let mut since = |position, user: &UserId| {
@@ -254,12 +259,28 @@ fn lag_counts_messages_and_not_positions_and_is_at_least_what_is_kept() {
     let start = Instant::now();
     let until = start + Duration::from_secs(1);
     for position in [10, 20, 30, 40] {
-        let frame = message(position, reach(vec![Audience::All], vec![]), 0, Some(until));
-        window.push(&frame, KeptFor::Resuming, until, start);
+        let frame = message(position, reach(vec![Audience::All], vec![]), 0, (None, Some(until)));
+        window.push(&frame, Workers::KeepUp, until, start);
     }
     for (after, to, lag) in [(10, 40, 3), (15, 40, 3), (40, 40, 0), (0, 25, 2), (30, 20, 0)] {
         assert_eq!(window.numbers_between(after, to), lag, "{after} to {to}");
     }
     window.trim(until);
     assert_eq!(window.numbers_between(10, 40), 0, "at least");
+}
+
+#[test]
+fn without_history_everyone_who_resumes_is_told_of_the_loss_also_while_a_worker_is_behind() {
+    for workers in [Workers::KeepUp, Workers::AreBehind] {
+        let bounds = HistoryBounds { messages: 0, ..HistoryBounds::WIDE };
+        let mut window = Window::new(bounds, 0, Arc::default());
+        let (start, who) = (Instant::now(), user(0));
+        let frame = message(7, reach(vec![Audience::All], vec![]), 0, (None, None));
+        window.push(&frame, workers, start + Duration::from_secs(1), start);
+        let hearing = Hearing { audiences: &[Audience::All], user: &who };
+        assert_eq!(window.since(6, hearing, start), Err(Loss::TooOld));
+        assert_eq!(window.since(7, hearing, start), Ok(vec![]));
+        let lacking: Vec<u64> = window.behind(6).unwrap().map(|(position, _)| position).collect();
+        assert_eq!(lacking, if workers == Workers::KeepUp { vec![] } else { vec![7] });
+    }
 }
