@@ -158,7 +158,7 @@ async fn tell(
     let Some(about) = inquiry.about.clone() else { return Ok(Told { users, explain: None }) };
     let channels = api.catalog.tenant(instance).map(|tenant| tenant.channels.clone());
     let terms = Terms { reach: message.reach.clone(), channels: channels.unwrap_or_default() };
-    let explain = api.explain_pool.run(move || terms.explain(&about, report)).await?;
+    let explain = api.explain_pool.run(instance, move || terms.explain(&about, report)).await?;
     Ok(Told { users, explain: Some(explain) })
 }
 

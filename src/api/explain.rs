@@ -154,7 +154,8 @@ pub async fn explain_channel(
         }
     };
     let channel = tenant.channels.get(&channel.name).cloned().ok_or_else(missing)?;
-    api.explain_pool.run(move || whom.explain(&tenant, &channel)).await.map(Json)
+    let instance = tenant.instance.id.clone();
+    api.explain_pool.run(&instance, move || whom.explain(&tenant, &channel)).await.map(Json)
 }
 
 /// An open connection of this node. Errors: 404, 503 `OVERLOADED`.

@@ -92,7 +92,9 @@ pub fn digest(user: &UserId, draft: &Draft) -> Digest {
 pub fn refusal(error: ClaimError) -> Problem {
     match error {
         ClaimError::Reused => Problem::new(Code::IdReused, error.to_string()),
-        ClaimError::Full(_) => Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
-            .with_retry_after(Duration::from_secs(1)),
+        ClaimError::Full { .. } => {
+            Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
+                .with_retry_after(Duration::from_secs(1))
+        }
     }
 }

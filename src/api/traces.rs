@@ -195,8 +195,10 @@ pub async fn get_message(
     if let Some(user) = user {
         let known = connections_of(&api, instance, &user, trace.cursor.position).await?;
         let tenant = observer.tenant.clone();
-        let told =
-            api.explain_pool.run(move || UserTrace::of(&user, &known, &trace, &tenant)).await?;
+        let told = api
+            .explain_pool
+            .run(instance, move || UserTrace::of(&user, &known, &trace, &tenant))
+            .await?;
         shown.user = Some(told);
     }
     Ok(Json(shown))

@@ -58,9 +58,17 @@ pub enum ClaimError {
     /// Another request, or another user's, has it.
     #[error("the id was used for another message, or by another user")]
     Reused,
-    /// The process remembers as many as it may.
-    #[error("{0} ids are remembered, and no more can be")]
-    Full(usize),
+    /// The instance remembers as many as it may: with what it has already, no more than it leaves
+    /// to the others.
+    #[error(
+        "of the {most} ids that are remembered together, {own} are this instance's: no more can be"
+    )]
+    Full {
+        /// Of the instance.
+        own: usize,
+        /// Of the whole process.
+        most: usize,
+    },
 }
 
 /// The right to be the first with an id. Dropping it before the message has its place leaves the
@@ -121,9 +129,12 @@ impl Ids {
                 Stage::Placed(head, _) => Ok(Looked::Placed(head.clone())),
             };
         }
-        if self.total.fetch_add(1, Relaxed) >= self.most {
+        // As with the workers' queues: alone an instance takes at most half, and however many fill
+        // the whole, one that comes new finds space.
+        let (own, before) = (state.known.len(), self.total.fetch_add(1, Relaxed));
+        if own + before >= self.most {
             self.total.fetch_sub(1, Relaxed);
-            return Err(ClaimError::Full(self.most));
+            return Err(ClaimError::Full { own, most: self.most });
         }
         let (id, told): (Arc<str>, _) = (id.into(), Arc::new(Notify::new()));
         let known = Known { digest, stage: Stage::Claimed(told.clone()) };
@@ -271,12 +282,16 @@ mod tests {
     #[tokio::test]
     async fn ids_are_bounded_and_forgotten_with_the_window() {
         let (total, now) = (Arc::new(AtomicUsize::new(0)), Instant::now());
-        let ids = Arc::new(Ids::new(2, total.clone()));
+        let ids = Arc::new(Ids::new(4, total.clone()));
         let place = |id: &str, position| ids.place(&head(id, position), [1; 32], now + WINDOW);
         place("a", 1);
         let held = first(&ids, "b").await;
-        assert!(matches!(ids.claim("c", [1; 32]).await, Err(ClaimError::Full(2))));
-        drop(held);
+        let full = ids.claim("c", [1; 32]).await;
+        assert!(matches!(full, Err(ClaimError::Full { own: 2, most: 4 })));
+        let neighbour = Arc::new(Ids::new(4, total.clone()));
+        neighbour.place(&head("c", 1), [1; 32], now + WINDOW);
+        assert!(neighbour.claim("d", [1; 32]).await.is_err(), "three are taken, one of them here");
+        drop((held, neighbour));
         let claimed = first(&ids, "c").await;
         place("c", 2);
         drop(claimed);

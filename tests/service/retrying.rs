@@ -198,7 +198,7 @@ async fn each_entry_of_a_batch_has_its_own_id() {
 #[actix_web::test]
 async fn ids_are_forgotten_with_the_window_and_bounded() {
     let options =
-        Options::default().with("HERALD_HISTORY_SECONDS", 1).with("HERALD_REMEMBERED_IDS", 2);
+        Options::default().with("HERALD_HISTORY_SECONDS", 1).with("HERALD_REMEMBERED_IDS", 4);
     let app = App::start_with(options).await;
     let body = |id: &str, message: i32| json!({"channel": "ALL", "message": message, "id": id});
     send(&app, body("a", 1), 202).await;
@@ -220,6 +220,30 @@ async fn ids_are_forgotten_with_the_window_and_bounded() {
             }
         }
     }
+}
+
+#[actix_web::test]
+async fn an_instance_that_fills_its_half_of_the_ids_leaves_the_other_half_to_its_neighbours() {
+    let app = App::start_with(Options::default().with("HERALD_REMEMBERED_IDS", 8)).await;
+    app.create_instance("side", json!({})).await;
+    let body = |id: usize| json!({"channel": "ALL", "message": 1, "id": id.to_string()});
+    // Below and at its half; beyond it.
+    for id in 0..4 {
+        send(&app, body(id), 202).await;
+    }
+    let refused = send(&app, body(4), 503).await.body;
+    assert_eq!(refused["code"], "OVERLOADED", "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("4 are this instance's"), "{refused}");
+    // A neighbour finds space, and takes half of what is left.
+    let neighbour = token("shop").component().instances(&["side"]).sign();
+    for (id, status) in [(0, 202), (1, 202), (2, 503)] {
+        let request =
+            app.request("POST", "/v1/messages").header("instance", "side").json(&body(id));
+        app.send(request.bearer_auth(neighbour.clone()), status).await;
+    }
+    // A repetition needs no more space.
+    let repeated = send(&app, body(0), 202).await.body;
+    assert_eq!(repeated["duplicate"], true);
 }
 
 #[actix_web::test]

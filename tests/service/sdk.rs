@@ -283,7 +283,7 @@ async fn it_waits_as_long_as_429_says() {
 #[actix_web::test]
 async fn it_waits_as_long_as_503_says() {
     let options =
-        Options::default().with("HERALD_HISTORY_SECONDS", 2).with("HERALD_REMEMBERED_IDS", 1);
+        Options::default().with("HERALD_HISTORY_SECONDS", 2).with("HERALD_REMEMBERED_IDS", 2);
     let app = App::start_with(options).await;
     let mut publisher = Publisher::start(&app, app.port);
     let refusals = refusals(&mut publisher, 503).await;
