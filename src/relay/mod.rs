@@ -216,7 +216,7 @@ impl Relay {
     /// `CONNECTED` into its outbox, with no gap and no double between that cursor and the first
     /// message. Errors: `ConnectError`.
     pub fn connect(&self, worker: &Worker, joining: Joining) -> Result<Registration, ConnectError> {
-        worker.connect(self.0.timeline(&joining.tenant.instance.id), joining)
+        worker::connect(worker, self.0.timeline(&joining.tenant.instance.id), joining)
     }
 
     /// Asks all connections of an instance: what those say that answer within a second, and whether

@@ -16,6 +16,7 @@ mod workers;
 pub(crate) mod turns_test;
 
 pub use inboxes::Unanswered;
+pub(super) use registration::connect;
 pub use registration::{ConnectError, Joining, Registration};
 pub use thread::Worker;
 pub(super) use workers::Workers;

@@ -68,81 +68,99 @@ pub struct Registration {
 /// A place among the connections of the process; dropping it gives it back.
 struct ProcessSeat(Arc<AtomicUsize>);
 
-impl Worker {
-    /// Lets a connection in: takes its seat, registers it, and puts `CONNECTED` into its outbox,
-    /// with no gap and no double between that cursor and the first message. `timeline` is its
-    /// instance's. Errors: `ConnectError`.
-    pub(crate) fn connect(
-        &self,
-        timeline: Arc<Timeline>,
-        joining: Joining,
-    ) -> Result<Registration, ConnectError> {
-        let workers = &self.workers;
-        if workers.is_draining() {
-            return Err(ConnectError::Draining);
-        }
-        let Joining { transport, principal, tenant, origin, narrowing, since } = joining;
-        let process_seat = ProcessSeat::take(&workers.open, workers.settings.connections)?;
-        let seat = timeline.take_seat(&principal.user, &tenant.instance.limits)?;
-        // The newest rules count: whatever comes later reaches this worker as a change.
-        let tenant = workers.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
-        let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
-        let facts = origin.facts(&principal);
-        let audiences = tenant.audiences_of(&facts, narrowing.as_ref(), None);
-        let who = Hearing { audiences: &audiences, user: &principal.user };
-        let Arrival { cursor, missed } = timeline.arrive(self.index, since, who);
-        // Outside the order's lock: a filter takes longer than a position.
-        let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
-        let replay = missed.map(|missed| replay(missed?, workers.settings.history, passes));
-        workers.evaluations.fetch_add(facts.asked(), Relaxed);
-        let recovered_from = since.flatten().filter(|_| matches!(replay, Some(Ok(_))));
-        let connected = Notice::Connected {
-            connection_id: &link.id,
-            instance: tenant.instance.id.as_str(),
-            user_id: principal.user.as_str(),
-            channels: names(&audiences),
-            cursor: whole_to(cursor, since, &replay).to_text(),
-            keep_alive_seconds: workers.settings.keep_alive_seconds,
-            recovered: replay.as_ref().map(Result::is_ok),
-            reason: replay
-                .as_ref()
-                .and_then(|replay| replay.as_ref().err())
-                .map(|loss| loss.as_str()),
-        };
-        let (now, position) = (Instant::now(), cursor.position);
-        let missed = replay.and_then(Result::ok).unwrap_or_default();
-        link.outbox.begin(Frame::of(&connected), missed, now);
-        let since = recovered_from.map(|since| since.position);
-        let member = Member {
-            link: link.clone(),
-            transport,
-            timeline,
-            principal,
-            origin,
-            warned: false,
-            narrowing,
-            audiences,
-            rights_since_ms: 0,
-            authorized_by: tenant,
-            begun: Begun { position, since, at: now },
-            position,
-        };
-        let key = self.shard.borrow_mut().insert(member);
-        Ok(Registration { worker: self.clone(), key, link, seat, _process_seat: process_seat })
-    }
+/// What one connection begins with.
+struct Beginning {
+    /// The newest position: everything behind it follows live.
+    cursor: Cursor,
+    /// How far the client says that it has heard everything, where it says so.
+    since: Option<Option<Cursor>>,
+    /// What it missed, where it said so.
+    replay: Option<Result<Vec<Frame>, Loss>>,
 }
 
-/// Up to where the client has everything once it has read `CONNECTED`: while a replay follows, no
-/// further than before. A client that is cut in between keeps this cursor, and must be sent the
-/// rest of the replay again.
-fn whole_to(
-    newest: Cursor,
-    since: Option<Option<Cursor>>,
-    replay: &Option<Result<Vec<Frame>, Loss>>,
-) -> Cursor {
-    match (since.flatten(), replay) {
-        (Some(since), Some(Ok(missed))) if !missed.is_empty() => since,
-        _ => newest,
+/// Lets a connection in on its worker's thread: takes its seat, registers it, and puts `CONNECTED`
+/// into its outbox, with no gap and no double between that cursor and the first message. `timeline`
+/// is its instance's. Errors: `ConnectError`.
+pub(crate) fn connect(
+    worker: &Worker,
+    timeline: Arc<Timeline>,
+    joining: Joining,
+) -> Result<Registration, ConnectError> {
+    let workers = &worker.workers;
+    if workers.is_draining() {
+        return Err(ConnectError::Draining);
+    }
+    let Joining { transport, principal, tenant, origin, narrowing, since } = joining;
+    let process_seat = ProcessSeat::take(&workers.open, workers.settings.connections)?;
+    let seat = timeline.take_seat(&principal.user, &tenant.instance.limits)?;
+    // The newest rules count: whatever comes later reaches this worker as a change.
+    let tenant = workers.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
+    let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
+    let facts = origin.facts(&principal);
+    let audiences = tenant.audiences_of(&facts, narrowing.as_ref(), None);
+    let who = Hearing { audiences: &audiences, user: &principal.user };
+    let Arrival { cursor, missed } = timeline.arrive(worker.index, since, who);
+    // Outside the order's lock: a filter takes longer than a position.
+    let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
+    let replay = missed.map(|missed| replay(missed?, workers.settings.history, passes));
+    workers.evaluations.fetch_add(facts.asked(), Relaxed);
+    let (beginning, now) = (Beginning { cursor, since, replay }, Instant::now());
+    let connected = Notice::Connected {
+        connection_id: &link.id,
+        instance: tenant.instance.id.as_str(),
+        user_id: principal.user.as_str(),
+        channels: names(&audiences),
+        cursor: beginning.whole_to().to_text(),
+        keep_alive_seconds: workers.settings.keep_alive_seconds,
+        recovered: beginning.replay.as_ref().map(Result::is_ok),
+        reason: beginning.loss().map(Loss::as_str),
+    };
+    let (connected, begun) = (Frame::of(&connected), beginning.begun(now));
+    link.outbox.begin(connected, beginning.missed(), now);
+    let member = Member {
+        link: link.clone(),
+        transport,
+        timeline,
+        principal,
+        origin,
+        warned: false,
+        narrowing,
+        audiences,
+        rights_since_ms: 0,
+        authorized_by: tenant,
+        begun,
+        position: cursor.position,
+    };
+    let key = worker.shard.borrow_mut().insert(member);
+    Ok(Registration { worker: worker.clone(), key, link, seat, _process_seat: process_seat })
+}
+
+impl Beginning {
+    /// Up to where the client has everything once it has read `CONNECTED`: while a replay follows,
+    /// no further than before. A client that is cut in between keeps this cursor, and must be sent
+    /// the rest of the replay again.
+    fn whole_to(&self) -> Cursor {
+        match (self.since.flatten(), &self.replay) {
+            (Some(since), Some(Ok(missed))) if !missed.is_empty() => since,
+            _ => self.cursor,
+        }
+    }
+
+    /// Why what it missed cannot be sent whole.
+    fn loss(&self) -> Option<Loss> {
+        self.replay.as_ref().and_then(|replay| replay.as_ref().err()).copied()
+    }
+
+    /// Where it begins, at `now`.
+    fn begun(&self, now: Instant) -> Begun {
+        let since = self.since.flatten().filter(|_| matches!(self.replay, Some(Ok(_))));
+        let since = since.map(|since| since.position);
+        Begun { position: self.cursor.position, since, at: now }
+    }
+
+    /// What it is sent of what it missed.
+    fn missed(self) -> Vec<Frame> {
+        self.replay.and_then(Result::ok).unwrap_or_default()
     }
 }
 
