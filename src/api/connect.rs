@@ -9,7 +9,7 @@ use super::gate::Pass;
 use super::{pages, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
-use crate::relay::{Close, ConnectError, Joining, NoSeat, Origin, Registration, Transport};
+use crate::relay::{Close, ConnectError, Joining, NoSeat, NotNow, Origin, Registration, Transport};
 use crate::socket::{self, Sockets};
 use actix_web::http::header::{HeaderName, UPGRADE, USER_AGENT};
 use actix_web::web::Data;
@@ -18,6 +18,7 @@ use chrono::Utc;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 use utoipa::IntoParams;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -139,6 +140,10 @@ pub(super) async fn register(
     };
     let since = cursor.map(|cursor| Cursor::parse(&cursor).ok());
     let Subscriber { principal, tenant } = subscriber;
+    // Another node may have told a place that this one has not come to yet.
+    if let Some(Some(cursor)) = since {
+        api.relay.wait_for(&tenant.instance.id, cursor).await.map_err(NotNow::problem)?;
+    }
     let address = transport::client_address(request, &api.settings.trusted_proxies)?;
     let origin = origin(request, address);
     let joining = Joining { transport: by, principal, tenant, origin, narrowing, since };
@@ -161,6 +166,12 @@ fn origin(request: &HttpRequest, address: IpAddr) -> Origin {
 
 fn stays_http(code: Code) -> bool {
     matches!(code, Code::OriginForbidden | Code::TlsRequired)
+}
+
+impl NotNow {
+    fn problem(self) -> Problem {
+        Problem::new(Code::Overloaded, self.to_string()).with_retry_after(Duration::from_secs(1))
+    }
 }
 
 impl ConnectError {
