@@ -134,8 +134,8 @@ pub(crate) enum Refilled {
     Whole,
     /// Its queue is full again.
     Partly,
-    /// What it lacks has left the window: who has not seen everything up to this position has lost
-    /// something.
+    /// Some of what it lacks has left the window: who has not seen everything up to this position
+    /// has lost something. What lies behind is still to be sent.
     Lost {
         /// Position of the newest message that is lost.
         to: u64,
@@ -302,7 +302,10 @@ impl Timeline {
         };
         let Some(share) = seats.share(worker) else { return Refilled::Whole };
         let refilled = match window.behind(behind.sent_to) {
-            Err(to) => Refilled::Lost { to },
+            Err(to) => {
+                behind.sent_to = to;
+                Refilled::Lost { to }
+            }
             Ok(mut lacking) => loop {
                 let Some((position, frame)) = lacking.next() else { break Refilled::Whole };
                 let Some(space) = queue.reserve(frame.wire_bytes(), share) else {
@@ -312,7 +315,7 @@ impl Timeline {
                 behind.sent_to = position;
             },
         };
-        if refilled != Refilled::Partly {
+        if refilled == Refilled::Whole {
             state.catch_up(worker);
         }
         refilled
@@ -538,16 +541,25 @@ mod tests {
         assert_eq!(timeline.refill(0, &queues[0]), Refilled::Whole);
     }
 
-    #[test]
-    fn what_a_worker_lacks_and_has_left_the_window_is_lost_to_it() {
-        let (queue, _receiver) = bounded(QueueBounds { messages: 4, bytes: 1 << 20 });
+    #[tokio::test]
+    async fn what_a_worker_lacks_and_has_left_the_window_is_lost_to_it() {
+        let (queue, mut receiver) = bounded(QueueBounds { messages: 4, bytes: 1 << 20 });
         let (timeline, user) = (Timeline::fresh("demo"), UserId::new("a").unwrap());
         timeline.arrive(0, None, WHO(&user));
         let queues = [queue];
         (1..=4).for_each(|at| drop(publish(&timeline, at, &queues)));
         timeline.trim(Instant::now() + Duration::from_secs(1_000));
+        // Whoever comes now lacks nothing of that, and is there for what follows.
+        timeline.arrive(0, None, WHO(&user));
+        publish(&timeline, 5, &queues);
         assert_eq!(timeline.refill(0, &queues[0]), Refilled::Lost { to: 4 });
+        let mut batch = Vec::new();
+        receiver.receive(&mut batch, 8).await;
+        batch.iter().for_each(|dispatch| receiver.release(dispatch));
         assert_eq!(timeline.refill(0, &queues[0]), Refilled::Whole, "it goes on from there");
+        receiver.receive(&mut batch, 8).await;
+        let positions = batch.iter().map(|it| it.frame.head().unwrap().cursor.position);
+        assert_eq!(positions.collect::<Vec<_>>(), [1, 2, 5]);
     }
 
     #[tokio::test]

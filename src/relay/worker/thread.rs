@@ -149,6 +149,7 @@ impl Worker {
                         "a worker fell behind its window; those who lack something reconnect"
                     );
                     self.shard.borrow_mut().close_behind(&instance, to);
+                    sender.fall_behind(instance);
                 }
             }
         }
