@@ -276,7 +276,7 @@ impl Timeline {
     pub fn leave(&self, worker: usize) -> u64 {
         let mut state = self.lock();
         if state.seats.leave(worker) == 0 {
-            state.catch_up(worker);
+            state.give_up(worker);
         }
         state.position
     }
@@ -370,6 +370,17 @@ impl Timeline {
 }
 
 impl State {
+    /// Nobody is left on a worker: what it lacks, it would do nothing with.
+    fn give_up(&mut self, worker: usize) {
+        let Some(behind) = self.behind.iter().find(|behind| behind.worker == worker) else {
+            return;
+        };
+        let lacking = self.window.behind(behind.sent_to).or_else(|to| self.window.behind(to));
+        let heads = lacking.into_iter().flatten().filter_map(|(_, frame)| frame.head());
+        heads.for_each(|head| head.progress.report(Counts::default()));
+        self.catch_up(worker);
+    }
+
     /// A worker lacks nothing any more, or nothing that could still be sent.
     fn catch_up(&mut self, worker: usize) {
         self.behind.retain(|behind| behind.worker != worker);
@@ -560,6 +571,23 @@ mod tests {
         receiver.receive(&mut batch, 8).await;
         let positions = batch.iter().map(|it| it.frame.head().unwrap().cursor.position);
         assert_eq!(positions.collect::<Vec<_>>(), [1, 2, 5]);
+    }
+
+    #[test]
+    fn what_a_worker_lacks_is_no_news_for_it_once_nobody_is_left_there() {
+        let (queue, _receiver) = bounded(QueueBounds { messages: 4, bytes: 1 << 20 });
+        let (timeline, user) = (Timeline::fresh("demo"), UserId::new("a").unwrap());
+        timeline.arrive(0, None, WHO(&user));
+        let queues = [queue];
+        let heads: Vec<_> = (1..=4).map(|at| publish(&timeline, at, &queues)).collect();
+        timeline.leave(0);
+        let are_complete = heads.iter().map(|head| head.progress.is_complete());
+        assert_eq!(
+            are_complete.collect::<Vec<_>>(),
+            [false, false, true, true],
+            "1 and 2 are sent"
+        );
+        assert_eq!(timeline.refill(0, &queues[0]), Refilled::Whole);
     }
 
     #[tokio::test]
