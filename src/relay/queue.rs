@@ -168,3 +168,12 @@ impl Receiver {
         Behind(self.common.clone())
     }
 }
+
+#[cfg(test)]
+impl Sender {
+    /// Whether nothing waits, and the worker is behind for nobody.
+    pub fn is_idle(&self) -> bool {
+        let behind = self.common.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        self.common.taken.messages.load(Acquire) == 0 && behind.is_empty()
+    }
+}

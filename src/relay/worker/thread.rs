@@ -195,4 +195,11 @@ impl Worker {
     pub(crate) fn shard(&self) -> &RefCell<Shard> {
         &self.shard
     }
+
+    /// Whether it has nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        let queues = self.workers.queues();
+        let is_empty = queues.get(self.index).is_some_and(queue::Sender::is_idle);
+        is_empty && !self.shard.borrow().has_turns()
+    }
 }
