@@ -10,14 +10,13 @@ pub use listen::Addresses;
 
 use crate::api::Api;
 use crate::config::Config;
-use crate::postgres::PrivatePostgres;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
 use listen::Servers;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, spawn_local};
 
 /// The part of the shut-down that is kept for the listeners and Postgres.
 const AFTER_THE_SOCKETS: Duration = Duration::from_secs(2);
@@ -36,9 +35,16 @@ pub async fn run(
         opened = build::open_store(&config) => opened?,
         () = &mut shutdown => return Ok(()),
     };
+    let (end, ended) = oneshot::channel::<()>();
+    let kept = postgres.map(|postgres| spawn_local(postgres.keep(async { drop(ended.await) })));
     let outcome = serve(&config, store.clone(), shutdown, ready).await;
     store.close().await;
-    stop_postgres(postgres).await;
+    drop(end);
+    if let Some(kept) = kept
+        && let Err(error) = kept.await
+    {
+        tracing::error!(%error, "the private Postgres was not stopped in order");
+    }
     outcome
 }
 
@@ -48,7 +54,9 @@ pub async fn migrate(config: &Config) -> Result<(), StartError> {
     let outcome =
         store.migrate().await.map_err(StartError::because("the migrations cannot be applied"));
     store.close().await;
-    stop_postgres(postgres).await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
     outcome
 }
 
@@ -56,12 +64,6 @@ pub async fn migrate(config: &Config) -> Result<(), StartError> {
 /// Errors: `StartError`.
 pub fn check(config: &Config) -> Result<(), StartError> {
     build::check(config)
-}
-
-async fn stop_postgres(postgres: Option<PrivatePostgres>) {
-    if let Some(postgres) = postgres {
-        postgres.stop().await;
-    }
 }
 
 async fn serve(
