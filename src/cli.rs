@@ -74,14 +74,14 @@ fn with_config(
     let config = match Config::from_environment(flags) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("herald: {error}");
+            complain(&error.to_string());
             return ExitCode::from(USAGE);
         }
     };
     match then(config, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
-            eprintln!("herald: {sentence}");
+            complain(&sentence);
             ExitCode::FAILURE
         }
     }
@@ -103,7 +103,7 @@ fn print_openapi(arguments: &ArgMatches) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("herald: the document cannot be written: {error}");
+            complain(&format!("the document cannot be written: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -113,6 +113,11 @@ fn print_openapi(arguments: &ArgMatches) -> ExitCode {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// Says why nothing is done; nobody may be able to read that either.
+fn complain(sentence: &str) {
+    drop(telemetry::Lossy.write_all(format!("herald: {sentence}\n").as_bytes()));
 }
 
 fn check(config: &Config) -> Result<(), String> {

@@ -16,6 +16,9 @@
 //! The modules in reading order: values and decisions first, then what keeps them, who may come in,
 //! who is connected, its sockets, and HTTP; last what builds and runs it all.
 
+// The macros that print panic where the stream is full or closed.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod domain;
 
 pub mod store;

@@ -33,6 +33,7 @@ mod sdk;
 mod secrets;
 mod signing_in;
 mod slow;
+mod standard_streams;
 mod streaming;
 mod traces;
 mod tracing_users;
