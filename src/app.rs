@@ -4,6 +4,7 @@ mod build;
 mod error;
 mod listen;
 mod memory;
+mod reload;
 
 pub use error::StartError;
 pub use listen::Addresses;
@@ -13,20 +14,22 @@ use crate::config::Config;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
 use listen::Servers;
+use reload::Reload;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_local};
 
 /// The part of the shut-down that is kept for the listeners and Postgres.
 const AFTER_THE_SOCKETS: Duration = Duration::from_secs(2);
 
 /// Runs the service until `shutdown` resolves and everything is drained. Calls `ready` once it
-/// takes traffic. Must run inside an actix system. Errors: `StartError`, when a part cannot be
+/// takes traffic, and reads its files again at each of `reloads`. Must run inside an actix system. Errors: `StartError`, when a part cannot be
 /// built.
 pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
+    reloads: mpsc::Receiver<()>,
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     build::check(&config)?;
@@ -37,7 +40,7 @@ pub async fn run(
     };
     let (end, ended) = oneshot::channel::<()>();
     let kept = postgres.map(|postgres| spawn_local(postgres.keep(async { drop(ended.await) })));
-    let outcome = serve(&config, store.clone(), shutdown, ready).await;
+    let outcome = serve(&config, store.clone(), (shutdown, reloads), ready).await;
     store.close().await;
     drop(end);
     if let Some(kept) = kept
@@ -69,7 +72,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 async fn serve(
     config: &Config,
     store: Store,
-    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    (mut shutdown, reloads): (Pin<&mut impl Future<Output = ()>>, mpsc::Receiver<()>),
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     let (stop, stopped) = watch::channel(false);
@@ -78,8 +81,9 @@ async fn serve(
         api = build::build(config, store, &mut tasks, &stopped) => api?,
         () = &mut shutdown => return Ok(()),
     };
-    let Servers { client, metrics, addresses } =
+    let Servers { client, metrics, addresses, certificates } =
         listen::listen(config, &api, &mut tasks, &stopped)?;
+    tasks.spawn_local(Reload { certificates }.when_asked(reloads, stopped));
     let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
     ready(&addresses);

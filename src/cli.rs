@@ -1,5 +1,6 @@
 //! The command line: `serve`, `token`, `migrate`, `openapi`, `check`.
 
+mod signals;
 mod token;
 
 use crate::api::openapi;
@@ -11,7 +12,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// The exit code for a wrong setting or argument; 1 is for everything that fails later.
 const USAGE: u8 = 2;
@@ -139,9 +139,9 @@ fn serve(config: Config) -> Result<(), String> {
     start_logging(&config)?;
     let shown = config.clone();
     let run = async {
-        let shutdown =
-            shutdown().map_err(|error| format!("signals cannot be received: {error}"))?;
-        let run = app::run(config, shutdown, |addresses| greet(&shown, addresses));
+        let (shutdown, reloads) =
+            signals::listen().map_err(|error| format!("signals cannot be received: {error}"))?;
+        let run = app::run(config, shutdown, reloads, |addresses| greet(&shown, addresses));
         run.await.map_err(|error: StartError| error.to_string())
     };
     actix_web::rt::System::new().block_on(run)
@@ -154,25 +154,6 @@ fn start_logging(config: &Config) -> Result<(), String> {
     };
     let settings = TelemetrySettings { filter: config.log.clone(), format };
     telemetry::init(&settings).map_err(|error| format!("HERALD_LOG cannot be used: {error}"))
-}
-
-/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            std::process::exit(1);
-        });
-    })
 }
 
 /// What to open, and a line to paste.

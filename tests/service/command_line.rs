@@ -27,8 +27,14 @@ pub const ANYWHERE: [&str; 5] =
 
 /// The binary, with nothing of ours in its environment.
 pub fn herald(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
-    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").args(arguments);
+    herald_by(&[], arguments)
+}
+
+/// The same, started by another program such as `nohup`, which is given its path and its arguments.
+pub fn herald_by(launcher: &[&str], arguments: &[&str]) -> Command {
+    let words = [launcher, &[env!("CARGO_BIN_EXE_herald")], arguments].concat();
+    let mut command = Command::new(words[0]);
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").args(&words[1..]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

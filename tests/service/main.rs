@@ -31,6 +31,7 @@ mod retrying;
 mod revoking;
 mod sdk;
 mod secrets;
+mod signals;
 mod signing_in;
 mod slow;
 mod standard_streams;

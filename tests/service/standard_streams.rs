@@ -1,7 +1,9 @@
 //! Standard output and standard error that nobody reads, or that are full or closed: what is said
 //! is lost, and nothing else.
 
-use crate::command_line::{ANYWHERE, Herald, ca, data_directory, development_token, herald};
+use crate::command_line::{
+    ANYWHERE, Herald, ca, data_directory, development_token, herald, herald_by,
+};
 use crate::support::postgres;
 use rustix::process::Signal;
 use serde_json::json;
@@ -24,12 +26,8 @@ fn deserted() -> Stdio {
 
 /// The binary, run by a shell that closes some of its streams (`2>&-`).
 fn closing(streams: &str, arguments: &[&str]) -> Command {
-    let binary = herald(&[]);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("exec \"$0\" \"$@\" {streams}")]);
-    shell.arg(binary.as_std().get_program()).args(arguments).env_clear();
-    shell.env("PATH", "/usr/local/bin:/usr/bin:/bin").kill_on_drop(true);
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut shell = herald_by(&["sh", "-c", &format!("exec \"$0\" \"$@\" {streams}")], arguments);
+    shell.stderr(Stdio::null());
     shell
 }
 
@@ -56,6 +54,7 @@ async fn a_standard_error_that_takes_nothing_costs_the_log_and_nothing_else() {
         let admin = token(&["--user", "root", "--role", "REALTIME_ADMIN"]).await;
         let shop = token(&["--user", "shop", "--component", "shop"]).await;
         let mut alice = herald.connect(&ca, &token(&["--user", "alice"]).await).await;
+        herald.signal(Signal::HUP);
         let broken = json!({"name": "news", "rules": [{"effect": "allow", "when": "user == ("}]});
         for (path, token, body, expected) in [
             ("/v1/channels", &admin, broken, 422),
