@@ -1,10 +1,13 @@
 //! Builds everything from the configuration, in order; runs until shut-down; drains.
 
 mod build;
+mod database;
 mod error;
 mod listen;
 mod memory;
 mod reload;
+mod secret;
+mod signing_in;
 
 pub use error::StartError;
 pub use listen::Addresses;
@@ -83,7 +86,9 @@ async fn serve(
     };
     let Servers { client, metrics, addresses, certificates } =
         listen::listen(config, &api, &mut tasks, &stopped)?;
-    tasks.spawn_local(Reload { certificates }.when_asked(reloads, stopped));
+    let Api { authenticator, relay, store, .. } = api.clone();
+    let reload = Reload { config: config.clone(), certificates, authenticator, relay, store };
+    tasks.spawn_local(reload.when_asked(reloads, stopped));
     let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
     ready(&addresses);

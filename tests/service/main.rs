@@ -25,6 +25,7 @@ mod outages;
 mod permissions;
 mod publishing;
 mod receiving;
+mod reloading;
 mod renewing;
 mod resuming;
 mod retrying;
