@@ -9,7 +9,7 @@ use crate::config::{Config, LogFormat, SETTINGS, Setting, Visibility};
 use crate::telemetry::{self, TelemetrySettings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -88,8 +88,7 @@ fn with_config(
 }
 
 fn print_token(config: Config, arguments: &ArgMatches) -> Result<(), String> {
-    say(&(token::make(&config, arguments)? + "\n"));
-    Ok(())
+    print(&(token::make(&config, arguments)? + "\n"))
 }
 
 fn print_openapi(arguments: &ArgMatches) -> ExitCode {
@@ -97,22 +96,36 @@ fn print_openapi(arguments: &ArgMatches) -> ExitCode {
         true => Ok(openapi::operations_list()),
         false => openapi::text(),
     };
-    match text {
-        Ok(text) => {
-            say(&text);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            complain(&format!("the document cannot be written: {error}"));
+    let text = text.map_err(|error| format!("the document cannot be written: {error}"));
+    match text.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            complain(&sentence);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints to whoever listens; nobody may, as behind `| head`.
+/// Prints what a command was called for. Nobody may want the rest of it, as behind `| head`;
+/// otherwise what is not written is a failure.
+fn print(text: &str) -> Result<(), String> {
+    match write(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("standard output cannot be written: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says something beside what a command does: it may be lost.
 fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    drop(write(text));
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Says why nothing is done; nobody may be able to read that either.

@@ -104,6 +104,20 @@ async fn a_standard_output_that_takes_nothing_costs_the_greeting_and_nothing_els
 }
 
 #[actix_web::test]
+async fn a_document_that_is_lost_is_a_failure_and_one_that_nobody_wants_is_none() {
+    for (output, code, words) in
+        [(full(), 1, "standard output cannot be written"), (deserted(), 0, "")]
+    {
+        let mut command = herald(&["openapi"]);
+        command.stdout(output).stderr(Stdio::piped());
+        let ended = command.spawn().expect("it runs").wait_with_output().await.expect("it ends");
+        let said = String::from_utf8(ended.stderr).expect("text");
+        assert_eq!((ended.status.code(), said.contains(words)), (Some(code), true), "{said}");
+        assert_eq!(said.is_empty(), words.is_empty(), "{said}");
+    }
+}
+
+#[actix_web::test]
 async fn a_command_that_cannot_say_why_it_fails_fails_as_it_would() {
     for (arguments, expected) in [
         (["check", "--keep-alive-seconds", "0"], 2),
