@@ -1,33 +1,38 @@
 //! Builds everything from the configuration, in order; runs until shut-down; drains.
 
 mod build;
+mod database;
 mod error;
 mod listen;
 mod memory;
+mod reload;
+mod secret;
+mod signing_in;
 
 pub use error::StartError;
 pub use listen::Addresses;
 
 use crate::api::Api;
 use crate::config::Config;
-use crate::postgres::PrivatePostgres;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
 use listen::Servers;
+use reload::Reload;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinSet, spawn_local};
 
 /// The part of the shut-down that is kept for the listeners and Postgres.
 const AFTER_THE_SOCKETS: Duration = Duration::from_secs(2);
 
 /// Runs the service until `shutdown` resolves and everything is drained. Calls `ready` once it
-/// takes traffic. Must run inside an actix system. Errors: `StartError`, when a part cannot be
+/// takes traffic, and reads its files again at each of `reloads`. Must run inside an actix system. Errors: `StartError`, when a part cannot be
 /// built.
 pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
+    reloads: mpsc::Receiver<()>,
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     build::check(&config)?;
@@ -36,9 +41,16 @@ pub async fn run(
         opened = build::open_store(&config) => opened?,
         () = &mut shutdown => return Ok(()),
     };
-    let outcome = serve(&config, store.clone(), shutdown, ready).await;
+    let (end, ended) = oneshot::channel::<()>();
+    let kept = postgres.map(|postgres| spawn_local(postgres.keep(async { drop(ended.await) })));
+    let outcome = serve(&config, store.clone(), (shutdown, reloads), ready).await;
     store.close().await;
-    stop_postgres(postgres).await;
+    drop(end);
+    if let Some(kept) = kept
+        && let Err(error) = kept.await
+    {
+        tracing::error!(%error, "the private Postgres was not stopped in order");
+    }
     outcome
 }
 
@@ -48,7 +60,9 @@ pub async fn migrate(config: &Config) -> Result<(), StartError> {
     let outcome =
         store.migrate().await.map_err(StartError::because("the migrations cannot be applied"));
     store.close().await;
-    stop_postgres(postgres).await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
     outcome
 }
 
@@ -58,16 +72,10 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     build::check(config)
 }
 
-async fn stop_postgres(postgres: Option<PrivatePostgres>) {
-    if let Some(postgres) = postgres {
-        postgres.stop().await;
-    }
-}
-
 async fn serve(
     config: &Config,
     store: Store,
-    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    (mut shutdown, reloads): (Pin<&mut impl Future<Output = ()>>, mpsc::Receiver<()>),
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     let (stop, stopped) = watch::channel(false);
@@ -76,8 +84,11 @@ async fn serve(
         api = build::build(config, store, &mut tasks, &stopped) => api?,
         () = &mut shutdown => return Ok(()),
     };
-    let Servers { client, metrics, addresses } =
+    let Servers { client, metrics, addresses, certificates } =
         listen::listen(config, &api, &mut tasks, &stopped)?;
+    let Api { authenticator, relay, store, .. } = api.clone();
+    let reload = Reload { config: config.clone(), certificates, authenticator, relay, store };
+    tasks.spawn_local(reload.when_asked(reloads, stopped));
     let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
     ready(&addresses);

@@ -1,5 +1,6 @@
 //! The command line: `serve`, `token`, `migrate`, `openapi`, `check`.
 
+mod signals;
 mod token;
 
 use crate::api::openapi;
@@ -8,10 +9,9 @@ use crate::config::{Config, LogFormat, SETTINGS, Setting, Visibility};
 use crate::telemetry::{self, TelemetrySettings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// The exit code for a wrong setting or argument; 1 is for everything that fails later.
 const USAGE: u8 = 2;
@@ -74,22 +74,21 @@ fn with_config(
     let config = match Config::from_environment(flags) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("herald: {error}");
+            complain(&error.to_string());
             return ExitCode::from(USAGE);
         }
     };
     match then(config, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
-            eprintln!("herald: {sentence}");
+            complain(&sentence);
             ExitCode::FAILURE
         }
     }
 }
 
 fn print_token(config: Config, arguments: &ArgMatches) -> Result<(), String> {
-    say(&(token::make(&config, arguments)? + "\n"));
-    Ok(())
+    print(&(token::make(&config, arguments)? + "\n"))
 }
 
 fn print_openapi(arguments: &ArgMatches) -> ExitCode {
@@ -97,22 +96,41 @@ fn print_openapi(arguments: &ArgMatches) -> ExitCode {
         true => Ok(openapi::operations_list()),
         false => openapi::text(),
     };
-    match text {
-        Ok(text) => {
-            say(&text);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("herald: the document cannot be written: {error}");
+    let text = text.map_err(|error| format!("the document cannot be written: {error}"));
+    match text.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            complain(&sentence);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints to whoever listens; nobody may, as behind `| head`.
+/// Prints what a command was called for. Nobody may want the rest of it, as behind `| head`;
+/// otherwise what is not written is a failure.
+fn print(text: &str) -> Result<(), String> {
+    match write(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("standard output cannot be written: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says something beside what a command does: it may be lost.
 fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    drop(write(text));
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Says why nothing is done; nobody may be able to read that either.
+fn complain(sentence: &str) {
+    drop(telemetry::Lossy.write_all(format!("herald: {sentence}\n").as_bytes()));
 }
 
 fn check(config: &Config) -> Result<(), String> {
@@ -134,9 +152,9 @@ fn serve(config: Config) -> Result<(), String> {
     start_logging(&config)?;
     let shown = config.clone();
     let run = async {
-        let shutdown =
-            shutdown().map_err(|error| format!("signals cannot be received: {error}"))?;
-        let run = app::run(config, shutdown, |addresses| greet(&shown, addresses));
+        let (shutdown, reloads) =
+            signals::listen().map_err(|error| format!("signals cannot be received: {error}"))?;
+        let run = app::run(config, shutdown, reloads, |addresses| greet(&shown, addresses));
         run.await.map_err(|error: StartError| error.to_string())
     };
     actix_web::rt::System::new().block_on(run)
@@ -149,25 +167,6 @@ fn start_logging(config: &Config) -> Result<(), String> {
     };
     let settings = TelemetrySettings { filter: config.log.clone(), format };
     telemetry::init(&settings).map_err(|error| format!("HERALD_LOG cannot be used: {error}"))
-}
-
-/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            std::process::exit(1);
-        });
-    })
 }
 
 /// What to open, and a line to paste.

@@ -47,6 +47,9 @@
 //! which notifies every node's [`catalog`], which every worker follows. Questions take a fourth:
 //! [`relay::Relay::survey`] asks every worker about its own connections.
 
+// The macros that print panic where the stream is full or closed.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod domain;
 
 pub mod store;

@@ -23,6 +23,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -36,6 +37,12 @@ const REMAINS_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(8);
 /// How long Postgres has to stop out of order.
 const QUIT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the second try to start it again waits; each further one waits twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a try to start it again waits at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Once it has run for so long, its next end is a new misfortune: the first try waits for nothing.
+const STEADY: Duration = Duration::from_secs(60);
 /// How often a condition is looked at that nothing announces.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -68,10 +75,15 @@ pub struct PostgresSettings {
 /// The running private Postgres. Dropping it ends Postgres at once; `stop` ends it in order.
 #[derive(Debug)]
 pub struct PrivatePostgres {
-    /// Dropped before the locks, which say that nobody serves the cluster.
+    /// Replaced when it has ended by itself; dropped before the locks, which say that nobody serves
+    /// the cluster.
     server: Process,
-    /// The directory of its socket.
-    socket: PathBuf,
+    /// What it serves; the same for as long as Herald runs.
+    cluster: Cluster,
+    /// What it is started with, again if need be.
+    binaries: Binaries,
+    /// How it is started, again if need be.
+    launcher: Launcher,
     /// On the data directory and on the cluster, for as long as it is served.
     _locks: [File; 2],
 }
@@ -96,10 +108,9 @@ impl PrivatePostgres {
         let directory = File::open(cluster.directory())
             .map_err(PostgresError::io("open", cluster.directory()))?;
         let cluster_lock = hold(directory, &data_dir).await?;
-        cluster.make_socket_dir()?;
         let server = start_server(&cluster, &binaries, &launcher).await?;
-        let socket = cluster.socket().to_owned();
-        let postgres = Self { server, socket, _locks: [data_lock, cluster_lock] };
+        let _locks = [data_lock, cluster_lock];
+        let postgres = Self { server, cluster, binaries, launcher, _locks };
         postgres.make_database().await.map_err(PostgresError::Database)?;
         tracing::info!(process.id = postgres.process_id(), "the private Postgres is ready");
         Ok(postgres)
@@ -107,13 +118,70 @@ impl PrivatePostgres {
 
     /// How to connect to its database, as its superuser.
     pub fn options(&self) -> PgConnectOptions {
-        let options = PgConnectOptions::new_without_pgpass().socket(&self.socket).port(PORT);
+        let options = PgConnectOptions::new_without_pgpass().socket(self.cluster.socket());
+        let options = options.port(PORT);
         options.username(NAME).database(NAME).ssl_mode(PgSslMode::Disable)
     }
 
     /// The process id of its postmaster.
     pub fn process_id(&self) -> u32 {
         self.server.id().as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Keeps it running until `stop` resolves, and then stops it. One that ends by itself, or is
+    /// killed, is started again: at once, then with growing pauses of 30 seconds at most.
+    pub async fn keep(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut pause = Duration::ZERO;
+        loop {
+            let begun = Instant::now();
+            tokio::select! {
+                () = &mut stop => return self.stop().await,
+                _ = self.server.ended() => {}
+            }
+            if begun.elapsed() >= STEADY {
+                pause = Duration::ZERO;
+            }
+            tracing::warn!(
+                process.id = self.process_id(),
+                "the private Postgres has ended and is started again; messages go on meanwhile"
+            );
+            let again = tokio::select! {
+                () = &mut stop => None,
+                server = self.start_again(&mut pause) => Some(server),
+            };
+            match again {
+                Some(server) => self.server = server,
+                None => return self.clear_up().await,
+            }
+        }
+    }
+
+    /// Tries until it is ready, with growing pauses; says of each try how it went.
+    async fn start_again(&self, pause: &mut Duration) -> Process {
+        loop {
+            sleep(*pause).await;
+            *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            match start_server(&self.cluster, &self.binaries, &self.launcher).await {
+                Ok(server) => {
+                    let process_id = server.id().as_raw_nonzero();
+                    tracing::info!(process.id = process_id, "the private Postgres is ready again");
+                    return server;
+                }
+                Err(error) => tracing::warn!(
+                    error = error.in_one_line(),
+                    pause_ms = pause.as_millis() as u64,
+                    "the private Postgres does not start again; it is tried once more after a pause"
+                ),
+            }
+        }
+    }
+
+    /// Waits for the end of a server that was given up while it started.
+    async fn clear_up(self) {
+        if let Err(error) = end_remains(&self.cluster).await {
+            tracing::warn!(error = error.in_one_line(), "the private Postgres is left behind");
+        }
     }
 
     /// Stops it: in order within 8 seconds, else by force. Open connections are closed.
@@ -179,6 +247,8 @@ async fn start_server(
     launcher: &Launcher,
 ) -> Result<Process, PostgresError> {
     let deadline = Instant::now() + REMAINS_PATIENCE;
+    // Where it lies among the system's temporary files it may have been swept away meanwhile.
+    cluster.make_socket_dir()?;
     loop {
         end_remains(cluster).await?;
         let mut command = launcher.command(&binaries.postgres)?;

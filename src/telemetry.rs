@@ -1,6 +1,6 @@
 //! Log lines on standard error, as text or as JSON, in which no dependency can print a token.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
@@ -54,10 +54,28 @@ pub enum TelemetryError {
     AlreadySet(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Sends the log lines of this process to standard error, in colour if that is a terminal.
+/// Standard error as those see it who must not fail with it: a full disk, a closed pipe or a closed
+/// terminal costs what is written, and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Lossy;
+
+impl Write for Lossy {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        drop(io::stderr().write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        drop(io::stderr().flush());
+        Ok(())
+    }
+}
+
+/// Sends the log lines of this process to standard error, in colour if that is a terminal. Lines
+/// that standard error does not take are lost.
 /// Errors: `TelemetryError`, when the filter cannot be read or logging is already set up.
 pub fn init(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
-    let subscriber = subscriber(settings, std::io::stderr, std::io::stderr().is_terminal())?;
+    let subscriber = subscriber(settings, || Lossy, io::stderr().is_terminal())?;
     tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::AlreadySet)
 }
 
@@ -80,7 +98,8 @@ where
 {
     let harmless = filter_fn(is_harmless).with_max_level_hint(LevelFilter::TRACE);
     let filter = filter(&settings.filter)?.and(harmless);
-    let lines = fmt::layer().with_writer(writer);
+    // Its own complaints would go to standard error by a macro that panics where that is full.
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines = match settings.format {
         LogFormat::Text => lines.with_ansi(ansi).boxed(),
         LogFormat::Json => {
@@ -108,7 +127,6 @@ fn within(target: &str, module: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]

@@ -78,6 +78,14 @@ impl Certificates {
         Ok(changed)
     }
 
+    /// Reloads once, and logs the outcome whatever it is.
+    pub async fn reload_now(&self) {
+        let certificates = self.clone();
+        let Ok(outcome) = spawn_blocking(move || certificates.reload()).await else { return };
+        let asked_for = outcome.is_ok().then(String::new);
+        self.report(outcome, asked_for);
+    }
+
     /// Reloads at every interval until `stop` turns true or its sender is gone. Logs each change,
     /// and each new failure once.
     pub async fn watch(self, every: Duration, mut stop: watch::Receiver<bool>) {

@@ -225,6 +225,7 @@ impl ExplainRequest {
                         token_id: None,
                         issued_at: None,
                         expires_at: i64::MAX,
+                        key: Default::default(),
                     },
                 ))))
             }

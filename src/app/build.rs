@@ -1,17 +1,17 @@
 //! Makes the parts of the service out of the configuration, and starts the tasks that keep them
 //! fresh.
 
+use super::database::connect_options;
 use super::error::StartError;
 use super::memory;
+use super::signing_in::authenticator;
 use crate::api::counters::Metrics;
 use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
 use crate::api::{Api, ApiSettings};
-use crate::auth::development::DevelopmentKey;
-use crate::auth::{AuthSettings, Authenticator, ClaimNames, PublicKey};
 use crate::catalog::{self, Catalog, Snapshot};
-use crate::config::{Config, SigningIn, SigningKeys};
+use crate::config::Config;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
@@ -23,9 +23,7 @@ use crate::store::{InsertError, Store, StoreError};
 use crate::{telemetry, tls};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -44,11 +42,7 @@ pub(super) async fn open_store(
     config: &Config,
 ) -> Result<(Store, Option<PrivatePostgres>), StartError> {
     let (options, postgres) = match &config.database_url {
-        Some(url) => {
-            let options = url.reveal().parse::<PgConnectOptions>();
-            // The parser's own words might repeat the password.
-            (options.map_err(|_| StartError("DATABASE_URL is not a Postgres URL".into()))?, None)
-        }
+        Some(source) => (connect_options(source)?, None),
         None => {
             let settings = PostgresSettings {
                 data_dir: config.data_dir.clone(),
@@ -57,10 +51,10 @@ pub(super) async fn open_store(
             let postgres = PrivatePostgres::start(&settings).await;
             let postgres =
                 postgres.map_err(StartError::because("the private Postgres does not start"))?;
-            (postgres.options(), Some(postgres))
+            (postgres.options().disable_statement_logging(), Some(postgres))
         }
     };
-    Ok((Store::new(options.application_name("herald").disable_statement_logging()), postgres))
+    Ok((Store::new(options), postgres))
 }
 
 /// Builds the service's state and starts its tasks, which end when `stopped` turns true. Errors:
@@ -122,64 +116,14 @@ pub(super) fn check(config: &Config) -> Result<(), StartError> {
     if !config.is_development() {
         authenticator(config)?;
     }
+    if let Some(source) = &config.database_url {
+        connect_options(source)?;
+    }
     if let Some((certificate, key)) = config.tls.clone() {
         let opened = tls::Certificates::open(tls::CertificateFiles { certificate, key });
         opened.map_err(StartError::because("the certificate cannot be used"))?;
     }
     Ok(())
-}
-
-fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
-    let settings = auth_settings(&config.signing_in, &config.data_dir)?;
-    Authenticator::new(settings).map_err(StartError::because("signing in cannot be set up"))
-}
-
-fn auth_settings(signing_in: &SigningIn, data_dir: &Path) -> Result<AuthSettings, StartError> {
-    let claims = &signing_in.claims;
-    let mut settings = AuthSettings {
-        jwks_allow_private: signing_in.jwks_allow_private,
-        issuer: signing_in.issuer.clone(),
-        audience: signing_in.audience.clone(),
-        leeway: signing_in.leeway,
-        claims: ClaimNames {
-            user: claims.user.clone(),
-            groups: claims.groups.clone(),
-            roles: claims.roles.clone(),
-            instances: claims.instances.clone(),
-            instance: claims.instance.clone(),
-            component: claims.component.clone(),
-        },
-        cache_entries: signing_in.cache_entries,
-        ..AuthSettings::default()
-    };
-    match &signing_in.keys {
-        SigningKeys::Development => {
-            let key = DevelopmentKey::open(data_dir);
-            let key =
-                key.map_err(StartError::because("the development key cannot be read or made"))?;
-            settings.secret = Some(key.secret().to_vec());
-        }
-        SigningKeys::Configured { secret, public_keys, jwks_urls } => {
-            settings.secret = secret.as_ref().map(|secret| secret.reveal().as_bytes().to_vec());
-            if settings
-                .secret
-                .as_deref()
-                .is_some_and(|secret| DevelopmentKey::is_stored_as(data_dir, secret))
-            {
-                let sentence = "HERALD_JWT_SECRET is the development key of the data directory: make a key of your own";
-                return Err(StartError(sentence.into()));
-            }
-            settings.jwks_urls = jwks_urls.clone();
-            for path in public_keys {
-                let pem = std::fs::read(path);
-                let pem = pem.map_err(|error| {
-                    StartError(format!("{} cannot be read: {error}", path.display()))
-                })?;
-                settings.public_keys.push(PublicKey { name: path.display().to_string(), pem });
-            }
-        }
-    }
-    Ok(settings)
 }
 
 /// Applies the migrations, and waits for a Postgres that is still starting.

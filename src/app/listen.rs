@@ -58,6 +58,8 @@ pub(super) struct Servers {
     pub metrics: Server,
     /// Where they are.
     pub addresses: Addresses,
+    /// What the client listener shows.
+    pub certificates: Certificates,
 }
 
 /// What the client listeners need.
@@ -79,7 +81,7 @@ pub(super) fn listen(
         certificates(config).map_err(StartError::because("the certificate cannot be used"))?;
     let tls_config =
         certificates.server_config().map_err(StartError::because("TLS cannot be set up"))?;
-    tasks.spawn_local(certificates.watch(CERTIFICATE_POLL, stopped.clone()));
+    tasks.spawn_local(certificates.clone().watch(CERTIFICATE_POLL, stopped.clone()));
     let openapi =
         openapi::text().map_err(StartError::because("the OpenAPI document cannot be written"))?;
     let (tls, client) = bind(config.listen, "HERALD_LISTEN")?;
@@ -96,7 +98,7 @@ pub(super) fn listen(
     let metrics_server =
         server.map_err(StartError::because("the metrics listener cannot be opened"))?;
     let addresses = Addresses { client, proxy, metrics };
-    Ok(Servers { client: client_server, metrics: metrics_server, addresses })
+    Ok(Servers { client: client_server, metrics: metrics_server, addresses, certificates })
 }
 
 fn certificates(config: &Config) -> Result<Certificates, TlsError> {

@@ -4,7 +4,7 @@
 use super::error::AuthError;
 use super::settings::{AuthSettings, ClaimNames};
 use crate::domain::instance::InstanceId;
-use crate::domain::principal::{GroupId, MAX_GROUPS, Principal, Role, Scope, UserId};
+use crate::domain::principal::{GroupId, KeyStanding, MAX_GROUPS, Principal, Role, Scope, UserId};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -66,6 +66,7 @@ impl ClaimRules {
             issued_at,
             expires_at,
             claims,
+            key: KeyStanding::default(),
         };
         if now >= self.ends_at(&principal) {
             return Err(AuthError::Expired);

@@ -102,7 +102,7 @@ async fn a_new_key_is_fetched_and_an_old_one_is_forgotten() {
     let ((old_key, old_token), (new_key, new_token)) = (named(&old, "1"), named(&new, "2"));
     let server = KeyServer::start(&[old_key]).await;
     let authenticator = authenticator(settings(&[&server]));
-    authenticator.verify(&old_token).await.unwrap();
+    let before = authenticator.verify(&old_token).await.unwrap();
     server.serve_keys(&[new_key]);
     authenticator.verify(&old_token).await.unwrap();
     authenticator.verify(&new_token).await.unwrap();
@@ -111,6 +111,7 @@ async fn a_new_key_is_fetched_and_an_old_one_is_forgotten() {
         WRONG,
         "the cache must forget it too"
     );
+    assert!(!before.key.is_withdrawn(), "open sockets stay until their token ends");
 }
 
 #[tokio::test]

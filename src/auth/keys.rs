@@ -2,6 +2,7 @@
 
 use super::algorithm::SignatureAlgorithm;
 use super::token::Token;
+use crate::domain::principal::KeyStanding;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
 };
@@ -18,6 +19,8 @@ pub(super) struct Key {
     algorithms: Vec<SignatureAlgorithm>,
     /// The key itself.
     key: DecodingKey,
+    /// Shared with the principals whose tokens it verified.
+    standing: KeyStanding,
 }
 
 impl Key {
@@ -77,6 +80,17 @@ impl Key {
         (!key.algorithms.is_empty()).then_some(key)
     }
 
+    /// Whether it is still accepted.
+    pub fn standing(&self) -> &KeyStanding {
+        &self.standing
+    }
+
+    /// Whether both are the same secret or public key, read from settings.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let bytes = |key: &Self| key.key.try_get_as_bytes().ok().map(<[u8]>::to_vec);
+        self.key.family() == other.key.family() && bytes(self) == bytes(other)
+    }
+
     /// Whether it is the key that the token names by `kid`.
     pub fn is_named_by(&self, token: &Token<'_>) -> bool {
         token.key_id.is_some() && self.id == token.key_id
@@ -93,7 +107,8 @@ impl Key {
     }
 
     fn new(key: DecodingKey) -> Self {
-        Self { id: None, algorithms: SignatureAlgorithm::all_of(key.family()), key }
+        let algorithms = SignatureAlgorithm::all_of(key.family());
+        Self { id: None, algorithms, key, standing: KeyStanding::default() }
     }
 }
 

@@ -18,7 +18,8 @@ mod token;
 pub use error::AuthError;
 pub use settings::{AuthSettings, AuthSettingsError, ClaimNames, MIN_SECRET_BYTES, PublicKey};
 
-use crate::domain::principal::Principal;
+use crate::domain::principal::{KeyStanding, Principal};
+use arc_swap::ArcSwap;
 use cache::VerifiedTokens;
 use claims::ClaimRules;
 use jwks::Source;
@@ -35,16 +36,27 @@ pub const MAX_TOKEN_BYTES: usize = 8_192;
 #[derive(Clone)]
 pub struct Authenticator(Arc<Inner>);
 
+/// What became of the secret and the public key files when they were read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// How many there are now.
+    pub keys: usize,
+    /// How many of them were not there before.
+    pub new: usize,
+    /// How many are there no more.
+    pub gone: usize,
+}
+
 struct Inner {
-    /// The secret and the public key files; they never change.
-    fixed: Vec<Key>,
+    /// The secret and the public key files; replaced when they are read again.
+    fixed: ArcSwap<Vec<Key>>,
     /// One for each JWKS URL; each changes its own keys.
     sources: Vec<Arc<Source>>,
     /// What the claims must say.
     rules: ClaimRules,
     /// Tokens that were verified with the keys of the present generation.
     cache: VerifiedTokens,
-    /// Grows whenever a source's keys change, which makes every cached token unknown again.
+    /// Grows whenever these or a source's keys change, which makes every cached token unknown again.
     generation: Arc<AtomicU64>,
 }
 
@@ -60,7 +72,35 @@ impl Authenticator {
         }
         let cache = VerifiedTokens::new(settings.cache_entries)?;
         let rules = ClaimRules::new(settings);
+        let fixed = ArcSwap::from_pointee(fixed);
         Ok(Self(Arc::new(Inner { fixed, sources, rules, cache, generation })))
+    }
+
+    /// Takes the secret and the public keys of these settings in the place of those at hand. Tokens
+    /// of a key that is not among them are refused from now on, and its standing is withdrawn.
+    /// Errors: `AuthSettingsError`; what was at hand stays.
+    pub fn replace_keys(&self, settings: &AuthSettings) -> Result<KeyChange, AuthSettingsError> {
+        let inner = &*self.0;
+        let (before, mut keys) = (inner.fixed.load_full(), settings.fixed_keys()?);
+        if keys.is_empty() && inner.sources.is_empty() {
+            return Err(AuthSettingsError::NoKeys);
+        }
+        let mut change = KeyChange { keys: keys.len(), new: 0, gone: 0 };
+        for key in &mut keys {
+            match before.iter().find(|known| known.is_same_as(key)) {
+                Some(known) => *key = known.clone(),
+                None => change.new += 1,
+            }
+        }
+        let stays = |known: &Key| keys.iter().any(|key| key.is_same_as(known));
+        let gone: Vec<Key> = before.iter().filter(|known| !stays(known)).cloned().collect();
+        change.gone = gone.len();
+        inner.fixed.store(Arc::new(keys));
+        gone.iter().for_each(|key| key.standing().withdraw());
+        if change.new + change.gone > 0 {
+            inner.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(change)
     }
 
     /// The names of the claims that are read.
@@ -85,8 +125,9 @@ impl Authenticator {
             return Ok(principal);
         }
         let parsed = Token::parse(token)?;
-        inner.check_signature(&parsed).await?;
-        let principal = Arc::new(inner.rules.principal(parsed.claims()?, now)?);
+        let key = inner.check_signature(&parsed).await?;
+        let principal = Principal { key, ..inner.rules.principal(parsed.claims()?, now)? };
+        let principal = Arc::new(principal);
         let ends_at = inner.rules.ends_at(&principal);
         inner.cache.insert(fingerprint, cache::Entry::new(&principal, token, generation, ends_at));
         Ok(principal)
@@ -95,13 +136,13 @@ impl Authenticator {
 
 impl Inner {
     /// Tries the keys at hand, then those of every source that may have gained the token's key
-    /// meanwhile.
-    async fn check_signature(&self, token: &Token<'_>) -> Result<(), AuthError> {
-        if self.fixed.iter().any(|key| key.verifies(token)) {
-            return Ok(());
+    /// meanwhile. The standing of the key that verifies it.
+    async fn check_signature(&self, token: &Token<'_>) -> Result<KeyStanding, AuthError> {
+        if let Some(key) = self.fixed.load().iter().find(|key| key.verifies(token)) {
+            return Ok(key.standing().clone());
         }
         if self.sources.iter().any(|source| source.verifies(token)) {
-            return Ok(());
+            return Ok(KeyStanding::default());
         }
         let mut unavailable = false;
         for source in self.sources.iter().filter(|_| token.algorithm.is_asymmetric()) {
@@ -110,7 +151,7 @@ impl Inner {
             }
             // Somebody else's fetch may have brought the key meanwhile.
             if source.verifies(token) {
-                return Ok(());
+                return Ok(KeyStanding::default());
             }
             unavailable |= source.is_unavailable_for(token);
         }
@@ -125,7 +166,7 @@ impl Inner {
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authenticator")
-            .field("fixed_keys", &self.0.fixed.len())
+            .field("fixed_keys", &self.0.fixed.load().len())
             .field("sources", &self.0.sources.len())
             .finish_non_exhaustive()
     }

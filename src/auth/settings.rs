@@ -61,7 +61,9 @@ pub struct ClaimNames {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthSettingsError {
     /// The HS256 secret could be guessed.
-    #[error("HERALD_JWT_SECRET has {actual} bytes, and needs at least {MIN_SECRET_BYTES}")]
+    #[error(
+        "HERALD_JWT_SECRET, or the file in its place, has {actual} bytes, and needs at least {MIN_SECRET_BYTES}"
+    )]
     SecretTooShort {
         /// Its length in bytes.
         actual: usize,

@@ -235,3 +235,50 @@ async fn a_minted_token_verifies() {
     let token = development::mint(SECRET, &alice_with(json!({"roles": ["REALTIME_CONNECT"]})));
     assert!(verify(with_secret(), &token).await.unwrap().has_role("REALTIME_CONNECT"));
 }
+
+#[tokio::test]
+async fn replaced_keys_count_at_once_and_those_that_stay_keep_their_standing() {
+    let (stays, goes) = (Signer::p256(), Signer::ed25519());
+    let pem = |signer: &Signer| with_pem(&signer.public_pem).public_keys;
+    let with = |secret: &[u8], keys: &[&Signer]| AuthSettings {
+        secret: Some(secret.to_vec()),
+        public_keys: keys.iter().flat_map(|signer| pem(signer)).collect(),
+        ..AuthSettings::default()
+    };
+    let authenticator = authenticator(with(SECRET, &[&stays, &goes]));
+    let tokens = [Signer::secret(SECRET).token(), stays.token(), goes.token()];
+    let mut before = Vec::new();
+    for token in &tokens {
+        before.push(authenticator.verify(token).await.unwrap());
+    }
+    let same = authenticator.replace_keys(&with(SECRET, &[&goes, &stays])).unwrap();
+    assert_eq!(same, KeyChange { keys: 3, new: 0, gone: 0 });
+    assert_eq!(authenticator.0.generation.load(Ordering::Acquire), 0, "the cache stays");
+
+    let other = [b'x'; 40];
+    let change = authenticator.replace_keys(&with(&other, &[&stays])).unwrap();
+    assert_eq!(change, KeyChange { keys: 2, new: 1, gone: 2 });
+    let withdrawn: Vec<bool> = before.iter().map(|who| who.key.is_withdrawn()).collect();
+    assert_eq!(withdrawn, [true, false, true]);
+    for (token, holds) in tokens.iter().zip([false, true, false]) {
+        assert_eq!(authenticator.verify(token).await.is_ok(), holds);
+    }
+    assert!(authenticator.verify(&Signer::secret(&other).token()).await.is_ok());
+
+    let back = authenticator.replace_keys(&with(SECRET, &[])).unwrap();
+    assert_eq!(back, KeyChange { keys: 1, new: 1, gone: 2 });
+    let again = authenticator.verify(&tokens[0]).await.unwrap();
+    assert!(!again.key.is_withdrawn() && before[0].key.is_withdrawn());
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_used_leave_the_old_ones_in_use() {
+    let authenticator = authenticator(with_secret());
+    let who = authenticator.verify(&Signer::secret(SECRET).token()).await.unwrap();
+    let short = AuthSettings { secret: Some(vec![b'x'; 31]), ..AuthSettings::default() };
+    for bad in [AuthSettings::default(), short, with_pem("no key")] {
+        assert!(authenticator.replace_keys(&bad).is_err());
+        assert!(authenticator.verify(&Signer::secret(SECRET).token()).await.is_ok());
+    }
+    assert!(!who.key.is_withdrawn());
+}

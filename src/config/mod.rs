@@ -41,6 +41,25 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// The variable holds it.
+    Given(Secret),
+    /// A file holds it, and one line feed behind it at most.
+    File(PathBuf),
+}
+
+impl SecretSource {
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Given(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
 /// What tokens are verified with.
 #[derive(Clone, Debug)]
 pub enum SigningKeys {
@@ -49,7 +68,7 @@ pub enum SigningKeys {
     /// The operator's own; at least one of the three.
     Configured {
         /// HS256.
-        secret: Option<Secret>,
+        secret: Option<SecretSource>,
         /// PEM files.
         public_keys: Vec<PathBuf>,
         /// Key sets.
@@ -178,8 +197,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// `HERALD_DATA_DIR`.
     pub data_dir: PathBuf,
-    /// `DATABASE_URL`; none means the private Postgres.
-    pub database_url: Option<Secret>,
+    /// `DATABASE_URL` or `DATABASE_URL_FILE`; none means the private Postgres.
+    pub database_url: Option<SecretSource>,
     /// `HERALD_PG_BIN`.
     pub pg_bin: Option<PathBuf>,
     /// `HERALD_TLS_CERT` and `HERALD_TLS_KEY`; none means the local certificate.
@@ -233,7 +252,7 @@ impl Config {
                 .ok_or_else(|| ConfigError("HERALD_METRICS_LISTEN is missing".into()))?,
             trusted_proxies: reader.networks("HERALD_TRUSTED_PROXIES")?,
             data_dir: reader.text("HERALD_DATA_DIR").into(),
-            database_url: reader.some("DATABASE_URL").map(Secret),
+            database_url: secret(&reader, "DATABASE_URL", "DATABASE_URL_FILE")?,
             pg_bin: reader.some("HERALD_PG_BIN").map(PathBuf::from),
             tls: certificate(&reader)?,
             signing_in: signing_in(&reader)?,
@@ -258,13 +277,13 @@ impl Config {
     fn check(self) -> Result<Self, ConfigError> {
         if self.is_development() && !self.listen.ip().is_loopback() {
             return Err(ConfigError(format!(
-                "HERALD_LISTEN is {}, which others can reach, and tokens would be verified with the development key: set HERALD_JWT_SECRET, HERALD_JWT_PUBLIC_KEYS or HERALD_JWKS_URLS",
+                "HERALD_LISTEN is {}, which others can reach, and tokens would be verified with the development key: set HERALD_JWT_SECRET, HERALD_JWT_SECRET_FILE, HERALD_JWT_PUBLIC_KEYS or HERALD_JWKS_URLS",
                 self.listen
             )));
         }
         if self.is_development() && self.proxy_listen.is_some() {
             return Err(ConfigError(
-                "HERALD_PROXY_LISTEN needs a signing key of your own: set HERALD_JWT_SECRET, HERALD_JWT_PUBLIC_KEYS or HERALD_JWKS_URLS".into(),
+                "HERALD_PROXY_LISTEN needs a signing key of your own: set HERALD_JWT_SECRET, HERALD_JWT_SECRET_FILE, HERALD_JWT_PUBLIC_KEYS or HERALD_JWKS_URLS".into(),
             ));
         }
         if self.proxy_listen.is_some() && self.trusted_proxies.is_empty() {
@@ -279,7 +298,8 @@ impl Config {
 fn is_ours(name: &str) -> bool {
     let ignored =
         IGNORED.contains(&name) || IGNORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    name == "DATABASE_URL" || (name.starts_with("HERALD_") && !ignored)
+    ["DATABASE_URL", "DATABASE_URL_FILE"].contains(&name)
+        || (name.starts_with("HERALD_") && !ignored)
 }
 
 fn certificate(reader: &Reader) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
@@ -292,8 +312,18 @@ fn certificate(reader: &Reader) -> Result<Option<(PathBuf, PathBuf)>, ConfigErro
     }
 }
 
+/// A secret that is given by itself or in a file.
+fn secret(reader: &Reader, name: &str, file: &str) -> Result<Option<SecretSource>, ConfigError> {
+    match (reader.some(name), reader.some(file)) {
+        (Some(_), Some(_)) => Err(ConfigError(format!("{name} and {file} are both set: set one"))),
+        (Some(text), None) => Ok(Some(SecretSource::Given(Secret(text)))),
+        (None, Some(path)) => Ok(Some(SecretSource::File(path.into()))),
+        (None, None) => Ok(None),
+    }
+}
+
 fn signing_in(reader: &Reader) -> Result<SigningIn, ConfigError> {
-    let secret = reader.some("HERALD_JWT_SECRET").map(Secret);
+    let secret = secret(reader, "HERALD_JWT_SECRET", "HERALD_JWT_SECRET_FILE")?;
     let public_keys: Vec<PathBuf> =
         reader.list("HERALD_JWT_PUBLIC_KEYS").into_iter().map(PathBuf::from).collect();
     let jwks_urls = reader.urls("HERALD_JWKS_URLS")?;

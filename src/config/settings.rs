@@ -47,11 +47,17 @@ pub const SETTINGS: &[Setting] = &[
         "Folder of the private Postgres, the local certificate and the development key",
     ),
     secret("DATABASE_URL", "A Postgres of your own, instead of the private one"),
+    open("DATABASE_URL_FILE", "", "File that holds it; read again at SIGHUP"),
     open("HERALD_PG_BIN", "", "Folder with initdb and postgres, for the private one"),
     open("HERALD_TLS_CERT", "", "Certificate chain in PEM; followed when it changes"),
     open("HERALD_TLS_KEY", "", "Its private key in PEM"),
     secret("HERALD_JWT_SECRET", "HS256 secret, 32 bytes at least"),
-    open("HERALD_JWT_PUBLIC_KEYS", "", "Public key files in PEM, comma-separated"),
+    open("HERALD_JWT_SECRET_FILE", "", "File that holds it; read again at SIGHUP"),
+    open(
+        "HERALD_JWT_PUBLIC_KEYS",
+        "",
+        "Public key files in PEM, comma-separated; read again at SIGHUP",
+    ),
     secret("HERALD_JWKS_URLS", "Key sets to fetch, comma-separated"),
     open(
         "HERALD_JWKS_ALLOW_PRIVATE",

@@ -120,3 +120,19 @@ fn certificate_and_key_belong_together() {
     assert!(refusal(&[("HERALD_TLS_CERT", "a.pem")]).contains("set both or none"));
     assert!(refusal(&[("HERALD_LOG_FORMAT", "xml")]).contains("text or json"));
 }
+
+#[test]
+fn a_secret_is_given_by_itself_or_in_a_file() {
+    for (name, value) in
+        [("HERALD_JWT_SECRET", SECRET), ("DATABASE_URL", "postgres://u:hunter2@h/d")]
+    {
+        let file = format!("{name}_FILE");
+        assert!(is_ours(&file));
+        let said = refusal(&[(name, value), (&file, "/run/secret")]);
+        assert_eq!(said, format!("{name} and {file} are both set: set one"));
+    }
+    let files = [("HERALD_JWT_SECRET_FILE", "/run/secret"), ("DATABASE_URL_FILE", "/run/url")];
+    let config = read(&files).unwrap();
+    assert!(!config.is_development());
+    assert_eq!(config.database_url, Some(SecretSource::File("/run/url".into())));
+}

@@ -5,6 +5,8 @@ pub use super::role::{Role, RoleError};
 use super::instance::InstanceId;
 use super::text::{is_id, text_value};
 use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 text_value! {
     /// A user's id: 1 to 128 bytes of any text without control characters, compared byte for byte.
@@ -32,6 +34,28 @@ pub enum Scope {
     Instances(Vec<InstanceId>),
 }
 
+/// Whether the key that a token was verified with is still accepted; clones share the answer.
+#[derive(Clone, Debug, Default)]
+pub struct KeyStanding(Arc<AtomicBool>);
+
+impl KeyStanding {
+    /// The key is accepted no more.
+    pub fn withdraw(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Whether the key is accepted no more.
+    pub fn is_withdrawn(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+impl PartialEq for KeyStanding {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_withdrawn() == other.is_withdrawn()
+    }
+}
+
 /// A verified token's bearer. Role and claim names are the configured ones, already mapped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Principal {
@@ -53,6 +77,9 @@ pub struct Principal {
     pub issued_at: Option<i64>,
     /// `exp`, seconds since the Unix epoch, without leeway.
     pub expires_at: i64,
+    /// Of the key that the token was verified with. One of a key set by URL is never withdrawn:
+    /// keys leave such a set when they are rotated, and their tokens are good until they end.
+    pub key: KeyStanding,
 }
 
 impl Principal {
@@ -69,6 +96,7 @@ impl Principal {
             token_id: None,
             issued_at: None,
             expires_at,
+            key: KeyStanding::default(),
         }
     }
 

@@ -132,6 +132,7 @@ mod tests {
             token_id: token_id.map(str::to_owned),
             issued_at,
             expires_at: 1_000,
+            key: Default::default(),
         }
     }
 

@@ -83,6 +83,7 @@ fn principal() -> impl Strategy<Value = Principal> {
         token_id: None,
         issued_at: None,
         expires_at: i64::MAX,
+        key: Default::default(),
     })
 }
 

@@ -9,8 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
-use tokio::time::{Instant, sleep};
+use std::time::SystemTime;
 
 /// The superuser, and the name of the database.
 pub(super) const NAME: &str = "herald";
@@ -20,10 +19,8 @@ pub(super) const PORT: u16 = 5432;
 const ELSEWHERE: &str = "/var/lib/herald";
 /// The longest path of a socket in bytes, on the system that allows least (macOS).
 const LONGEST_SOCKET: usize = 103;
-/// How long the directory of an aborted initdb may resist its deletion.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is tried again.
-const LOOK: Duration = Duration::from_millis(50);
+/// How the name of a cluster goes on that initdb has not finished.
+const UNFINISHED: &str = "new";
 
 /// Where the cluster lies, and who serves it.
 #[derive(Debug)]
@@ -95,8 +92,11 @@ impl Cluster {
         binaries: &Binaries,
         launcher: &Launcher,
     ) -> Result<(), PostgresError> {
-        let unfinished = self.directory.with_added_extension("new");
-        remove(&unfinished).await?;
+        // Each under a name of its own: where there is no setpriv, the initdb of a Herald that was
+        // killed goes on for a while, and must not write into this one.
+        let moment = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let unfinished = self.directory.with_added_extension(format!("{UNFINISHED}-{moment}"));
+        self.remove_unfinished();
         make_private_dir(&unfinished, self.account)?;
         let mut command = launcher.command(&binaries.initdb)?;
         command.arg("-D").arg(&unfinished).args(["-U", NAME, "--encoding=UTF8", "--locale=C"]);
@@ -111,7 +111,28 @@ impl Cluster {
             symlink(&self.directory, &self.entry)
                 .map_err(PostgresError::io("make the link", &self.entry))?;
         }
+        self.remove_unfinished();
         [&self.directory, &self.entry].into_iter().try_for_each(|path| sync_parent(path))
+    }
+
+    /// Deletes what initdbs left that did not come to their end. They are in nobody's way.
+    fn remove_unfinished(&self) {
+        let (Some(place), Some(name)) = (self.directory.parent(), self.directory.file_name())
+        else {
+            return;
+        };
+        let begin = [name.as_bytes(), b".", UNFINISHED.as_bytes()].concat();
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            if !entry.file_name().as_bytes().starts_with(&begin) {
+                continue;
+            }
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(
+                    cluster.path = %entry.path().display(), %error,
+                    "an unfinished cluster cannot be deleted; it is not used"
+                );
+            }
+        }
     }
 
     /// Makes the socket's directory if it is not the cluster's. Errors: it is there, but somebody
@@ -174,21 +195,6 @@ fn digest(path: &Path) -> String {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step);
     format!("{hash:016x}")
-}
-
-/// Deletes what an aborted initdb left. Its last processes may still write there for a moment.
-async fn remove(dir: &Path) -> Result<(), PostgresError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match fs::remove_dir_all(dir) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound && !dir.exists() => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(PostgresError::io("delete", dir)(error));
-            }
-            Err(_) => sleep(LOOK).await,
-        }
-    }
 }
 
 fn sync_parent(path: &Path) -> Result<(), PostgresError> {

@@ -1,5 +1,6 @@
 //! Why the private Postgres does not start, in sentences for whoever starts Herald.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::{fmt, io};
 
@@ -84,6 +85,17 @@ impl PostgresError {
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// What failed, why, and what the log says, as one line of ours.
+    pub(super) fn in_one_line(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            text += &format!(": {cause}");
+            source = cause.source();
+        }
+        text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -31,6 +31,12 @@ impl Close {
         Self::new(4401, "TOKEN_REVOKED", "the token was revoked; sign in again")
     }
 
+    /// 4401: the key that the token was signed with was taken away while the connection was open.
+    pub fn key_withdrawn() -> Self {
+        let sentence = "its signing key is accepted no more; fetch a new token and reconnect";
+        Self::new(4401, "TOKEN_INVALID", sentence)
+    }
+
     /// 4420.
     pub fn too_slow() -> Self {
         Self::new(4420, "TOO_SLOW", "messages were not read fast enough; reconnect")

@@ -114,7 +114,7 @@ impl Member {
         users.contains(&self.principal.user) || connections.iter().any(|id| *id == self.link.id)
     }
 
-    /// Once a second: keep-alives, comments, token expiry, stuck sockets. Returns the bytes that
+    /// Once a second: keep-alives, comments, withdrawn keys, token expiry, stuck sockets. Returns the bytes that
     /// wait for it.
     pub fn tick(&mut self, bounds: ConnectionBounds, now: Instant, unix_seconds: i64) -> usize {
         self.warn(bounds, now, unix_seconds);
@@ -123,6 +123,8 @@ impl Member {
         let ends = self.principal.expires_at.saturating_add(bounds.leeway_seconds);
         if outbox.is_ending() {
             outbox.wake();
+        } else if self.principal.key.is_withdrawn() {
+            outbox.close(Close::key_withdrawn());
         } else if unix_seconds >= ends {
             outbox.close(Close::token_expired());
         } else if transport == Transport::Wss && silence >= bounds.keep_alive {

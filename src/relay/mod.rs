@@ -254,6 +254,11 @@ impl Relay {
         self.0.open()
     }
 
+    /// Has every connection looked after at once, for whoever withdrew the key of a token.
+    pub fn recheck(&self) {
+        self.0.recheck();
+    }
+
     /// Whether the node is going away.
     pub fn is_draining(&self) -> bool {
         self.0.is_draining()

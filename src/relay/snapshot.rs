@@ -146,6 +146,7 @@ impl ConnectionSnapshot {
             token_id: None,
             issued_at: None,
             expires_at: i64::MAX,
+            key: Default::default(),
         };
         let address = [127, 0, 0, 1].into();
         Self {

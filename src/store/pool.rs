@@ -26,8 +26,6 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 pub struct Store {
     /// Lives as long as any clone; `close` empties it.
     pub(super) pool: PgPool,
-    /// What the pool connects with; a listener connects by itself.
-    pub(super) options: PgConnectOptions,
     /// Every change reads all rules again: only what is new in them is compiled.
     pub(super) compiled: Compiled,
 }
@@ -36,15 +34,16 @@ impl Store {
     /// Connects lazily, with at most 8 connections; a request waits 3 s for one, a statement is
     /// cancelled after 5 s. Must be called inside a tokio runtime.
     pub fn new(options: PgConnectOptions) -> Self {
-        let options = options.application_name("herald").options([
-            ("statement_timeout", STATEMENT_TIMEOUT),
-            ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
-        ]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options.clone());
-        Self { pool, options, compiled: Compiled::new(MAX_COMPILED) }
+            .connect_lazy_with(as_herald(options));
+        Self { pool, compiled: Compiled::new(MAX_COMPILED) }
+    }
+
+    /// Makes new connections by these options from now on; those that are open stay.
+    pub fn connect_by(&self, options: PgConnectOptions) {
+        self.pool.set_connect_options(as_herald(options));
     }
 
     /// Applies the migrations that are missing; waits while another node does. Errors:
@@ -63,4 +62,12 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// The options with what every connection of ours has.
+fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
+    options.application_name("herald").options([
+        ("statement_timeout", STATEMENT_TIMEOUT),
+        ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
+    ])
 }

@@ -9,7 +9,7 @@ use super::{Store, StoreError};
 use crate::domain::channel::Channel;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::revocation::Revocation;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{PgExecutor, PgPool};
 use std::collections::HashMap;
 use std::io;
@@ -52,7 +52,7 @@ impl Store {
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(self.options.clone())
+            .connect_with(PgConnectOptions::clone(&self.pool.connect_options()))
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);

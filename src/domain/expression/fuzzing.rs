@@ -59,5 +59,6 @@ fn principal() -> Principal {
         token_id: None,
         issued_at: None,
         expires_at: 0,
+        key: Default::default(),
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn principal(of: &Json) -> Principal {
         token_id: None,
         issued_at: None,
         expires_at: 0,
+        key: Default::default(),
     }
 }
 

@@ -75,6 +75,7 @@ mod tests {
             token_id: None,
             issued_at: None,
             expires_at: 0,
+            key: Default::default(),
         };
         let facts = Facts::new(&principal, None);
         let subjects = [

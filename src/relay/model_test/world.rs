@@ -365,5 +365,6 @@ fn principal(person: &Person) -> Principal {
         token_id: None,
         issued_at: None,
         expires_at: i64::MAX,
+        key: Default::default(),
     }
 }

@@ -47,6 +47,7 @@ struct Inputs {
     questions: mpsc::Receiver<Asked>,
     changes: watch::Receiver<Arc<Snapshot>>,
     draining: watch::Receiver<bool>,
+    rechecks: watch::Receiver<()>,
 }
 
 impl Worker {
@@ -63,6 +64,7 @@ impl Worker {
             questions,
             changes: workers.catalog.changes(),
             draining: workers.drain_signal(),
+            rechecks: workers.recheck_signal(),
         };
         let worker = Self {
             workers,
@@ -83,7 +85,7 @@ impl Worker {
     /// Runs until the relay ends. One tick a second looks after all connections: no timer a
     /// connection.
     async fn run(self, inputs: Inputs) {
-        let Inputs { mut queue, mut questions, mut changes, mut draining } = inputs;
+        let Inputs { mut queue, mut questions, mut changes, mut draining, mut rechecks } = inputs;
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let behind = queue.behind();
@@ -93,10 +95,8 @@ impl Worker {
                 // What is due by the clock first, then changes: one that was answered holds for
                 // what is published after it.
                 biased;
-                _ = ticker.tick() => {
-                    let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
-                    self.workers.note_waiting(self.index, waiting);
-                }
+                _ = ticker.tick() => self.look_after_all(),
+                Ok(()) = rechecks.changed() => self.look_after_all(),
                 changed = draining.changed() => match changed {
                     Ok(()) => drop(tokio::task::spawn_local(self.clone().drain())),
                     Err(_) => return,
@@ -131,6 +131,11 @@ impl Worker {
             // write.
             tokio::task::yield_now().await;
         }
+    }
+
+    fn look_after_all(&self) {
+        let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
+        self.workers.note_waiting(self.index, waiting);
     }
 
     /// Takes what this worker lacks from the instances' windows, as far as its queue has space.

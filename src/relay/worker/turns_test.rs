@@ -86,6 +86,7 @@ impl Scene {
             token_id: None,
             issued_at: None,
             expires_at: i64::MAX,
+            key: Default::default(),
         };
         let joining = Joining {
             transport: Transport::Wss,

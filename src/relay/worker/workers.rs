@@ -51,6 +51,8 @@ pub(crate) struct Workers {
     pub open: Arc<AtomicUsize>,
     /// True once the node is going away.
     draining: watch::Sender<bool>,
+    /// Rung when all are to look after their connections at once.
+    recheck: watch::Sender<()>,
 }
 
 /// How a drain goes about it.
@@ -77,6 +79,7 @@ impl Workers {
             evaluations: Arc::default(),
             open: Arc::default(),
             draining: watch::Sender::new(false),
+            recheck: watch::Sender::new(()),
         }
     }
 
@@ -151,6 +154,15 @@ impl Workers {
 
     pub(super) fn drain_signal(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// Has every worker look after its connections now, not at its next tick.
+    pub fn recheck(&self) {
+        self.recheck.send_replace(());
+    }
+
+    pub(super) fn recheck_signal(&self) -> watch::Receiver<()> {
+        self.recheck.subscribe()
     }
 
     pub(super) fn drain_plan(&self) -> DrainPlan {

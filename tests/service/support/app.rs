@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Settings beyond those that every test server has.
 #[derive(Default)]
@@ -103,8 +103,10 @@ impl App {
         let (ready, started) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let shutdown = async move { drop(stopped.await) };
-            let run =
-                herald::app::run(config, shutdown, |addresses| drop(ready.send(addresses.clone())));
+            let (_nobody_asks, reloads) = mpsc::channel(1);
+            let run = herald::app::run(config, shutdown, reloads, |addresses| {
+                drop(ready.send(addresses.clone()))
+            });
             if let Err(error) = actix_web::rt::System::new().block_on(run) {
                 eprintln!("the server ended with an error: {error}");
             }

@@ -26,3 +26,14 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         .await
         .unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
+
+/// Waits until something is so that nothing announces.
+pub async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let wait = async {
+        while !is_so() {
+            looks.tick().await;
+        }
+    };
+    within(what, wait).await;
+}

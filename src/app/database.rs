@@ -1,0 +1,21 @@
+//! How the database is reached, out of the configuration.
+
+use super::error::StartError;
+use super::secret::read_secret;
+use crate::config::SecretSource;
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+
+/// How a Postgres of the operator's own is reached. Errors: `StartError`, which never shows the
+/// URL.
+pub(super) fn connect_options(source: &SecretSource) -> Result<PgConnectOptions, StartError> {
+    let url = read_secret(source).map_err(|error| {
+        let path = source.file().map(|path| path.display().to_string()).unwrap_or_default();
+        StartError(format!("{path} cannot be read: {error}"))
+    })?;
+    let options = std::str::from_utf8(&url).ok().and_then(|url| url.parse().ok());
+    // The parser's own words might repeat the password.
+    let options: PgConnectOptions =
+        options.ok_or_else(|| StartError("DATABASE_URL is not a Postgres URL".into()))?;
+    Ok(options.disable_statement_logging())
+}
