@@ -143,7 +143,8 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_REMEMBERED_IDS",
         "200000",
-        "Ids of messages that are remembered for as long as messages are kept, 1 to 100,000,000",
+        "Ids of messages that are remembered for as long as messages are kept, of all instances: one \
+         alone takes half, 1 to 100,000,000",
     ),
     open(
         "HERALD_TRACED_MESSAGES",
@@ -168,7 +169,8 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_EXPLANATIONS",
         "4",
-        "Explanations and traces of a user under way at a time, 1 to 256",
+        "Explanations and traces of a user under way at a time, of all instances: one alone takes half, \
+         1 to 256",
     ),
     open(
         "HERALD_REPLAY_MESSAGES",
