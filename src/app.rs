@@ -1,6 +1,7 @@
 //! Builds everything from the configuration, in order; runs until shut-down; drains.
 
 mod build;
+mod descriptors;
 mod error;
 mod listen;
 mod memory;
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::postgres::PrivatePostgres;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
+use descriptors::Room;
 use listen::Servers;
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -31,12 +33,13 @@ pub async fn run(
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     build::check(&config)?;
+    let room = Room::find(config.bounds.connections, listen::workers(config.bounds.workers))?;
     let mut shutdown = pin!(shutdown);
     let (store, postgres) = tokio::select! {
         opened = build::open_store(&config) => opened?,
         () = &mut shutdown => return Ok(()),
     };
-    let outcome = serve(&config, store.clone(), shutdown, ready).await;
+    let outcome = serve(&config, room, store.clone(), shutdown, ready).await;
     store.close().await;
     stop_postgres(postgres).await;
     outcome
@@ -66,6 +69,7 @@ async fn stop_postgres(postgres: Option<PrivatePostgres>) {
 
 async fn serve(
     config: &Config,
+    room: Room,
     store: Store,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ready: impl FnOnce(&Addresses),
@@ -73,11 +77,11 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let api = tokio::select! {
-        api = build::build(config, store, &mut tasks, &stopped) => api?,
+        api = build::build(config, room, store, &mut tasks, &stopped) => api?,
         () = &mut shutdown => return Ok(()),
     };
     let Servers { client, metrics, addresses } =
-        listen::listen(config, &api, &mut tasks, &stopped)?;
+        listen::listen(config, room, &api, &mut tasks, &stopped)?;
     let (client, metrics) = (run_server(client, &mut tasks), run_server(metrics, &mut tasks));
     tracing::info!(listen.client = %addresses.client, listen.metrics = %addresses.metrics, "ready");
     ready(&addresses);

@@ -23,6 +23,7 @@ mod instances;
 mod operation;
 mod outages;
 mod permissions;
+mod places;
 mod publishing;
 mod receiving;
 mod renewing;
