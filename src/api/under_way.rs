@@ -23,6 +23,9 @@ pub struct Counted {
 /// `TOO_MANY_CONNECTIONS`.
 pub(super) fn begin(request: &HttpRequest, trusted: &[IpNet]) -> Outcome<Option<UnderWay>> {
     let client = transport::client_address(request, trusted)?;
+    // A proxy that names no client has no share either.
+    let is_proxy = trusted.iter().any(|network| network.contains(&client));
+    let client = (!is_proxy).then_some(client);
     let occupancy = request.conn_data::<Occupancy>();
     let begun = occupancy.map(|occupancy| occupancy.begin(client)).transpose();
     begun.map_err(|error| {

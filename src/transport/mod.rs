@@ -7,6 +7,7 @@ mod handshake;
 mod places;
 mod register;
 mod signal;
+mod turns;
 mod upgrade;
 mod wire;
 

@@ -144,10 +144,11 @@ impl Drop for Place {
 }
 
 impl Occupancy {
-    /// A request of this client is under way, and from now on its connection counts for the client.
-    /// Errors: `NoPlace::Address`, where the client has as many connections as it may.
-    pub fn begin(&self, client: IpAddr) -> Result<UnderWay, NoPlace> {
-        let owner = Owner::Address(counted_as(client));
+    /// A request is under way. From now on its connection counts for this client, or for whom it
+    /// did if none is named. Errors: `NoPlace::Address`, where the client has as many connections as
+    /// it may.
+    pub fn begin(&self, client: Option<IpAddr>) -> Result<UnderWay, NoPlace> {
+        let owner = client.map(|client| Owner::Address(counted_as(client)));
         let begun = self.places.0.register.lock().begin(self.id, owner, Instant::now());
         self.places.tell(begun.map(|gives_way| (gives_way, ())))?;
         Ok(UnderWay(self.clone()))

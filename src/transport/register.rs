@@ -254,10 +254,16 @@ impl Register {
         Ok(gives_way)
     }
 
-    /// A request of `owner` is under way on it. Who was told to go just before stays for it. Errors:
-    /// `NoPlace::Address`.
-    pub fn begin(&mut self, id: u64, owner: Owner, now: Instant) -> Result<GivesWay, NoPlace> {
+    /// A request is under way on it, of `owner` if one is named. Who was told to go just before
+    /// stays for it. Errors: `NoPlace::Address`.
+    pub fn begin(
+        &mut self,
+        id: u64,
+        owner: Option<Owner>,
+        now: Instant,
+    ) -> Result<GivesWay, NoPlace> {
         let Some((before, stage)) = self.find(id) else { return Ok(None) };
+        let owner = owner.unwrap_or(before);
         let gives_way = match owner == before {
             true => None,
             false => self.make_room_for_http(owner, now)?,
@@ -531,7 +537,7 @@ mod tests {
         scene.arrive(1).unwrap();
         assert_eq!(scene.leaving(), [first]);
         let owner = Owner::Address([192, 0, 2, 1].into());
-        scene.register.begin(first, owner, scene.now).unwrap();
+        scene.register.begin(first, Some(owner), scene.now).unwrap();
         assert!(scene.leaving().is_empty());
         scene.register.end(first, scene.now);
         assert_eq!(scene.register.by_stage()[Stage::Idle as usize], 2);
@@ -558,12 +564,12 @@ mod tests {
         assert!(scene.leaving().is_empty(), "a proxy has no share");
         let owner = Owner::Address([192, 0, 2, 1].into());
         for id in &ids[..3] {
-            scene.register.begin(*id, owner, scene.now).unwrap();
+            scene.register.begin(*id, Some(owner), scene.now).unwrap();
         }
-        let refused = scene.register.begin(ids[3], owner, scene.now);
+        let refused = scene.register.begin(ids[3], Some(owner), scene.now);
         assert_eq!(refused.err(), Some(NoPlace::Address { limit: 3 }));
         scene.register.end(ids[0], scene.now);
-        let gives_way = scene.register.begin(ids[3], owner, scene.now).unwrap();
+        let gives_way = scene.register.begin(ids[3], Some(owner), scene.now).unwrap();
         assert!(
             gives_way.is_some_and(|signal| Arc::ptr_eq(
                 &signal,
@@ -585,7 +591,7 @@ mod tests {
                 match step {
                     0 | 1 => ids.extend(scene.arrive(last)),
                     2 => drop(scene.register.enter(id, Stage::ALL[usize::from(last)], now)),
-                    3 => drop(scene.register.begin(id, Owner::Address([192, 0, 2, last].into()), now)),
+                    3 => drop(scene.register.begin(id, Some(Owner::Address([192, 0, 2, last].into())), now)),
                     4 => scene.register.end(id, now),
                     _ => {
                         scene.register.leave(id);

@@ -3,9 +3,11 @@
 
 use crate::secrets::{Herald, exchange};
 use crate::support::tokens::{SECRET, token};
-use crate::support::{postgres, within};
+use crate::support::{App, Options, postgres, within};
 use futures_util::{StreamExt, stream};
+use serde_json::json;
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -346,6 +348,41 @@ async fn a_proxys_connection_counts_for_the_client_that_its_request_names() {
         serve_proxied(stream, &client).await.expect("it stays");
     }
     herald.stopped().await;
+}
+
+#[actix_web::test]
+async fn two_thousand_clients_behind_one_proxy_are_no_worse_off_than_without_it() {
+    let options = Options::default()
+        .with("HERALD_PROXY_LISTEN", "127.0.0.1:0")
+        .with("HERALD_TRUSTED_PROXIES", "127.0.0.1");
+    let app = App::launch(options, postgres::database().await).await;
+    app.create_instance("main", json!({"connectsPerSecond": 100_000})).await;
+    let port = app.proxy_port.expect("there is a proxy listener");
+    let mut sockets = Vec::new();
+    for number in 0..2_000 {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
+        sockets.push((number, tcp));
+    }
+    // All are silent by now, and twice as many as an address may have.
+    for (number, tcp) in &mut sockets {
+        let (client, user) = (Ipv4Addr::from(0xC633_6400 + *number), format!("user-{number}"));
+        let request = format!(
+            "GET /?instance=main&authorization={} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+             upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             x-forwarded-proto: https\r\nx-forwarded-for: {client}\r\n\r\n",
+            token(&user).sign()
+        );
+        tcp.write_all(request.as_bytes()).await.expect("it is open");
+    }
+    for (number, tcp) in &mut sockets {
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains("\"CONNECTED\"") {
+            let read = within("CONNECTED", tcp.read_buf(&mut said)).await;
+            let said = String::from_utf8_lossy(&said);
+            assert!(read.is_ok_and(|read| read > 0), "client {number}: {said}");
+        }
+    }
+    assert_eq!(app.publish("ALL", json!(1)).await["queued"], 2_000);
 }
 
 #[actix_web::test]
