@@ -1,6 +1,6 @@
 //! From an accepted socket to a connection that HTTP is spoken on: a place, socket options, TLS.
 
-use super::connection::Connection;
+use super::connection::{Afterwards, Connection};
 use super::handshake::Handshakes;
 use super::places::{Place, Places};
 use super::register::Stage;
@@ -129,15 +129,17 @@ where
         if let Err(error) = set(SockRef::from(&socket), self.settings) {
             tracing::warn!(%error, "a socket option could not be set");
         }
-        let (http, closed) = (self.http.clone(), place.closed());
-        let connecting = self.connect(socket, peer, place);
+        let (http, afterwards) = (self.http.clone(), Afterwards::default());
+        let connecting = self.connect(socket, peer, place, afterwards.clone());
         Box::pin(async move {
             let connection = connecting.await?;
-            // A box that is given back before the wait: a socket holds no buffers of HTTP.
+            // A box that is given back here: a socket holds no buffers of HTTP.
             let served = Box::pin(http.call((connection, Protocol::Http1, Some(peer)))).await;
-            // What actix counts as open is open, sockets too. So it accepts no more than there are
-            // files for, however fast they come.
-            closed.await;
+            // The socket lives in this task, which actix counts as an open connection. So it
+            // accepts no more than there are files for, however fast they come.
+            if let Some(socket) = afterwards.take() {
+                socket.await;
+            }
             served
         })
     }
@@ -149,15 +151,16 @@ impl<S> AcceptorService<S> {
         socket: TcpStream,
         peer: SocketAddr,
         place: Place,
+        afterwards: Afterwards,
     ) -> LocalBoxFuture<'static, io::Result<Connection>> {
         let Guests::Clients(tls) = &self.guests else {
-            return Box::pin(ready(Ok(Connection::new(Wire::Plain(socket), place))));
+            return Box::pin(ready(Ok(Connection::new(Wire::Plain(socket), place, afterwards))));
         };
         let (handshakes, tls) = (self.handshakes.clone(), tls.clone());
         Box::pin(async move {
             let stream = handshakes.shake(socket, tls, peer.ip(), &place).await?;
             place.enter(Stage::Idle).map_err(io::Error::other)?;
-            Ok(Connection::new(Wire::Tls(Box::new(stream)), place))
+            Ok(Connection::new(Wire::Tls(Box::new(stream)), place, afterwards))
         })
     }
 }

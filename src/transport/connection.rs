@@ -3,10 +3,16 @@
 use super::places::{Occupancy, Place};
 use super::register::Stage;
 use super::wire::{Transport, Wire};
+use futures_util::future::LocalBoxFuture;
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What a connection's task goes on with once HTTP is done with it.
+pub(super) type Afterwards = Rc<Cell<Option<LocalBoxFuture<'static, ()>>>>;
 
 /// What HTTP and WebSocket are spoken on. Told to go, it ends as if the other side had ended it,
 /// and waits for nobody who does not take what is written.
@@ -18,13 +24,15 @@ pub struct Connection {
     is_silent: bool,
     /// Whether it may be told to go.
     may_go: bool,
+    /// Where its socket is left, if it becomes one.
+    afterwards: Afterwards,
 }
 
 impl Connection {
     /// On a wire on which TLS, if any, was agreed upon.
-    pub(super) fn new(wire: Wire, place: Place) -> Self {
+    pub(super) fn new(wire: Wire, place: Place, afterwards: Afterwards) -> Self {
         let is_silent = wire.transport() == Transport::Proxy;
-        Self { wire, place, is_silent, may_go: true }
+        Self { wire, place, is_silent, may_go: true, afterwards }
     }
 
     /// How it reached us.
@@ -41,6 +49,11 @@ impl Connection {
     pub(super) fn stay(&mut self) {
         self.may_go = false;
         self.place.occupancy().stay();
+    }
+
+    /// Where to leave its socket.
+    pub(super) fn afterwards(&self) -> Afterwards {
+        self.afterwards.clone()
     }
 
     /// The first byte has come.

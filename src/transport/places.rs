@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often at most it is logged that places are short.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The places for connections of the process. When they are short, a newcomer takes the place of a
 /// connection that does nothing, of whoever has most of those. Clones are the same.
@@ -19,6 +22,8 @@ struct Shared {
     register: Mutex<Register>,
     given_way: AtomicU64,
     refused: AtomicU64,
+    /// When it was last logged that places are short.
+    logged: Mutex<Option<Instant>>,
 }
 
 /// What is counted of all connections.
@@ -51,8 +56,12 @@ pub struct UnderWay(Occupancy);
 impl Places {
     /// As many as `settings` say.
     pub fn new(settings: PlaceSettings) -> Self {
-        let (given_way, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(Shared { register: Mutex::new(Register::new(settings)), given_way, refused }))
+        Self(Arc::new(Shared {
+            register: Mutex::new(Register::new(settings)),
+            given_way: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            logged: Mutex::default(),
+        }))
     }
 
     /// A place for a newcomer at this address; none for a proxy that will name its client, see
@@ -91,13 +100,25 @@ impl Places {
                 if let Some(signal) = gives_way {
                     self.0.given_way.fetch_add(1, Ordering::Relaxed);
                     signal.tell_to_go();
+                    self.log_shortage();
                 }
                 Ok(outcome)
             }
             Err(reason) => {
                 self.0.refused.fetch_add(1, Ordering::Relaxed);
+                self.log_shortage();
                 Err(reason)
             }
+        }
+    }
+
+    /// Says so at most once a minute: the metrics count.
+    fn log_shortage(&self) {
+        let (now, mut logged) = (Instant::now(), self.0.logged.lock());
+        if logged.is_none_or(|last| now.duration_since(last) >= LOGGED_EVERY) {
+            *logged = Some(now);
+            let PlaceFigures { given_way, refused, .. } = self.figures();
+            tracing::warn!(given_way, refused, "places for connections are short");
         }
     }
 }
@@ -127,19 +148,12 @@ impl Place {
     pub(super) async fn told_to_go(&self) {
         poll_fn(|cx| self.poll_must_go(cx)).await;
     }
-
-    /// Waits until it is given back.
-    pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
-        let signal = self.occupancy.signal.clone();
-        async move { signal.closed().await }
-    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Occupancy { places, id, signal } = &self.occupancy;
+        let Occupancy { places, id, .. } = &self.occupancy;
         places.0.register.lock().leave(*id);
-        signal.close();
     }
 }
 

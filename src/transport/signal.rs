@@ -1,19 +1,14 @@
-//! What is said between a connection's place and its task: that it must go, and that it is closed.
+//! How a connection's task is told that the connection must go.
 
 use futures_util::task::AtomicWaker;
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-/// Said once each, from any thread.
+/// Given from any thread, heard by the task that reads from the connection.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     must_go: AtomicBool,
-    is_closed: AtomicBool,
-    /// Of the task that reads from the connection.
     reader: AtomicWaker,
-    /// Of the task that waits for its end.
-    keeper: AtomicWaker,
 }
 
 impl Signal {
@@ -37,23 +32,5 @@ impl Signal {
     pub fn poll_must_go(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.reader.register(cx.waker());
         if self.must_go() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Says that the connection is closed.
-    pub fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
-        self.keeper.wake();
-    }
-
-    /// Waits until the connection is closed.
-    pub async fn closed(&self) {
-        poll_fn(|cx| {
-            self.keeper.register(cx.waker());
-            match self.is_closed.load(Ordering::Acquire) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
     }
 }

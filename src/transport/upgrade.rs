@@ -131,7 +131,8 @@ async fn answer_with<B: MessageBody>(
         Some(upgrade) => {
             wire.stay();
             wire.write_all(&bytes).await?;
-            upgrade.run(wire, parts.read_buf);
+            let afterwards = wire.afterwards();
+            afterwards.set(Some(upgrade.run(wire, parts.read_buf)));
             Ok(())
         }
         None => refuse(wire, codec, bytes, body).await,
