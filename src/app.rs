@@ -2,6 +2,7 @@
 
 mod build;
 mod database;
+mod descriptors;
 mod error;
 mod listen;
 mod memory;
@@ -16,6 +17,7 @@ use crate::api::Api;
 use crate::config::Config;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
+use descriptors::Room;
 use listen::Servers;
 use reload::Reload;
 use std::pin::{Pin, pin};
@@ -36,6 +38,7 @@ pub async fn run(
     ready: impl FnOnce(&Addresses),
 ) -> Result<(), StartError> {
     build::check(&config)?;
+    let room = Room::find(config.bounds.connections, listen::workers(config.bounds.workers))?;
     let mut shutdown = pin!(shutdown);
     let (store, postgres) = tokio::select! {
         opened = build::open_store(&config) => opened?,
@@ -43,7 +46,7 @@ pub async fn run(
     };
     let (end, ended) = oneshot::channel::<()>();
     let kept = postgres.map(|postgres| spawn_local(postgres.keep(async { drop(ended.await) })));
-    let outcome = serve(&config, store.clone(), (shutdown, reloads), ready).await;
+    let outcome = serve(&config, room, store.clone(), (shutdown, reloads), ready).await;
     store.close().await;
     drop(end);
     if let Some(kept) = kept
@@ -74,6 +77,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 
 async fn serve(
     config: &Config,
+    room: Room,
     store: Store,
     (mut shutdown, reloads): (Pin<&mut impl Future<Output = ()>>, mpsc::Receiver<()>),
     ready: impl FnOnce(&Addresses),
@@ -81,11 +85,11 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let api = tokio::select! {
-        api = build::build(config, store, &mut tasks, &stopped) => api?,
+        api = build::build(config, room, store, &mut tasks, &stopped) => api?,
         () = &mut shutdown => return Ok(()),
     };
     let Servers { client, metrics, addresses, certificates } =
-        listen::listen(config, &api, &mut tasks, &stopped)?;
+        listen::listen(config, room, &api, &mut tasks, &stopped)?;
     let Api { authenticator, relay, store, .. } = api.clone();
     let reload = Reload { config: config.clone(), certificates, authenticator, relay, store };
     tasks.spawn_local(reload.when_asked(reloads, stopped));

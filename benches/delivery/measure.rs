@@ -154,7 +154,8 @@ impl Bench {
         let most =
             (scenario.most_connections(self.options.connections) + MORE_CONNECTIONS).to_string();
         let mut settings = vec![
-            ("HERALD_CONNECTIONS_PER_ADDRESS", most),
+            ("HERALD_CONNECTIONS_PER_ADDRESS", most.clone()),
+            ("HERALD_HANDSHAKES_PER_ADDRESS", most),
             ("HERALD_CONNECTS_PER_ADDRESS_PER_SECOND", "100000".to_owned()),
         ];
         if variant == Variant::WithoutHistory {

@@ -1,10 +1,11 @@
 //! What one address may take: connections open at once, and new ones a second.
 
 use super::error::{Code, Outcome, Problem};
+use crate::transport::counted_as;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -80,13 +81,6 @@ impl Drop for Pass {
                 open.remove(&self.address);
             }
         }
-    }
-}
-
-fn counted_as(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        address => address,
     }
 }
 

@@ -50,7 +50,8 @@ pub async fn check_health() -> HttpResponse {
 #[get("/readyz")]
 pub async fn check_readiness(api: Data<Api>) -> HttpResponse {
     let accepting = !api.relay.is_draining();
-    let ready = accepting && api.relay.open() < api.settings.connections;
+    let has_room = api.relay.open() < api.settings.connections && !api.places.is_full();
+    let ready = accepting && has_room;
     let readiness = Readiness {
         ready,
         accepting,

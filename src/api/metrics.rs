@@ -3,6 +3,7 @@
 use super::Api;
 use super::counters::Label;
 use crate::relay::{Counts, InstanceFigures, Relay};
+use crate::transport::{PlaceFigures, Stage};
 use actix_web::web::Data;
 use actix_web::{HttpResponse, Responder};
 use prometheus_client::encoding::text::encode;
@@ -39,6 +40,7 @@ fn registry(api: &Api) -> Registry {
         api.relay.lag(),
     );
     register_relay(&mut registry, &api.relay);
+    register_places(&mut registry, api.places.figures());
     let age = api.catalog.age().as_secs_f64();
     registry.register_with_unit(
         "catalog_age",
@@ -80,6 +82,20 @@ fn register_relay(registry: &mut Registry, relay: &Relay) {
         "Expressions of rules and filters evaluated for connections",
         evaluations,
     );
+}
+
+fn register_places(registry: &mut Registry, figures: PlaceFigures) {
+    let accepted = Family::<Label, Gauge>::default();
+    for stage in Stage::ALL {
+        let label = [("stage", stage.as_str().to_owned())];
+        accepted.get_or_create(&label).set(figures.by_stage[stage as usize] as i64);
+    }
+    registry.register("accepted_connections", "Accepted connections by how far they are", accepted);
+    let (given_way, refused) = (Counter::<u64>::default(), Counter::<u64>::default());
+    given_way.inc_by(figures.given_way);
+    refused.inc_by(figures.refused);
+    registry.register("displaced_connections", "Connections closed for newcomers", given_way);
+    registry.register("unplaced_connections", "Newcomers that found no place", refused);
 }
 
 fn gauge(value: f64) -> Gauge<f64, AtomicU64> {

@@ -1,11 +1,12 @@
 //! What every answer gets: a request id, a log line by route pattern, security headers, CORS, and a
 //! count.
 
+use super::Api;
 use super::counters::SENDING;
 use super::error::{Code, Problem};
-use super::{Api, transport};
+use super::under_way::{self, Counted};
 use crate::domain::instance::InstanceId;
-use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -26,26 +27,28 @@ pub struct RequestedInstance(pub InstanceId);
 pub async fn finish<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+) -> Result<ServiceResponse<Counted>, Error> {
     let (started, id) = (Instant::now(), Uuid::new_v4());
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
-        return Ok(next.call(request).await?.map_into_left_body());
+        return Ok(under_way::counted(next.call(request).await?.map_into_boxed_body(), None));
     };
-    let mut answer = match early_answer(&request, &api) {
-        Some(response) => request.into_response(response).map_into_right_body(),
-        None => next.call(request).await?.map_into_left_body(),
+    let begun = under_way::begin(request.request(), &api.settings.trusted_proxies);
+    let (refusal, under_way) = begun.map_or_else(|problem| (Some(problem), None), |ok| (None, ok));
+    let answer = match early_answer(&request, refusal) {
+        Some(response) => request.into_response(response),
+        None => next.call(request).await?.map_into_boxed_body(),
     };
+    let mut answer = under_way::counted(answer, under_way);
     decorate(&mut answer, &api, &id);
     record(&answer, &api, &id, started);
     Ok(answer)
 }
 
-/// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS
+/// Answers that need no route: to plain HTTP from strangers, to who has too many connections, and to
+/// preflights (Fetch standard, "CORS
 /// preflight").
-fn early_answer(request: &ServiceRequest, api: &Api) -> Option<HttpResponse> {
-    if let Err(problem) =
-        transport::client_address(request.request(), &api.settings.trusted_proxies)
-    {
+fn early_answer(request: &ServiceRequest, refusal: Option<Problem>) -> Option<HttpResponse> {
+    if let Some(problem) = refusal {
         return Some(problem.error_response());
     }
     let is_preflight = request.method() == Method::OPTIONS

@@ -35,6 +35,7 @@ mod state;
 pub mod stream;
 pub mod traces;
 pub mod transport;
+pub mod under_way;
 pub mod wording;
 
 pub use state::{Api, ApiSettings};

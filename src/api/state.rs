@@ -9,6 +9,7 @@ use crate::catalog::Catalog;
 use crate::limits::RateLimits;
 use crate::relay::Relay;
 use crate::store::Store;
+use crate::transport::Places;
 use ipnet::IpNet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Api {
     pub explain_pool: ExplainPool,
     /// Who is connected.
     pub relay: Relay,
+    /// The places for connections.
+    pub places: Places,
     /// What one address may take.
     pub gate: Gate,
     /// What is counted.

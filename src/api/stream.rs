@@ -5,6 +5,7 @@ use super::connect::{ConnectParameters, pass, register};
 use super::error::Outcome;
 use crate::relay::Transport;
 use crate::socket::open_stream;
+use crate::transport::Occupancy;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -42,5 +43,8 @@ pub fn routes(config: &mut ServiceConfig<'_>) {
 pub async fn stream(request: HttpRequest, api: Data<Api>) -> Outcome<HttpResponse> {
     let pass = pass(&request, &api)?;
     let registration = register(&request, &api, Transport::Sse).await?;
+    if let Some(occupancy) = request.conn_data::<Occupancy>() {
+        occupancy.stay();
+    }
     Ok(open_stream(registration, Box::new(pass)))
 }

@@ -2,6 +2,7 @@
 //! fresh.
 
 use super::database::connect_options;
+use super::descriptors::Room;
 use super::error::StartError;
 use super::memory;
 use super::signing_in::authenticator;
@@ -20,8 +21,8 @@ use crate::relay::{
     ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, Relay, RelaySettings, TraceBounds,
 };
 use crate::store::{InsertError, Store, StoreError};
+use crate::transport::{PlaceSettings, Places};
 use crate::{telemetry, tls};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::ConnectOptions;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -34,8 +35,6 @@ use tokio::time::{Instant, interval, sleep};
 const SWEEP: Duration = Duration::from_secs(60);
 /// How long the start waits for a Postgres that starts at the same time.
 const STORE_PATIENCE: Duration = Duration::from_secs(30);
-/// Files that are kept for everything but sockets: listeners, Postgres, REST requests.
-const RESERVED_FILES: u64 = 256;
 
 /// Opens the configured Postgres, or starts the private one. Errors: `StartError`.
 pub(super) async fn open_store(
@@ -61,6 +60,7 @@ pub(super) async fn open_store(
 /// `StartError`.
 pub(super) async fn build(
     config: &Config,
+    room: Room,
     store: Store,
     tasks: &mut JoinSet<()>,
     stopped: &watch::Receiver<bool>,
@@ -80,10 +80,16 @@ pub(super) async fn build(
         config.catalog_poll,
         stopped.clone(),
     ));
-    let connections = most_connections(config.bounds.connections);
+    let bounds = &config.bounds;
+    let connections = room.connections;
+    let places = Places::new(PlaceSettings {
+        connections,
+        spare: room.spare,
+        handshakes_per_address: bounds.handshakes_per_address,
+        http_per_address: bounds.http_per_address,
+    });
     let relay = Relay::new(catalog.clone(), relay_settings(config, connections));
     memory::take_up(&config.data_dir, &relay);
-    let bounds = &config.bounds;
     let rate = NonZeroU32::new(bounds.connects_per_address).unwrap_or(NonZeroU32::MIN);
     let api = Api {
         relay,
@@ -93,6 +99,7 @@ pub(super) async fn build(
         limits: RateLimits::default(),
         filters: Filters::default(),
         explain_pool: ExplainPool::new(bounds.explanations),
+        places,
         gate: Gate::new(bounds.connections_per_address, rate),
         metrics: Metrics::default(),
         settings: Arc::new(ApiSettings {
@@ -192,30 +199,6 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
 /// How much may wait for one connection.
 pub(super) fn outbox_bounds(config: &Config) -> OutboxBounds {
     OutboxBounds { bytes: config.bounds.outbox_bytes, stall: config.bounds.outbox_age }
-}
-
-/// As many connections as were asked for or as the limit on open files leaves room for, whichever
-/// is less. Raises the soft limit to the hard one first.
-fn most_connections(asked: usize) -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) =
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::debug!(%error, "the limit on open files stays as it is");
-    }
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    let room = usize::try_from(files.saturating_sub(RESERVED_FILES).max(1)).unwrap_or(usize::MAX);
-    match asked {
-        0 => room,
-        asked if asked > room => {
-            tracing::warn!(
-                limit.files = files,
-                "HERALD_MAX_CONNECTIONS is beyond the limit on open files"
-            );
-            room
-        }
-        asked => asked,
-    }
 }
 
 /// Does `work` until `stopped` turns true.

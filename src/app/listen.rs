@@ -1,6 +1,7 @@
 //! Opens the listeners: https and wss for clients, plain HTTP for proxies, the metrics page.
 
 use super::build::outbox_bounds;
+use super::descriptors::{METRICS_CONNECTIONS, Room};
 use super::error::StartError;
 use crate::api::documents::Documents;
 use crate::api::metrics::show_metrics;
@@ -8,9 +9,8 @@ use crate::api::{self, Api, health, middleware, openapi};
 use crate::config::Config;
 use crate::socket::Sockets;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
-use crate::transport::{AcceptSettings, Acceptor, Upgrader, Wire};
+use crate::transport::{AcceptSettings, Acceptor, Connection, Guests, Upgrader};
 use actix_http::HttpService;
-use actix_http::error::DispatchError;
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
 use actix_web::dev::AppConfig;
@@ -73,6 +73,7 @@ struct ClientListeners {
 /// cannot be used.
 pub(super) fn listen(
     config: &Config,
+    room: Room,
     api: &Api,
     tasks: &mut JoinSet<()>,
     stopped: &watch::Receiver<bool>,
@@ -91,7 +92,7 @@ pub(super) fn listen(
     let (proxy_listener, proxy) = proxy.unzip();
     let listeners =
         ClientListeners { tls, tls_config: Arc::new(tls_config), proxy: proxy_listener };
-    let server = client_server(config, api, Documents::new(openapi), listeners);
+    let server = client_server(config, room, api, Documents::new(openapi), listeners);
     let client_server =
         server.map_err(StartError::because("the client listeners cannot be opened"))?;
     let server = metrics_server(api, metrics_listener);
@@ -126,6 +127,7 @@ fn bind(address: SocketAddr, setting: &str) -> Result<(TcpListener, SocketAddr),
 
 fn client_server(
     config: &Config,
+    room: Room,
     api: &Api,
     documents: Documents,
     listeners: ClientListeners,
@@ -136,16 +138,17 @@ fn client_server(
         send_buffer_bytes: bounds.send_buffer_bytes,
         handshakes: bounds.handshakes,
     };
-    let outbox = outbox_bounds(config);
+    let (outbox, workers) = (outbox_bounds(config), workers(bounds.workers));
     let (state, documents) = (Data::new(api.clone()), Data::new(documents));
     let server = Server::build()
-        .workers(workers(bounds.workers))
-        .max_concurrent_connections(api.settings.connections)
+        .workers(workers)
+        // Ours decides first; beyond this nothing is accepted until what was is looked at.
+        .max_concurrent_connections(room.of_a_worker(workers))
         .shutdown_timeout(LAST_REQUESTS)
         .disable_signals();
     let stopping = server.graceful_shutdown_signal();
     // Called once in every worker and for each listener.
-    let pipeline = move |tls: Option<Arc<rustls::ServerConfig>>| {
+    let pipeline = move |guests: Guests| {
         let (state, documents) = (state.clone(), documents.clone());
         let sockets = Sockets::new(state.relay.add_worker(), outbox, state.clone().into_inner());
         // Made twice: requests that ask for an upgrade go their own way to the same routes.
@@ -166,24 +169,25 @@ fn client_server(
             .client_request_timeout(REQUEST_HEAD)
             .client_disconnect_timeout(LINGER)
             .keep_alive(IDLE)
-            .on_connect_ext(|wire: &Wire, extensions| {
-                extensions.insert(wire.transport());
+            .on_connect_ext(|connection: &Connection, extensions| {
+                extensions.insert(connection.transport());
+                extensions.insert(connection.occupancy());
             })
             .upgrade(Upgrader::new(app(), admittance.clone()))
             .finish(app().map_err(|error| error.error_response()));
-        Acceptor::new(settings, tls, admittance).map_err(DispatchError::Io).and_then(http)
+        Acceptor::new(settings, guests, state.places.clone(), admittance, http)
     };
-    let (encrypted, tls_config) = (pipeline.clone(), listeners.tls_config);
-    let mut server =
-        server.listen("clients", listeners.tls, move || encrypted(Some(tls_config.clone())))?;
+    let (encrypted, clients) = (pipeline.clone(), Guests::Clients(listeners.tls_config));
+    let mut server = server.listen("clients", listeners.tls, move || encrypted(clients.clone()))?;
     if let Some(proxy) = listeners.proxy {
-        server = server.listen("proxies", proxy, move || pipeline(None))?;
+        let proxies = Guests::Proxies(config.trusted_proxies.clone().into());
+        server = server.listen("proxies", proxy, move || pipeline(proxies.clone()))?;
     }
     Ok(server.run())
 }
 
 /// As many workers as were asked for; one a CPU where none were.
-fn workers(asked: usize) -> usize {
+pub(super) fn workers(asked: usize) -> usize {
     match asked {
         0 => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
         asked => asked,
@@ -202,6 +206,7 @@ fn metrics_server(api: &Api, listener: TcpListener) -> std::io::Result<Server> {
     };
     Ok(HttpServer::new(app)
         .workers(1)
+        .max_connections(METRICS_CONNECTIONS)
         .shutdown_timeout(LAST_REQUESTS)
         .disable_signals()
         .listen(listener)?

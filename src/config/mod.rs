@@ -141,6 +141,10 @@ pub struct Bounds {
     pub connects_per_address: u32,
     /// TLS handshakes of one worker.
     pub handshakes: usize,
+    /// Connections that have not finished theirs.
+    pub handshakes_per_address: usize,
+    /// HTTP connections that are no sockets.
+    pub http_per_address: usize,
     /// Of a request body.
     pub body_bytes: usize,
     /// Of a batch.
@@ -368,6 +372,8 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
             100_000,
         )?,
         handshakes: reader.number("HERALD_HANDSHAKES", 1, 65_536)?,
+        handshakes_per_address: reader.number("HERALD_HANDSHAKES_PER_ADDRESS", 1, 1_000_000)?,
+        http_per_address: reader.number("HERALD_HTTP_CONNECTIONS_PER_ADDRESS", 1, 1_000_000)?,
         body_bytes: reader.number("HERALD_BODY_BYTES", 1_024, 16_777_216)?,
         batch_body_bytes: reader.number("HERALD_BATCH_BODY_BYTES", 1_024, 67_108_864)?,
         history_window: reader.seconds("HERALD_HISTORY_SECONDS", 1, 86_400)?,

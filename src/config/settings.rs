@@ -185,7 +185,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_MAX_CONNECTIONS",
         "0",
-        "Connections of the process; 0 = from the limit on open files",
+        "Connections of the process, TCP, TLS and HTTP included; 0 = from the limit on open files",
     ),
     open("HERALD_CONNECTIONS_PER_ADDRESS", "1000", "Open sockets of one address, 1 to 1,000,000"),
     open(
@@ -194,6 +194,16 @@ pub const SETTINGS: &[Setting] = &[
         "New sockets of one address a second, 1 to 100,000",
     ),
     open("HERALD_HANDSHAKES", "256", "TLS handshakes under way in one worker, 1 to 65,536"),
+    open(
+        "HERALD_HANDSHAKES_PER_ADDRESS",
+        "1000",
+        "Connections of one address that are silent or in their TLS handshake, 1 to 1,000,000",
+    ),
+    open(
+        "HERALD_HTTP_CONNECTIONS_PER_ADDRESS",
+        "2000",
+        "HTTP connections of one address, sockets and streams apart, 1 to 1,000,000",
+    ),
     open("HERALD_BODY_BYTES", "65536", "Most bytes of a request body, 1,024 to 16,777,216"),
     open("HERALD_BATCH_BODY_BYTES", "1048576", "Most bytes of a batch, 1,024 to 67,108,864"),
     open(

@@ -89,9 +89,13 @@ impl Upgrade {
         Self(Box::new(Parts { sockets, client_input, registration: None, held }))
     }
 
-    /// Lives on `io` until it is closed; `read` is what was read of it behind the handshake. The
-    /// task belongs to the worker and ends with it; a drain waits for its registration.
-    pub fn run<T: AsyncRead + AsyncWrite + Unpin + 'static>(self, io: T, read: BytesMut) {
+    /// Lives on `io` until it is closed; `read` is what was read of it behind the handshake. A drain
+    /// waits for its registration.
+    pub fn run<T: AsyncRead + AsyncWrite + Unpin + 'static>(
+        self,
+        io: T,
+        read: BytesMut,
+    ) -> LocalBoxFuture<'static, ()> {
         let Parts { sockets, client_input, registration, held } = *self.0;
         let socket = Open {
             io,
@@ -106,11 +110,11 @@ impl Upgrade {
             is_blocked: false,
             ending_since: None,
         };
-        tokio::task::spawn_local(Socket::Begun(Some(Box::new((socket, read)))));
+        Box::pin(Socket::Begun(Some(Box::new((socket, read)))))
     }
 }
 
-/// A socket's task. The boxes of its short stages keep it small.
+/// A socket's life. The boxes of its short stages keep it small.
 #[expect(
     clippy::large_enum_variant,
     reason = "the largest is the stage that lasts; a box would be one more allocation"

@@ -1,23 +1,26 @@
-//! From an accepted socket to a connection that HTTP can be spoken on: socket options, then TLS.
+//! From an accepted socket to a connection that HTTP is spoken on: a place, socket options, TLS.
 
-use super::Wire;
+use super::connection::{Afterwards, Connection};
+use super::handshake::Handshakes;
+use super::places::{Place, Places};
+use super::register::Stage;
+use super::wire::Wire;
 use crate::admittance::Admittance;
-use crate::tls::{Scratch, TlsStream};
 use actix_http::Protocol;
+use actix_http::error::DispatchError;
 use actix_service::{Service, ServiceFactory};
-use actix_utils::counter::Counter;
-use futures_util::future::{LocalBoxFuture, Ready, ok};
+use futures_util::future::LocalBoxFuture;
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use socket2::SockRef;
+use std::future::ready;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
-
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// What every accepted socket is set to.
 #[derive(Clone, Copy, Debug)]
@@ -27,105 +30,150 @@ pub struct AcceptSettings {
     pub user_timeout: Duration,
     /// `SO_SNDBUF` in bytes; 0 leaves the system's own tuning.
     pub send_buffer_bytes: usize,
-    /// TLS handshakes under way in one worker; beyond them nobody is accepted.
+    /// TLS handshakes under way in one worker; those beyond them wait for their turn.
     pub handshakes: usize,
 }
 
-/// Makes connections out of accepted sockets, on one worker.
-pub struct Acceptor {
+/// Speaks HTTP on accepted sockets, on one worker: a place, the options, TLS if there are settings for
+/// it, then `http` until the connection is closed.
+pub struct Acceptor<H> {
     settings: AcceptSettings,
-    /// None for the listener for proxies.
-    tls: Option<Arc<ServerConfig>>,
-    admittance: Admittance,
-    scratch: Scratch,
-    under_way: Counter,
+    guests: Guests,
+    places: Places,
+    handshakes: Handshakes,
+    http: H,
 }
 
-impl Acceptor {
-    /// With TLS if there are settings for it; computing handshakes waits at `admittance`.
-    pub fn new(
-        settings: AcceptSettings,
-        tls: Option<Arc<ServerConfig>>,
-        admittance: Admittance,
-    ) -> Self {
-        let under_way = Counter::new(settings.handshakes);
-        Self { settings, tls, admittance, scratch: Scratch::default(), under_way }
-    }
+/// Who comes to a listener.
+#[derive(Clone)]
+pub enum Guests {
+    /// Clients, with our own TLS.
+    Clients(Arc<ServerConfig>),
+    /// These proxies, which name their clients.
+    Proxies(Arc<[IpNet]>),
 }
 
 /// What HTTP is spoken on, which version of it, and with whom.
-type Accepted = (Wire, Protocol, Option<SocketAddr>);
+type Accepted = (Connection, Protocol, Option<SocketAddr>);
 
-impl ServiceFactory<TcpStream> for Acceptor {
-    type Response = Accepted;
-    type Error = io::Error;
+impl<H> Acceptor<H> {
+    /// With places among `places`; computing handshakes waits at `admittance`.
+    pub fn new(
+        settings: AcceptSettings,
+        guests: Guests,
+        places: Places,
+        admittance: Admittance,
+        http: H,
+    ) -> Self {
+        let handshakes = Handshakes::new(settings.handshakes, admittance, places.clone());
+        Self { settings, guests, places, handshakes, http }
+    }
+}
+
+impl<H> ServiceFactory<TcpStream> for Acceptor<H>
+where
+    H: ServiceFactory<Accepted, Config = (), Response = (), Error = DispatchError, InitError = ()>,
+    H::Future: 'static,
+    H::Service: 'static,
+{
+    type Response = ();
+    type Error = DispatchError;
     type Config = ();
-    type Service = AcceptorService;
+    type Service = AcceptorService<H::Service>;
     type InitError = ();
-    type Future = Ready<Result<AcceptorService, ()>>;
+    type Future = LocalBoxFuture<'static, Result<Self::Service, ()>>;
 
     fn new_service(&self, _: ()) -> Self::Future {
-        let Self { settings, tls, admittance, scratch, under_way } = self;
-        ok(AcceptorService {
-            settings: *settings,
-            tls: tls.clone(),
-            admittance: admittance.clone(),
-            scratch: scratch.clone(),
-            under_way: under_way.clone(),
+        let Self { settings, guests, places, handshakes, http } = self;
+        let (settings, guests, http) = (*settings, guests.clone(), http.new_service(()));
+        let (places, handshakes) = (places.clone(), handshakes.clone());
+        Box::pin(async move {
+            let http = Rc::new(http.await?);
+            Ok(AcceptorService { settings, guests, places, handshakes, http })
         })
     }
 }
 
 /// A worker's acceptor.
-pub struct AcceptorService {
+pub struct AcceptorService<S> {
     settings: AcceptSettings,
-    tls: Option<Arc<ServerConfig>>,
-    admittance: Admittance,
-    scratch: Scratch,
-    under_way: Counter,
+    guests: Guests,
+    places: Places,
+    handshakes: Handshakes,
+    http: Rc<S>,
 }
 
-impl Service<TcpStream> for AcceptorService {
-    type Response = Accepted;
-    type Error = io::Error;
-    type Future = LocalBoxFuture<'static, io::Result<Accepted>>;
+impl<S> Service<TcpStream> for AcceptorService<S>
+where
+    S: Service<Accepted, Response = (), Error = DispatchError> + 'static,
+{
+    type Response = ();
+    type Error = DispatchError;
+    type Future = LocalBoxFuture<'static, Result<(), DispatchError>>;
 
-    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.under_way.available(cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
+    /// Whoever comes is looked at, since there are always places for being sent away: a worker that
+    /// takes nobody would leave those who wait without an answer.
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), DispatchError>> {
+        self.http.poll_ready(cx)
     }
 
     fn call(&self, socket: TcpStream) -> Self::Future {
+        let Ok(peer) = socket.peer_addr() else { return Box::pin(ready(Ok(()))) };
+        let place = match self.places.take(self.guests.client(peer.ip())) {
+            Ok(place) => place,
+            Err(error) => {
+                tracing::debug!(%error, "a connection is closed at once");
+                return Box::pin(ready(Ok(())));
+            }
+        };
         if let Err(error) = set(SockRef::from(&socket), self.settings) {
             tracing::warn!(%error, "a socket option could not be set");
         }
-        let Some(tls) = self.tls.clone() else {
-            let peer = socket.peer_addr().ok();
-            return Box::pin(std::future::ready(Ok((Wire::Plain(socket), Protocol::Http1, peer))));
-        };
-        let (admittance, scratch, under_way) =
-            (self.admittance.clone(), self.scratch.clone(), self.under_way.get());
+        let (http, afterwards) = (self.http.clone(), Afterwards::default());
+        let connecting = self.connect(socket, peer, place, afterwards.clone());
         Box::pin(async move {
-            let stream = TlsStream::new(socket, tls, scratch).map_err(io::Error::other)?;
-            let shaken = tokio::time::timeout(HANDSHAKE, shake_hands(stream, &admittance)).await;
-            drop(under_way);
-            let wire = Wire::Tls(Box::new(shaken.map_err(io::Error::from).flatten()?));
-            let peer = wire.peer();
-            Ok((wire, Protocol::Http1, peer))
+            let connection = connecting.await?;
+            // A box that is given back here: a socket holds no buffers of HTTP.
+            let served = Box::pin(http.call((connection, Protocol::Http1, Some(peer)))).await;
+            // The socket lives in this task, which actix counts as an open connection. So it
+            // accepts no more than there are files for, however fast they come.
+            if let Some(socket) = afterwards.take() {
+                socket.await;
+            }
+            served
         })
     }
 }
 
-/// Answers the client until both agree. Only the arithmetic waits for its turn; who is slow to send
-/// keeps nobody waiting.
-async fn shake_hands(mut stream: TlsStream, admittance: &Admittance) -> io::Result<TlsStream> {
-    while stream.is_handshaking() {
-        stream.readable().await?;
-        let advanced = admittance.in_turn(|| stream.advance()).await;
-        // Also where it failed: the alert says why.
-        let sent = stream.flush().await;
-        advanced.and(sent)?;
+impl<S> AcceptorService<S> {
+    fn connect(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        afterwards: Afterwards,
+    ) -> LocalBoxFuture<'static, io::Result<Connection>> {
+        let Guests::Clients(tls) = &self.guests else {
+            return Box::pin(ready(Ok(Connection::new(Wire::Plain(socket), place, afterwards))));
+        };
+        let (handshakes, tls) = (self.handshakes.clone(), tls.clone());
+        Box::pin(async move {
+            let stream = handshakes.shake(socket, tls, peer.ip(), &place).await?;
+            place.enter(Stage::Idle).map_err(io::Error::other)?;
+            Ok(Connection::new(Wire::Tls(Box::new(stream)), place, afterwards))
+        })
     }
-    Ok(stream)
+}
+
+impl Guests {
+    /// Whom a connection from this address counts for; none for a proxy's.
+    fn client(&self, peer: IpAddr) -> Option<IpAddr> {
+        let peer = peer.to_canonical();
+        match self {
+            Self::Proxies(proxies) if proxies.iter().any(|network| network.contains(&peer)) => None,
+            _ => Some(peer),
+        }
+    }
 }
 
 fn set(socket: SockRef<'_>, settings: AcceptSettings) -> io::Result<()> {

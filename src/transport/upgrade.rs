@@ -1,6 +1,6 @@
 //! The answer to a request that asks for an upgrade, and the socket that it may become.
 
-use super::Wire;
+use super::connection::Connection;
 use crate::admittance::Admittance;
 use crate::socket::Upgrade;
 use actix_codec::{Encoder, Framed};
@@ -39,7 +39,7 @@ impl<F> Upgrader<F> {
     }
 }
 
-impl<F, B> ServiceFactory<(Request, Framed<Wire, Codec>)> for Upgrader<F>
+impl<F, B> ServiceFactory<(Request, Framed<Connection, Codec>)> for Upgrader<F>
 where
     F: ServiceFactory<
             Request,
@@ -70,7 +70,7 @@ pub struct UpgraderService<S> {
     admittance: Admittance,
 }
 
-impl<S, B> Service<(Request, Framed<Wire, Codec>)> for UpgraderService<S>
+impl<S, B> Service<(Request, Framed<Connection, Codec>)> for UpgraderService<S>
 where
     S: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
     B: MessageBody + 'static,
@@ -84,7 +84,7 @@ where
         self.app.poll_ready(cx).map(|_| Ok(()))
     }
 
-    fn call(&self, (request, framed): (Request, Framed<Wire, Codec>)) -> Self::Future {
+    fn call(&self, (request, framed): (Request, Framed<Connection, Codec>)) -> Self::Future {
         let (app, admittance) = (self.app.clone(), self.admittance.clone());
         Box::pin(async move {
             let response = ask(&*app, request, &admittance).await;
@@ -117,7 +117,7 @@ async fn ask<S: Service<Request>>(
 
 async fn answer_with<B: MessageBody>(
     mut response: Response<B>,
-    framed: Framed<Wire, Codec>,
+    framed: Framed<Connection, Codec>,
 ) -> io::Result<()> {
     let upgrade = response.extensions_mut().remove::<Upgrade>();
     if upgrade.is_none() {
@@ -129,8 +129,10 @@ async fn answer_with<B: MessageBody>(
     codec.encode(Message::Item((head, body.size())), &mut bytes)?;
     match upgrade {
         Some(upgrade) => {
+            wire.stay();
             wire.write_all(&bytes).await?;
-            upgrade.run(wire, parts.read_buf);
+            let afterwards = wire.afterwards();
+            afterwards.set(Some(upgrade.run(wire, parts.read_buf)));
             Ok(())
         }
         None => refuse(wire, codec, bytes, body).await,
@@ -139,7 +141,7 @@ async fn answer_with<B: MessageBody>(
 
 /// Writes an answer that upgrades nothing, of which `bytes` is the head, and ends the connection.
 async fn refuse<B: MessageBody>(
-    mut wire: Wire,
+    mut wire: Connection,
     mut codec: Codec,
     mut bytes: BytesMut,
     body: B,

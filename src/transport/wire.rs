@@ -2,7 +2,6 @@
 
 use crate::tls::TlsStream;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,14 +30,6 @@ impl Wire {
         match self {
             Self::Tls(_) => Transport::Tls,
             Self::Plain(_) => Transport::Proxy,
-        }
-    }
-
-    /// Whose address it comes from; none once the other side is gone.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tls(stream) => stream.socket().peer_addr().ok(),
-            Self::Plain(socket) => socket.peer_addr().ok(),
         }
     }
 }

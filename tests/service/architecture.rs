@@ -106,7 +106,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/credentials", &["error"]),
     ("api/body", &["credentials", "error", "state"]),
     ("api/transport", &["error"]),
-    ("api/middleware", &["counters", "error", "state", "transport"]),
+    ("api/under_way", &["error", "transport"]),
+    ("api/middleware", &["counters", "error", "state", "transport", "under_way"]),
     ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
 ];
 

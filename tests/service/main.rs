@@ -25,6 +25,7 @@ mod operation;
 mod outages;
 mod papers;
 mod permissions;
+mod places;
 mod publishing;
 mod receiving;
 mod reloading;

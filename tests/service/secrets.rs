@@ -41,10 +41,15 @@ pub struct Herald {
 impl Herald {
     /// Starts it with these variables and no others.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_herald")), variables).await
+    }
+
+    /// The same by another command.
+    pub async fn start_as(mut command: Command, variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the server's data");
         let stderr =
             std::fs::File::create(directory.path().join("stderr")).expect("a file for the log");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_herald"))
+        let mut process = command
             .env_clear()
             .envs([("HERALD_LISTEN", "127.0.0.1:0"), ("HERALD_METRICS_LISTEN", "127.0.0.1:0")])
             .envs([
@@ -100,11 +105,18 @@ impl Herald {
 
     /// A TLS connection to the client listener.
     pub async fn connect(&self) -> TlsStream<TcpStream> {
-        let (name, tcp) =
-            ("localhost".try_into().expect("a name"), self.connect_plain("Try it").await);
-        within("a TLS session", self.tls.connect(name, tcp))
-            .await
-            .expect("the certificate is trusted")
+        self.agree(self.connect_plain("Try it").await).await.expect("there is a place for it")
+    }
+
+    /// TLS over a connection to the client listener. Errors: it was closed.
+    pub async fn agree(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = "localhost".try_into().expect("a name");
+        within("a TLS session", self.tls.connect(name, tcp)).await
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("stderr")).expect("the log")
     }
 
     /// Makes instance `main`.
