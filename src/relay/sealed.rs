@@ -134,6 +134,9 @@ impl Sealed {
             if head.address == other.address {
                 head.address = other.address.clone();
             }
+            if head.author == other.author {
+                head.author = other.author.clone();
+            }
         }
         self
     }

@@ -232,11 +232,16 @@ impl Instance {
     ) -> Result<(), WindowError> {
         let newest = self.kept.entries.last().and_then(|(frame, _)| frame.head());
         let before = newest.map_or(0, |head| head.cursor.position);
+        let sealed = Sealed::read(wire)?;
+        let sealed = match newest {
+            Some(newest) => sealed.sharing_with(newest),
+            None => sealed,
+        };
         if position <= before || position > self.cursor.position {
             return Err(WindowError::Form);
         }
         let cursor = Cursor { position, ..self.cursor };
-        let (_, frame) = Sealed::read(wire)?.place(cursor, Some(expires), 0);
+        let (_, frame) = sealed.place(cursor, Some(expires), 0);
         self.kept.entries.push((frame, kept_until));
         Ok(())
     }

@@ -16,10 +16,11 @@ pub struct Record {
     marks: VecDeque<Mark>,
     /// Whether there were marks before the oldest.
     has_forgotten: bool,
-    /// Positions, oldest first.
+    /// Positions, in the order in which they were replaced: of several channels not that of the
+    /// messages.
     replaced: VecDeque<u64>,
-    /// Whether there were replaced messages before the oldest.
-    has_forgotten_replaced: bool,
+    /// The greatest position of those that were replaced and are no longer remembered.
+    forgotten_replaced_to: Option<u64>,
     /// Of the message that had no room.
     refused: Option<u64>,
     /// How it was told to go; none while it is open, and for one that broke.
@@ -59,14 +60,15 @@ impl Record {
             last.position = position;
             return;
         }
-        self.has_forgotten |= push_bounded(&mut self.marks, Mark { position, at_ms }, MAX_MARKS);
+        self.has_forgotten |=
+            push_bounded(&mut self.marks, Mark { position, at_ms }, MAX_MARKS).is_some();
     }
 
     /// Newer messages took the places of these.
     pub fn replace(&mut self, positions: &[u64]) {
         for position in positions {
-            self.has_forgotten_replaced |=
-                push_bounded(&mut self.replaced, *position, MAX_REPLACED);
+            let forgotten = push_bounded(&mut self.replaced, *position, MAX_REPLACED);
+            self.forgotten_replaced_to = self.forgotten_replaced_to.max(forgotten);
         }
     }
 
@@ -99,8 +101,7 @@ impl Record {
     /// Whether a newer message may have taken this one's place: what was replaced so early is no
     /// longer remembered.
     pub fn may_be_replaced(&self, position: u64) -> bool {
-        self.has_forgotten_replaced
-            && self.replaced.front().is_some_and(|oldest| position < *oldest)
+        self.forgotten_replaced_to.is_some_and(|to| position <= to)
     }
 
     /// The message that had no room, by its position.
@@ -114,14 +115,11 @@ impl Record {
     }
 }
 
-/// True when something had to give way.
-fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, most: usize) -> bool {
-    let is_full = ring.len() >= most;
-    if is_full {
-        ring.pop_front();
-    }
+/// What had to give way.
+fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, most: usize) -> Option<T> {
+    let gone = if ring.len() >= most { ring.pop_front() } else { None };
     ring.push_back(item);
-    is_full
+    gone
 }
 
 #[cfg(test)]
@@ -162,5 +160,18 @@ mod tests {
         record.replace(&[1_000]);
         assert!(!record.was_replaced(1) && record.was_replaced(2) && record.was_replaced(1_000));
         assert!(record.may_be_replaced(1) && !record.may_be_replaced(2));
+    }
+
+    #[test]
+    fn what_another_channel_replaced_late_hides_nothing_that_is_forgotten() {
+        let mut record = Record::default();
+        // One channel's messages up to 150, the other's first message, replaced after them.
+        record.replace(&(10..=150).collect::<Vec<_>>());
+        record.replace(&[5]);
+        record.replace(&(151..=213).collect::<Vec<_>>());
+        let forgotten = (10..=150).filter(|position| !record.was_replaced(*position));
+        assert!(forgotten.clone().count() > 0);
+        assert!(forgotten.clone().all(|position| record.may_be_replaced(position)));
+        assert!(!record.may_be_replaced(214));
     }
 }

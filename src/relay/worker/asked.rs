@@ -6,6 +6,7 @@ use crate::domain::instance::InstanceId;
 use crate::relay::member::{Key, Member};
 use crate::relay::survey::{Answer, Query};
 use slab::Slab;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// How many connections are looked at between two looks at the clock.
@@ -16,18 +17,22 @@ const STRIDE: usize = 64;
 pub(crate) struct Asked {
     instance: InstanceId,
     query: Query,
-    /// Who is still to be looked at.
-    left: Vec<Key>,
+    /// Who is still to be looked at, from the end; none before it is begun.
+    left: Option<Vec<Key>>,
     answer: Answer,
-    /// None is sent where too many questions wait.
-    reply: oneshot::Sender<Option<Answer>>,
+    reply: oneshot::Sender<Answer>,
 }
 
 impl Asked {
     /// A question about an instance's connections.
-    pub fn new(instance: InstanceId, query: Query, reply: oneshot::Sender<Option<Answer>>) -> Self {
+    pub fn new(instance: InstanceId, query: Query, reply: oneshot::Sender<Answer>) -> Self {
         let answer = query.nobody();
-        Self { instance, query, left: Vec::new(), answer, reply }
+        Self { instance, query, left: None, answer, reply }
+    }
+
+    /// Whether nobody waits for the answer any more. What closes connections is done all the same.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed() && !matches!(self.query, Query::Disconnect { .. })
     }
 
     /// About whose connections.
@@ -40,20 +45,27 @@ impl Asked {
         &self.query
     }
 
-    /// These are to be looked at.
-    pub fn begin(&mut self, concerned: Vec<Key>) {
-        self.left = concerned;
+    /// Whether it is known who is to be looked at.
+    pub fn is_begun(&self) -> bool {
+        self.left.is_some()
     }
 
-    /// Looks at some of those who are left, for as long as there is time. True when nobody is.
+    /// These are to be looked at, from the end.
+    pub fn begin(&mut self, concerned: Vec<Key>) {
+        self.left = Some(concerned);
+    }
+
+    /// Looks at some of those who are left until then, at some at least. True when nobody is left.
     pub fn go_on(
         &mut self,
         members: &Slab<Member>,
         hears: impl Fn(Key, &[Audience]) -> bool,
         turn: &Turn<'_>,
+        until: Instant,
     ) -> bool {
-        while !self.left.is_empty() {
-            for key in self.left.drain(self.left.len().saturating_sub(STRIDE)..) {
+        let left = self.left.get_or_insert_default();
+        while !left.is_empty() {
+            for key in left.drain(left.len().saturating_sub(STRIDE)..).rev() {
                 // Another connection may have the key by now.
                 let member = members.get(key);
                 let own = member.filter(|it| *it.timeline.instance() == self.instance);
@@ -61,7 +73,7 @@ impl Asked {
                 let at = (turn.bounds, turn.start);
                 self.query.look_at(member, |some| hears(key, some), at, &mut self.answer);
             }
-            if !self.left.is_empty() && turn.is_over() {
+            if !left.is_empty() && Instant::now() >= until {
                 return false;
             }
         }
@@ -70,11 +82,6 @@ impl Asked {
 
     /// Answers. Nobody may be waiting any more; that is no error.
     pub fn finish(self) {
-        let _nobody_waits = self.reply.send(Some(self.answer));
-    }
-
-    /// Says that too many questions wait.
-    pub fn refuse(self) {
-        let _nobody_waits = self.reply.send(None);
+        let _nobody_waits = self.reply.send(self.answer);
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::message::Reach;
 use crate::relay::member::{Key, Member};
 use crate::relay::outbox::JOINED_BYTES;
 use crate::relay::queue::Dispatch;
+use crate::relay::survey::Query;
 use ahash::RandomState;
 use chrono::Utc;
 use indexmap::IndexSet;
@@ -30,8 +31,10 @@ const A_WRITE: usize = 8 * 1_024;
 /// The same in the first turn of an instance that had nothing to do: a message to a hundred goes
 /// out in one, and does not wait for a turn of everyone else after every few.
 const WRITTEN_FIRST: usize = 1_024 * 1_024;
-/// Questions about its connections that may wait for an instance.
-const MAX_ASKED: usize = 16;
+
+/// Questions that may wait in a room; as many as an instance may ask at a time, and those that
+/// nobody waits for.
+const MAX_ASKED: usize = 64;
 
 /// The connections of one instance on this worker. An audience without a connection is not in the
 /// index.
@@ -92,21 +95,13 @@ impl Room {
         self.dispatches.push_back(dispatch);
     }
 
-    /// A question waits to be answered; it is refused where too many do.
-    pub fn ask(&mut self, mut asked: Asked) {
-        if self.asked.len() >= MAX_ASKED {
-            return asked.refuse();
+    /// A question waits to be answered. Whoever asks waits a second at most; where too many have
+    /// been left behind by then, it is not answered.
+    pub fn ask(&mut self, asked: Asked) {
+        self.asked.retain(|asked| !asked.is_abandoned());
+        if self.asked.len() < MAX_ASKED {
+            self.asked.push_back(asked);
         }
-        let concerned = match asked.query().hearers_of() {
-            None => self.members().collect(),
-            Some(audiences) => {
-                let keys = audiences.iter().filter_map(|audience| self.index.get(audience));
-                let keys: IndexSet<Key> = keys.flatten().copied().collect();
-                keys.into_iter().collect()
-            }
-        };
-        asked.begin(concerned);
-        self.asked.push_back(asked);
     }
 
     /// A socket has something to write and wants its turn.
@@ -180,15 +175,37 @@ impl Room {
         }
     }
 
-    /// Looks at some connections for the questions that wait, some at least.
+    /// Looks at some connections for the questions that wait, some at least; while messages wait
+    /// too, for half of the turn's time.
     fn answer_some(&mut self, members: &Slab<Member>, turn: &Turn<'_>) {
+        let until = match self.dispatches.is_empty() {
+            true => turn.end(),
+            false => turn.half(),
+        };
         while let Some(mut asked) = self.asked.pop_front() {
+            if !asked.is_begun() {
+                // Only now: whoever a change concerns was asked before.
+                asked.begin(self.concerned_by(asked.query()));
+            }
             let hears = |key: Key, audiences: &[Audience]| self.hears(key, audiences);
-            if !asked.go_on(members, hears, turn) {
+            if !asked.go_on(members, hears, turn, until) {
                 return self.asked.push_front(asked);
             }
             asked.finish();
+            if Instant::now() >= until {
+                return;
+            }
         }
+    }
+
+    /// Who has to be looked at for an answer, the oldest last.
+    fn concerned_by(&self, query: &Query) -> Vec<Key> {
+        let Some(audiences) = query.hearers_of() else {
+            return self.members.iter().rev().copied().collect();
+        };
+        let keys = audiences.iter().filter_map(|audience| self.index.get(audience));
+        let keys: IndexSet<Key> = keys.flatten().copied().collect();
+        keys.into_iter().rev().collect()
     }
 
     /// Delivers for as long as there is time and the sockets keep up, at least one message to some

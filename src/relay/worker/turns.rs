@@ -38,6 +38,11 @@ impl Turn<'_> {
     pub fn end(&self) -> Instant {
         self.start + SLICE
     }
+
+    /// When half of its time is over.
+    pub fn half(&self) -> Instant {
+        self.start + SLICE / 2
+    }
 }
 
 /// Which turn an instance takes.

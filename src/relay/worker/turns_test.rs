@@ -1,17 +1,19 @@
 //! How instances share a worker: who is woken when, who finds room, and what waits for whom.
 
 use super::asked::Asked;
+use super::inboxes::Unanswered;
 use super::registration::{Joining, Registration};
 use super::thread::Worker;
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
-use crate::domain::channel::{ChannelName, Slow};
+use crate::domain::channel::{Channel, ChannelName, Slow};
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Scope as ExpressionScope};
 use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
+use crate::domain::rule::Rules;
 use crate::relay::close::Close;
 use crate::relay::member::Transport;
 use crate::relay::model_test::SETTINGS;
@@ -344,7 +346,7 @@ async fn a_change_that_came_before_a_message_holds_for_it() {
 }
 
 /// A question to the connections of an instance, and what is answered.
-fn question(instance: &str, query: Query) -> (Asked, oneshot::Receiver<Option<Answer>>) {
+fn question(instance: &str, query: Query) -> (Asked, oneshot::Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
     (Asked::new(InstanceId::new(instance).unwrap(), query, reply), answer)
 }
@@ -374,36 +376,83 @@ async fn many_are_disconnected_a_slice_a_turn_and_a_neighbour_is_served_between(
         // Of two turns one is the neighbour's.
         (0..2).for_each(|_| turn());
         assert_eq!(ending(), 2 * STRIDE);
-        assert!(matches!(known.try_recv(), Ok(Some(Answer::Known(known))) if known.len() == 1));
+        assert!(matches!(known.try_recv(), Ok(Answer::Known(known)) if known.len() == 1));
         (0..2).for_each(|_| turn());
         assert_eq!(ending(), 200);
-        assert!(matches!(answer.try_recv(), Ok(Some(Answer::Disconnected(200)))));
+        assert!(matches!(answer.try_recv(), Ok(Answer::Disconnected(200))));
         assert!(!quiet.link.outbox.is_ending());
     };
     LocalSet::new().run_until(scene).await;
 }
 
 #[tokio::test]
-async fn sixteen_questions_of_an_instance_wait_and_one_more_is_refused() {
+async fn sixteen_questions_of_an_instance_wait_and_one_more_is_refused_before_anyone_is_asked() {
     let scene = async {
         let scene = Scene::new(SETTINGS);
-        let (_storm, _quiet) = (scene.connect(STORM), scene.connect(QUIET));
-        let ask = |instance: &str| {
-            let (asked, answer) = question(instance, Query::Find { id: "nobody".into() });
-            scene.worker.shard().borrow_mut().ask(asked);
-            answer
-        };
-        let mut waiting: Vec<_> = (0..16).map(|_| ask(STORM)).collect();
-        assert!(matches!(ask(STORM).try_recv(), Ok(None)), "refused at once");
-        let mut neighbour = ask(QUIET);
-        for _ in 0..2 {
-            let mut shard = scene.worker.shard().borrow_mut();
-            shard.take_turn(&snapshot(1), Instant::now(), &|_| {});
+        let storm = scene.connect(STORM);
+        let _quiet = scene.connect(QUIET);
+        let [storm_id, quiet_id] = [STORM, QUIET].map(|id| InstanceId::new(id).unwrap());
+        let find = Query::Find { id: "nobody".into() };
+        let close = Close::disconnected("enough");
+        let everyone = Query::Disconnect { selection: Selection::default(), close };
+        let mut waiting: Vec<_> =
+            (0..16).map(|_| Box::pin(scene.relay.survey(&storm_id, &find))).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.iter_mut().all(|it| it.as_mut().poll(&mut context).is_pending()));
+        let refused = scene.relay.survey(&storm_id, &everyone).await;
+        assert!(matches!(refused, Err(Unanswered::TooMany)));
+        assert!(matches!(scene.relay.survey(&quiet_id, &find).await, Ok((_, Ok(())))));
+        for waiting in waiting {
+            assert!(
+                matches!(waiting.await, Ok((Answer::Known(known), Ok(()))) if known.is_empty())
+            );
         }
-        let is_answered =
-            |answer: &mut oneshot::Receiver<_>| matches!(answer.try_recv(), Ok(Some(_)));
-        assert!(waiting.iter_mut().all(is_answered) && is_answered(&mut neighbour));
-        assert!(ask("nowhere").try_recv().is_ok(), "nobody is there: answered at once");
+        assert!(!storm.link.outbox.is_ending(), "nobody was asked to close");
+        let closed = scene.relay.survey(&storm_id, &everyone).await;
+        assert!(matches!(closed, Ok((Answer::Disconnected(1), Ok(())))));
+    };
+    LocalSet::new().run_until(scene).await;
+}
+
+#[tokio::test]
+async fn a_question_is_about_those_whom_the_change_before_it_lets_in() {
+    let scene = async {
+        let scene = Scene::new(SETTINGS);
+        let _storm: Vec<Registration> = (0..200).map(|_| scene.connect(STORM)).collect();
+        let name = ChannelName::new("news").unwrap();
+        let channel = Channel {
+            name: name.clone(),
+            description: String::new(),
+            enabled: true,
+            rules: Rules::everyone(),
+            publish_rules: Rules::everyone(),
+            payload_limit: None,
+            slow: Slow::Disconnect,
+            version: 1,
+        };
+        let mut changed = snapshot(2);
+        let id = InstanceId::new(STORM).unwrap();
+        let mut tenant = Tenant::clone(&changed.tenants[&id]);
+        tenant.channels.insert(name.clone(), Arc::new(channel));
+        changed.tenants.insert(id, Arc::new(tenant));
+        scene.worker.shard().borrow_mut().follow(&changed);
+        let audience = Some(Audience::Channel(name));
+        let selection = Selection { audience, ..Selection::default() };
+        let list = Query::List { selection, after: None, most: 10 };
+        let (asked, mut answer) = question(STORM, list);
+        scene.worker.shard().borrow_mut().ask(asked);
+        // A turn that began long ago asks one connection by the new rules, and then is over.
+        let mut turns = 0;
+        let listing = loop {
+            let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+            scene.worker.shard().borrow_mut().take_turn(&changed, long_ago, &|_| {});
+            turns += 1;
+            if let Ok(Answer::List(listing)) = answer.try_recv() {
+                break listing;
+            }
+        };
+        assert_eq!((listing.total, listing.items.len()), (200, 10));
+        assert!(listing.items.is_sorted_by(|a, b| a.id < b.id) && turns > 200);
     };
     LocalSet::new().run_until(scene).await;
 }
