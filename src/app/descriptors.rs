@@ -31,7 +31,7 @@ pub(super) struct Room {
 
 impl Room {
     /// As much as was asked for (0 for as much as there is) and as the limit on open files leaves.
-    /// Raises the soft limit to the hard one first. Errors: `StartError`, where there is too little.
+    /// Raises the soft limit to the hard one first. Errors: `StartError`, where that is too little.
     pub fn find(asked: usize, workers: usize) -> Result<Self, StartError> {
         let limit = getrlimit(Resource::Nofile);
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -65,8 +65,8 @@ impl Room {
         let connections = if asked == 0 { most } else { asked.min(most) };
         if connections < WORTH_IT && (asked == 0 || connections < asked) {
             return Err(StartError(format!(
-                "the limit on open files is {files}, which leaves room for {connections} connections: \
-                 raise it to {} at least, better to 4096 (ulimit -n)",
+                "the limit on open files is {files}, which leaves room for {connections} \
+                 connections: raise it to {} at least, better to 4096 (ulimit -n)",
                 needed as usize + workers + 2 * 8 + WORTH_IT
             )));
         }
