@@ -34,8 +34,8 @@ pub struct AcceptSettings {
     pub handshakes: usize,
 }
 
-/// Speaks HTTP on accepted sockets, on one worker: a place, the options, TLS if there are settings for
-/// it, then `http` until the connection is closed.
+/// Speaks HTTP on accepted sockets, on one worker: a place, options, TLS for clients, then `http`
+/// until the connection is closed.
 pub struct Acceptor<H> {
     settings: AcceptSettings,
     guests: Guests,

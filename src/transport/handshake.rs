@@ -43,8 +43,8 @@ impl Handshakes {
         Self { turns: Turns::new(most), admittance, scratch: Scratch::default(), places }
     }
 
-    /// Agrees with the client on `socket`, as long as it may keep its `place`. Errors: the socket's,
-    /// rustls', `TimedOut`, and `ConnectionAborted` for one that gave way.
+    /// Agrees with the client on `socket`, as long as it may keep its `place`. Errors: the
+    /// socket's, rustls', `TimedOut`, and `ConnectionAborted` for one that gave way.
     pub async fn shake(
         &self,
         socket: TcpStream,
@@ -90,7 +90,7 @@ impl Handshakes {
 }
 
 impl Patience {
-    /// Waits for `work`, and for a shorter time if `is_short` then. Errors: its own, and `TimedOut`.
+    /// Waits for `work`, for a shorter time if `is_short` then. Errors: its own, and `TimedOut`.
     async fn wait_for<T>(
         self,
         work: impl Future<Output = io::Result<T>>,

@@ -159,8 +159,8 @@ impl Drop for Place {
 
 impl Occupancy {
     /// A request is under way. From now on its connection counts for this client, or for whom it
-    /// did if none is named. Errors: `NoPlace::Address`, where the client has as many connections as
-    /// it may.
+    /// did if none is named. Errors: `NoPlace::Address`, where the client has as many connections
+    /// as it may.
     pub fn begin(&self, client: Option<IpAddr>) -> Result<UnderWay, NoPlace> {
         let owner = client.map(|client| Owner::Address(counted_as(client)));
         let begun = self.places.0.register.lock().begin(self.id, owner, Instant::now());

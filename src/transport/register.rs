@@ -320,8 +320,8 @@ impl Register {
         Ok(self.tell(id, now))
     }
 
-    /// Lets a connection go of whoever has most that may give way: of the newcomer's owner, or of one
-    /// who has more, and from one who has still more in its handshake too.
+    /// Lets a connection go of whoever has most that may give way: of the newcomer's owner, or of
+    /// one who has more; of one who has still more, in its handshake too.
     fn send_away(&mut self, newcomer: Owner, now: Instant) -> GivesWay {
         let own = self.shares.get(&newcomer).map_or(0, |share| share.yielding.len());
         let owners = || self.ranks.iter().rev().take(OWNERS_LOOKED_AT);
@@ -591,7 +591,10 @@ mod tests {
                 match step {
                     0 | 1 => ids.extend(scene.arrive(last)),
                     2 => drop(scene.register.enter(id, Stage::ALL[usize::from(last)], now)),
-                    3 => drop(scene.register.begin(id, Some(Owner::Address([192, 0, 2, last].into())), now)),
+                    3 => {
+                        let owner = Owner::Address([192, 0, 2, last].into());
+                        drop(scene.register.begin(id, Some(owner), now));
+                    }
                     4 => scene.register.end(id, now),
                     _ => {
                         scene.register.leave(id);
@@ -602,8 +605,9 @@ mod tests {
                 let mut by_stage = [0; Stage::ALL.len()];
                 register.occupants.values().for_each(|it| by_stage[it.stage as usize] += 1);
                 prop_assert_eq!(by_stage, register.by_stage);
+                let shares = register.shares.iter();
                 let ranks: BTreeSet<Rank> =
-                    register.shares.iter().filter_map(|(owner, share)| share.rank(*owner)).collect();
+                    shares.filter_map(|(owner, share)| share.rank(*owner)).collect();
                 prop_assert_eq!(&ranks, &register.ranks);
             }
             ids.iter().for_each(|id| scene.register.leave(*id));

@@ -110,20 +110,22 @@ async fn idle_in_order(herald: &Herald, address: [u8; 4], count: usize, all: usi
 
 #[actix_web::test]
 async fn the_process_has_the_connections_that_were_set_and_the_oldest_idle_one_gives_way() {
-    let herald = start(&[("HERALD_MAX_CONNECTIONS", "300")]).await;
-    let mut open = VecDeque::from(idle_in_order(&herald, [127, 0, 0, 1], 300, 300).await);
-    for beyond in 0..300 {
-        let newcomer = idle_from(&herald, [127, 0, 0, 1], 1).await.pop();
-        let mut newcomer = newcomer.expect("a place for the newcomer");
-        assert!(is_served(&mut newcomer).await, "newcomer {beyond}");
-        open.push_back(newcomer);
-        ended(open.pop_front().expect("the oldest")).await;
+    for most in [3, 300] {
+        let herald = start(&[("HERALD_MAX_CONNECTIONS", &most.to_string())]).await;
+        let mut open = VecDeque::from(idle_in_order(&herald, [127, 0, 0, 1], most, most).await);
+        for beyond in 0..most {
+            let newcomer = idle_from(&herald, [127, 0, 0, 1], 1).await.pop();
+            let mut newcomer = newcomer.expect("a place for the newcomer");
+            assert!(is_served(&mut newcomer).await, "newcomer {beyond} of {most}");
+            open.push_back(newcomer);
+            ended(open.pop_front().expect("the oldest")).await;
+        }
+        assert!(accepted(&herald, "idle").await <= most);
+        for stays in open.iter_mut().take(50) {
+            assert!(is_served(stays).await, "who is not the oldest stays");
+        }
+        herald.stopped().await;
     }
-    assert!(accepted(&herald, "idle").await <= 300);
-    for stays in open.iter_mut().take(50) {
-        assert!(is_served(stays).await, "who is not the oldest stays");
-    }
-    herald.stopped().await;
 }
 
 /// A WebSocket that is open once this returns; else the answer's head.
