@@ -83,7 +83,8 @@ impl Drop for Pass {
     }
 }
 
-fn counted_as(address: IpAddr) -> IpAddr {
+/// What an address counts as: an IPv6 address as its /64.
+pub(super) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         address => address,

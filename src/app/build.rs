@@ -7,6 +7,8 @@ use crate::api::counters::Metrics;
 use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
+use crate::api::patience::LeastRate;
+use crate::api::unfinished::{Unfinished, UnfinishedBounds};
 use crate::api::{Api, ApiSettings};
 use crate::auth::development::DevelopmentKey;
 use crate::auth::{AuthSettings, Authenticator, ClaimNames, PublicKey};
@@ -100,6 +102,7 @@ pub(super) async fn build(
         filters: Filters::default(),
         explain_pool: ExplainPool::new(bounds.explanations),
         gate: Gate::new(bounds.connections_per_address, rate),
+        unfinished: Unfinished::new(unfinished_bounds(config)),
         metrics: Metrics::default(),
         settings: Arc::new(ApiSettings {
             trusted_proxies: config.trusted_proxies.clone(),
@@ -109,6 +112,10 @@ pub(super) async fn build(
             max_token_age: config.signing_in.max_token_age,
             body_bytes: bounds.body_bytes,
             batch_body_bytes: bounds.batch_body_bytes,
+            least_rate: LeastRate {
+                grace: bounds.request_patience,
+                bytes_per_second: bounds.body_bytes_per_second,
+            },
         }),
     };
     tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
@@ -251,6 +258,17 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
         keep_alive_seconds: bounds.keep_alive.as_secs(),
         connections,
     }
+}
+
+/// How much unfinished bodies may hold.
+fn unfinished_bounds(config: &Config) -> UnfinishedBounds {
+    let bounds = &config.bounds;
+    let unfinished = UnfinishedBounds {
+        process: bounds.unfinished_bytes,
+        instance: bounds.unfinished_instance_bytes,
+        address: bounds.unfinished_address_bytes,
+    };
+    unfinished.with_space_for(bounds.body_bytes.max(bounds.batch_body_bytes))
 }
 
 /// How much may wait for one connection.
