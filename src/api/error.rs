@@ -59,6 +59,7 @@ codes! {
     NotFound "NOT_FOUND" 404 "There is nothing here" "No such route or resource. /docs lists the routes.";
     ChannelNotFound "CHANNEL_NOT_FOUND" 404 "There is no such channel" "Create it with POST /v1/channels, or write user: or group: if you meant a user or a group.";
     InstanceNotFound "INSTANCE_NOT_FOUND" 404 "There is no such instance" "Only a token that is valid everywhere is told so.";
+    RequestTimeout "REQUEST_TIMEOUT" 408 "The request took too long to come" "The head of a request has some seconds, and its body a least rate after that. Nothing was done. Send the request again, in one go.";
     ChannelExists "CHANNEL_EXISTS" 409 "A channel of this name exists" "Change it with PUT, or choose another name.";
     InstanceExists "INSTANCE_EXISTS" 409 "An instance of this id exists" "Change it with PUT, or choose another id.";
     ChannelDisabled "CHANNEL_DISABLED" 409 "The channel is disabled" "Enable it before publishing to it. A bare word that names a disabled channel never falls back to the user of that name.";
