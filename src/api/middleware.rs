@@ -3,9 +3,11 @@
 
 use super::counters::SENDING;
 use super::error::{Code, Problem};
+use super::pieces::Pieces;
 use super::{Api, transport};
 use crate::domain::instance::InstanceId;
-use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use crate::transport::Exchange;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -26,18 +28,21 @@ pub struct RequestedInstance(pub InstanceId);
 pub async fn finish<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+) -> Result<ServiceResponse<Pieces>, Error> {
     let (started, id) = (Instant::now(), Uuid::new_v4());
+    let answering = request.request().conn_data::<Exchange>().map(Exchange::answering);
+    let in_pieces =
+        |answer: ServiceResponse<BoxBody>| answer.map_body(|_, body| Pieces::new(body, answering));
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
-        return Ok(next.call(request).await?.map_into_left_body());
+        return Ok(in_pieces(next.call(request).await?.map_into_boxed_body()));
     };
     let mut answer = match early_answer(&request, &api) {
-        Some(response) => request.into_response(response).map_into_right_body(),
-        None => next.call(request).await?.map_into_left_body(),
+        Some(response) => request.into_response(response),
+        None => next.call(request).await?.map_into_boxed_body(),
     };
     decorate(&mut answer, &api, &id);
     record(&answer, &api, &id, started);
-    Ok(answer)
+    Ok(in_pieces(answer))
 }
 
 /// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS

@@ -3,12 +3,13 @@
 use super::build::outbox_bounds;
 use super::error::StartError;
 use crate::api::documents::Documents;
+use crate::api::error::{Code, Problem};
 use crate::api::metrics::show_metrics;
 use crate::api::{self, Api, health, middleware, openapi};
 use crate::config::Config;
 use crate::socket::Sockets;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
-use crate::transport::{AcceptSettings, Acceptor, Upgrader, Wire};
+use crate::transport::{AcceptSettings, Acceptor, PaceSettings, Paced, Upgrader};
 use actix_http::HttpService;
 use actix_http::error::DispatchError;
 use actix_server::Server;
@@ -24,8 +25,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long a request's head may take.
-const REQUEST_HEAD: Duration = Duration::from_secs(10);
+/// How much longer than an outbox HTTP waits for a client that takes nothing.
+const OUTBOX_FIRST: Duration = Duration::from_secs(2);
 /// How long a REST connection may stand idle.
 const IDLE: Duration = Duration::from_secs(75);
 /// How long a closed connection is read on, so that the client sees the last answer.
@@ -133,6 +134,7 @@ fn client_server(
         user_timeout: bounds.user_timeout,
         send_buffer_bytes: bounds.send_buffer_bytes,
         handshakes: bounds.handshakes,
+        pace: Arc::new(pace(config)),
     };
     let outbox = outbox_bounds(config);
     let (state, documents) = (Data::new(api.clone()), Data::new(documents));
@@ -161,15 +163,17 @@ fn client_server(
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
-            .client_request_timeout(REQUEST_HEAD)
+            // The wire knows about heads, also of later requests.
+            .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(LINGER)
             .keep_alive(IDLE)
-            .on_connect_ext(|wire: &Wire, extensions| {
-                extensions.insert(wire.transport());
+            .on_connect_ext(|paced: &Paced, extensions| {
+                extensions.insert(paced.transport());
+                extensions.insert(paced.exchange());
             })
             .upgrade(Upgrader::new(app(), admittance.clone()))
             .finish(app().map_err(|error| error.error_response()));
-        Acceptor::new(settings, tls, admittance).map_err(DispatchError::Io).and_then(http)
+        Acceptor::new(settings.clone(), tls, admittance).map_err(DispatchError::Io).and_then(http)
     };
     let (encrypted, tls_config) = (pipeline.clone(), listeners.tls_config);
     let mut server =
@@ -178,6 +182,17 @@ fn client_server(
         server = server.listen("proxies", proxy, move || pipeline(None))?;
     }
     Ok(server.run())
+}
+
+/// A client that takes nothing is cut by its outbox first, if it has one: that counts why.
+fn pace(config: &Config) -> PaceSettings {
+    let (head, outbox) = (config.bounds.request_patience, outbox_bounds(config).stall);
+    let detail = format!("the head of the request did not come within {} s", head.as_secs());
+    PaceSettings {
+        head,
+        late: Problem::new(Code::RequestTimeout, detail).into_last_answer(),
+        stall: config.bounds.user_timeout.max(outbox + OUTBOX_FIRST),
+    }
 }
 
 /// As many workers as were asked for; one a CPU where none were.

@@ -1,6 +1,6 @@
 //! From an accepted socket to a connection that HTTP can be spoken on: socket options, then TLS.
 
-use super::Wire;
+use super::{PaceSettings, Paced, Wire};
 use crate::admittance::Admittance;
 use crate::tls::{Scratch, TlsStream};
 use actix_http::Protocol;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// What every accepted socket is set to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AcceptSettings {
     /// `TCP_USER_TIMEOUT`: a peer that reads nothing for so long is cut, whatever the layers above
     /// do.
@@ -29,6 +29,8 @@ pub struct AcceptSettings {
     pub send_buffer_bytes: usize,
     /// TLS handshakes under way in one worker; beyond them nobody is accepted.
     pub handshakes: usize,
+    /// How long the requests on it may take.
+    pub pace: Arc<PaceSettings>,
 }
 
 /// Makes connections out of accepted sockets, on one worker.
@@ -54,7 +56,7 @@ impl Acceptor {
 }
 
 /// What HTTP is spoken on, which version of it, and with whom.
-type Accepted = (Wire, Protocol, Option<SocketAddr>);
+type Accepted = (Paced, Protocol, Option<SocketAddr>);
 
 impl ServiceFactory<TcpStream> for Acceptor {
     type Response = Accepted;
@@ -67,7 +69,7 @@ impl ServiceFactory<TcpStream> for Acceptor {
     fn new_service(&self, _: ()) -> Self::Future {
         let Self { settings, tls, admittance, scratch, under_way } = self;
         ok(AcceptorService {
-            settings: *settings,
+            settings: settings.clone(),
             tls: tls.clone(),
             admittance: admittance.clone(),
             scratch: scratch.clone(),
@@ -95,12 +97,14 @@ impl Service<TcpStream> for AcceptorService {
     }
 
     fn call(&self, socket: TcpStream) -> Self::Future {
-        if let Err(error) = set(SockRef::from(&socket), self.settings) {
+        if let Err(error) = set(SockRef::from(&socket), &self.settings) {
             tracing::warn!(%error, "a socket option could not be set");
         }
+        let pace = self.settings.pace.clone();
         let Some(tls) = self.tls.clone() else {
             let peer = socket.peer_addr().ok();
-            return Box::pin(std::future::ready(Ok((Wire::Plain(socket), Protocol::Http1, peer))));
+            let paced = Paced::new(Wire::Plain(socket), pace);
+            return Box::pin(std::future::ready(Ok((paced, Protocol::Http1, peer))));
         };
         let (admittance, scratch, under_way) =
             (self.admittance.clone(), self.scratch.clone(), self.under_way.get());
@@ -110,7 +114,7 @@ impl Service<TcpStream> for AcceptorService {
             drop(under_way);
             let wire = Wire::Tls(Box::new(shaken.map_err(io::Error::from).flatten()?));
             let peer = wire.peer();
-            Ok((wire, Protocol::Http1, peer))
+            Ok((Paced::new(wire, pace), Protocol::Http1, peer))
         })
     }
 }
@@ -128,7 +132,7 @@ async fn shake_hands(mut stream: TlsStream, admittance: &Admittance) -> io::Resu
     Ok(stream)
 }
 
-fn set(socket: SockRef<'_>, settings: AcceptSettings) -> io::Result<()> {
+fn set(socket: SockRef<'_>, settings: &AcceptSettings) -> io::Result<()> {
     // A frame must not wait for the acknowledgement of the one before it, nor a handshake for its
     // delay of 40 ms.
     socket.set_tcp_nodelay(true)?;

@@ -1,6 +1,6 @@
 //! The answer to a request that asks for an upgrade, and the socket that it may become.
 
-use super::Wire;
+use super::Paced;
 use crate::admittance::Admittance;
 use crate::socket::Upgrade;
 use actix_codec::{Encoder, Framed};
@@ -39,7 +39,7 @@ impl<F> Upgrader<F> {
     }
 }
 
-impl<F, B> ServiceFactory<(Request, Framed<Wire, Codec>)> for Upgrader<F>
+impl<F, B> ServiceFactory<(Request, Framed<Paced, Codec>)> for Upgrader<F>
 where
     F: ServiceFactory<
             Request,
@@ -70,7 +70,7 @@ pub struct UpgraderService<S> {
     admittance: Admittance,
 }
 
-impl<S, B> Service<(Request, Framed<Wire, Codec>)> for UpgraderService<S>
+impl<S, B> Service<(Request, Framed<Paced, Codec>)> for UpgraderService<S>
 where
     S: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
     B: MessageBody + 'static,
@@ -84,7 +84,7 @@ where
         self.app.poll_ready(cx).map(|_| Ok(()))
     }
 
-    fn call(&self, (request, framed): (Request, Framed<Wire, Codec>)) -> Self::Future {
+    fn call(&self, (request, framed): (Request, Framed<Paced, Codec>)) -> Self::Future {
         let (app, admittance) = (self.app.clone(), self.admittance.clone());
         Box::pin(async move {
             let response = ask(&*app, request, &admittance).await;
@@ -117,29 +117,32 @@ async fn ask<S: Service<Request>>(
 
 async fn answer_with<B: MessageBody>(
     mut response: Response<B>,
-    framed: Framed<Wire, Codec>,
+    framed: Framed<Paced, Codec>,
 ) -> io::Result<()> {
     let upgrade = response.extensions_mut().remove::<Upgrade>();
     if upgrade.is_none() {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     let parts = framed.into_parts();
-    let (mut wire, mut codec, mut bytes) = (parts.io, parts.codec, parts.write_buf);
+    let (mut paced, mut codec, mut bytes) = (parts.io, parts.codec, parts.write_buf);
     let (head, body) = response.into_parts();
     codec.encode(Message::Item((head, body.size())), &mut bytes)?;
     match upgrade {
         Some(upgrade) => {
-            wire.write_all(&bytes).await?;
-            upgrade.run(wire, parts.read_buf);
+            paced.write_all(&bytes).await?;
+            let (wire, kept) = paced.into_wire();
+            let mut read = parts.read_buf;
+            read.extend_from_slice(&kept);
+            upgrade.run(wire, read);
             Ok(())
         }
-        None => refuse(wire, codec, bytes, body).await,
+        None => refuse(paced, codec, bytes, body).await,
     }
 }
 
 /// Writes an answer that upgrades nothing, of which `bytes` is the head, and ends the connection.
 async fn refuse<B: MessageBody>(
-    mut wire: Wire,
+    mut paced: Paced,
     mut codec: Codec,
     mut bytes: BytesMut,
     body: B,
@@ -148,13 +151,14 @@ async fn refuse<B: MessageBody>(
     if !matches!(body.size(), BodySize::None) {
         while let Some(Ok(chunk)) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
             codec.encode(Message::Chunk(Some(chunk)), &mut bytes)?;
-            wire.write_all(&bytes).await?;
+            paced.write_all(&bytes).await?;
             bytes.clear();
         }
         codec.encode(Message::Chunk(None), &mut bytes)?;
     }
-    wire.write_all(&bytes).await?;
-    wire.shutdown().await?;
+    paced.write_all(&bytes).await?;
+    paced.shutdown().await?;
+    let (mut wire, _) = paced.into_wire();
     // Closing with unread bytes would reset the connection, and the client might never see the
     // answer.
     let mut rest = [0; LINGER_BYTES];

@@ -108,7 +108,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/credentials", &["error"]),
     ("api/transport", &["error"]),
     ("api/body", &["credentials", "error", "patience", "state", "transport", "unfinished"]),
-    ("api/middleware", &["counters", "error", "state", "transport"]),
+    ("api/pieces", &[]),
+    ("api/middleware", &["counters", "error", "pieces", "state", "transport"]),
     ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
 ];
 

@@ -23,6 +23,7 @@ mod filtering;
 mod instances;
 mod operation;
 mod outages;
+mod pace;
 mod permissions;
 mod publishing;
 mod receiving;
