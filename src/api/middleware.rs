@@ -6,8 +6,8 @@ use super::error::{Code, Problem};
 use super::pieces::Pieces;
 use super::{Api, transport};
 use crate::domain::instance::InstanceId;
-use crate::transport::Exchange;
-use actix_web::body::{BoxBody, MessageBody};
+use crate::transport::{Answering, Exchange};
+use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -30,19 +30,31 @@ pub async fn finish<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<Pieces>, Error> {
     let (started, id) = (Instant::now(), Uuid::new_v4());
-    let answering = request.request().conn_data::<Exchange>().map(Exchange::answering);
-    let in_pieces =
-        |answer: ServiceResponse<BoxBody>| answer.map_body(|_, body| Pieces::new(body, answering));
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
-        return Ok(in_pieces(next.call(request).await?.map_into_boxed_body()));
+        return answer_in_turn(request, next).await;
     };
+    let answering = answering(&request);
     let mut answer = match early_answer(&request, &api) {
         Some(response) => request.into_response(response),
         None => next.call(request).await?.map_into_boxed_body(),
     };
     decorate(&mut answer, &api, &id);
     record(&answer, &api, &id, started);
-    Ok(in_pieces(answer))
+    Ok(answer.map_body(|_, body| Pieces::new(body, answering)))
+}
+
+/// Wraps every route of the operators' listener: nothing but the pace of the connection.
+pub async fn answer_in_turn<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<Pieces>, Error> {
+    let answering = answering(&request);
+    let answer = next.call(request).await?.map_into_boxed_body();
+    Ok(answer.map_body(|_, body| Pieces::new(body, answering)))
+}
+
+fn answering(request: &ServiceRequest) -> Option<Answering> {
+    request.request().conn_data::<Exchange>().map(Exchange::answering)
 }
 
 /// Answers that need no route: plain HTTP from strangers, and preflights (Fetch standard, "CORS

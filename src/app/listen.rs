@@ -2,6 +2,7 @@
 
 use super::build::outbox_bounds;
 use super::error::StartError;
+use crate::admittance::Admittance;
 use crate::api::documents::Documents;
 use crate::api::error::{Code, Problem};
 use crate::api::metrics::show_metrics;
@@ -14,10 +15,10 @@ use actix_http::HttpService;
 use actix_http::error::DispatchError;
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
-use actix_web::dev::AppConfig;
+use actix_web::App;
+use actix_web::dev::{AppConfig, Extensions};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
-use actix_web::{App, HttpServer};
 use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -93,7 +94,7 @@ pub(super) fn listen(
     let server = client_server(config, api, Documents::new(openapi), listeners);
     let client_server =
         server.map_err(StartError::because("the client listeners cannot be opened"))?;
-    let server = metrics_server(api, metrics_listener);
+    let server = metrics_server(config, api, metrics_listener);
     let metrics_server =
         server.map_err(StartError::because("the metrics listener cannot be opened"))?;
     let addresses = Addresses { client, proxy, metrics };
@@ -129,17 +130,11 @@ fn client_server(
     documents: Documents,
     listeners: ClientListeners,
 ) -> std::io::Result<Server> {
-    let bounds = &config.bounds;
-    let settings = AcceptSettings {
-        user_timeout: bounds.user_timeout,
-        send_buffer_bytes: bounds.send_buffer_bytes,
-        handshakes: bounds.handshakes,
-        pace: Arc::new(pace(config)),
-    };
+    let settings = accept_settings(config);
     let outbox = outbox_bounds(config);
     let (state, documents) = (Data::new(api.clone()), Data::new(documents));
     let server = Server::build()
-        .workers(workers(bounds.workers))
+        .workers(workers(config.bounds.workers))
         .max_concurrent_connections(api.settings.connections)
         .shutdown_timeout(LAST_REQUESTS)
         .disable_signals();
@@ -167,10 +162,7 @@ fn client_server(
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(LINGER)
             .keep_alive(IDLE)
-            .on_connect_ext(|paced: &Paced, extensions| {
-                extensions.insert(paced.transport());
-                extensions.insert(paced.exchange());
-            })
+            .on_connect_ext(introduce)
             .upgrade(Upgrader::new(app(), admittance.clone()))
             .finish(app().map_err(|error| error.error_response()));
         Acceptor::new(settings.clone(), tls, admittance).map_err(DispatchError::Io).and_then(http)
@@ -182,6 +174,22 @@ fn client_server(
         server = server.listen("proxies", proxy, move || pipeline(None))?;
     }
     Ok(server.run())
+}
+
+fn accept_settings(config: &Config) -> AcceptSettings {
+    let bounds = &config.bounds;
+    AcceptSettings {
+        user_timeout: bounds.user_timeout,
+        send_buffer_bytes: bounds.send_buffer_bytes,
+        handshakes: bounds.handshakes,
+        pace: Arc::new(pace(config)),
+    }
+}
+
+/// What requests know of their connection.
+fn introduce(paced: &Paced, extensions: &mut Extensions) {
+    extensions.insert(paced.transport());
+    extensions.insert(paced.exchange());
 }
 
 /// A client that takes nothing is cut by its outbox first, if it has one: that counts why.
@@ -204,19 +212,25 @@ fn workers(asked: usize) -> usize {
 }
 
 /// Metrics, and whether the process is well: for operators, apart from clients.
-fn metrics_server(api: &Api, listener: TcpListener) -> std::io::Result<Server> {
-    let state = Data::new(api.clone());
-    let app = move || {
-        App::new()
+fn metrics_server(config: &Config, api: &Api, listener: TcpListener) -> std::io::Result<Server> {
+    let (state, settings) = (Data::new(api.clone()), accept_settings(config));
+    let pipeline = move || {
+        let app = App::new()
             .app_data(state.clone())
             .route("/metrics", web::get().to(show_metrics))
             .service(health::check_health)
             .service(health::check_readiness)
+            .wrap(from_fn(middleware::answer_in_turn));
+        let app = map_config(app.into_factory(), |()| AppConfig::default());
+        let http = HttpService::build()
+            .client_request_timeout(Duration::ZERO)
+            .client_disconnect_timeout(LINGER)
+            .keep_alive(IDLE)
+            .on_connect_ext(introduce)
+            .finish(app.map_err(|error| error.error_response()));
+        let acceptor = Acceptor::new(settings.clone(), None, Admittance::default());
+        acceptor.map_err(DispatchError::Io).and_then(http)
     };
-    Ok(HttpServer::new(app)
-        .workers(1)
-        .shutdown_timeout(LAST_REQUESTS)
-        .disable_signals()
-        .listen(listener)?
-        .run())
+    let server = Server::build().workers(1).shutdown_timeout(LAST_REQUESTS).disable_signals();
+    Ok(server.listen("operators", listener, pipeline)?.run())
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines,
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -103,16 +103,8 @@ impl Herald {
         self.connect_over(self.connect_plain("Try it").await).await
     }
 
-    /// The same with little room for what is not read.
-    pub async fn connect_narrow(&self) -> TlsStream<TcpStream> {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(4_096).expect("a small buffer");
-        let address = ([127, 0, 0, 1], self.port("Try it")).into();
-        let tcp = within("a TCP connection", socket.connect(address)).await;
-        self.connect_over(tcp.expect("the server listens")).await
-    }
-
-    async fn connect_over(&self, tcp: TcpStream) -> TlsStream<TcpStream> {
+    /// TLS with the client listener over this connection.
+    pub async fn connect_over(&self, tcp: TcpStream) -> TlsStream<TcpStream> {
         let name = "localhost".try_into().expect("a name");
         within("a TLS session", self.tls.connect(name, tcp))
             .await
