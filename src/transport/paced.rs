@@ -293,3 +293,85 @@ impl AsyncWrite for Paced {
         paced.written(cx, outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    const HEAD: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    /// A connection of which nothing is known to the system, and its other end.
+    async fn pair(head: Duration, stall: Duration) -> (Paced, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let settings = PaceSettings { head, late: Bytes::from_static(b"late"), stall };
+        (Paced::new(Wire::Plain(accepted.unwrap().0), Arc::new(settings)), peer.unwrap())
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[actix_web::test]
+    async fn who_takes_nothing_is_cut_whatever_the_system_does() {
+        let (mut paced, _peer) = pair(LONG, SHORT).await;
+        let error = loop {
+            if let Err(error) = paced.write_all(&[0; 65_536]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[actix_web::test]
+    async fn heads_are_handed_on_two_at_a_time_and_none_while_one_is_answered() {
+        let (mut paced, mut peer) = pair(LONG, LONG).await;
+        peer.write_all(HEAD.repeat(4).as_bytes()).await.unwrap();
+        let mut buffer = [0; 1_024];
+        assert_eq!(paced.read(&mut buffer).await.unwrap(), 2 * HEAD.len());
+        let exchange = paced.exchange();
+        let answering = exchange.answering();
+        let read = paced.read(&mut buffer);
+        let ended = async { drop(answering) };
+        let (read, ()) = tokio::join!(read, ended);
+        assert_eq!(read.unwrap(), 2 * HEAD.len());
+    }
+
+    #[actix_web::test]
+    async fn what_comes_while_a_request_is_answered_is_read_ahead_up_to_a_bound() {
+        let (mut paced, mut peer) = pair(LONG, LONG).await;
+        let exchange = paced.exchange();
+        let answering = exchange.answering();
+        peer.write_all(&[b'x'; 100_000]).await.unwrap();
+        while paced.kept.len() < AHEAD {
+            assert!(paced.read(&mut [0; 1_024]).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        assert!(paced.read(&mut [0; 1_024]).now_or_never().is_none());
+        assert_eq!(paced.kept.len(), AHEAD);
+        let reading = exchange.reading_body();
+        let mut body = vec![0; 100_000];
+        assert_eq!(paced.read_exact(&mut body).await.unwrap(), 100_000);
+        drop((reading, answering));
+    }
+
+    #[actix_web::test]
+    async fn a_head_that_is_late_is_told_so_and_nothing_more_is_read() {
+        let (mut paced, mut peer) = pair(SHORT, LONG).await;
+        for begun in [HEAD, "\r\n\r\n", "GET /"] {
+            peer.write_all(begun.as_bytes()).await.unwrap();
+        }
+        let mut said = Vec::new();
+        assert_eq!(paced.read(&mut [0; HEAD.len()]).await.unwrap(), HEAD.len());
+        drop(paced.exchange().answering());
+        paced.read_to_end(&mut said).await.unwrap();
+        assert!(said.ends_with(b"GET /"));
+        drop(paced);
+        let mut told = Vec::new();
+        peer.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, b"late");
+    }
+}
