@@ -5,6 +5,7 @@ use super::error::{Code, Outcome, Problem};
 use super::patience::Patience;
 use super::{Api, ApiSettings, transport};
 use crate::domain::instance::InstanceId;
+use crate::transport::Exchange;
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::{FromRequest, HttpRequest};
@@ -57,6 +58,7 @@ pub async fn read_json<T: RequestBody>(
 ) -> Outcome<T> {
     let limit = T::limit(&api.settings);
     let announced = announced(request, limit)?;
+    let _reading = request.conn_data::<Exchange>().map(Exchange::reading_body);
     let mut patience = Patience::new(api.settings.least_rate);
     let first = patience.next_piece(&mut payload, 0).await?.unwrap_or_default();
     if announced == Some(first.len()) {

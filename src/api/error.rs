@@ -3,6 +3,7 @@
 use crate::domain::expression::ExpressionError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::web::Bytes;
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use std::fmt;
@@ -160,6 +161,18 @@ impl Problem {
     /// The answer that tells of it.
     pub fn into_response(self) -> HttpResponse {
         HttpResponse::from_error(self)
+    }
+
+    /// The whole answer as bytes, for a client whose request cannot be answered otherwise; the last
+    /// on its connection.
+    pub fn into_last_answer(self) -> Bytes {
+        let (status, body) = (self.code.status(), self.body().to_string());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
+             content-length: {}\r\ncache-control: no-store\r\n\r\n{body}",
+            body.len()
+        );
+        answer.into()
     }
 
     /// The problem document as JSON; also what a batch's entries are made of.

@@ -25,6 +25,7 @@ pub mod middleware;
 pub mod openapi;
 pub mod pages;
 pub mod patience;
+pub mod pieces;
 pub mod quotas;
 pub mod rates;
 pub mod receipt;

@@ -109,7 +109,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/transport", &["error"]),
     ("api/under_way", &["error", "transport"]),
     ("api/body", &["credentials", "error", "patience", "state", "transport", "unfinished"]),
-    ("api/middleware", &["counters", "error", "state", "transport", "under_way"]),
+    ("api/pieces", &["under_way"]),
+    ("api/middleware", &["counters", "error", "pieces", "state", "under_way"]),
     ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
 ];
 

@@ -1,6 +1,7 @@
 //! What unfinished request bodies may take: time, and memory of an address, an instance, the
 //! process.
 
+use crate::bounds::{peak_kib, resident_kib};
 use crate::secrets::Herald;
 use crate::support::socket::connect_tls;
 use crate::support::tokens::token;
@@ -166,13 +167,6 @@ async fn what_an_instance_and_the_process_may_hold_is_503_beyond_and_others_go_o
     until_held(&app, 3 * LEAST).await;
 }
 
-/// The memory of a process, in KiB.
-fn resident_kib(id: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux counts it");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
 #[actix_web::test]
 async fn three_hundred_unfinished_batches_take_no_more_than_their_bound() {
     let database = postgres::database().await;
@@ -192,7 +186,7 @@ async fn three_hundred_unfinished_batches_take_no_more_than_their_bound() {
         }
         streams.push(stream);
     }
-    let grown = resident_kib(herald.id()).saturating_sub(before);
+    let grown = peak_kib(herald.id()) - before;
     println!("{CLIENTS} unfinished batches: {grown} KiB more, {refused} refused while writing");
     assert!(grown < ROOM_KIB, "the memory grew by {grown} KiB");
     drop(streams);

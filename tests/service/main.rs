@@ -24,6 +24,7 @@ mod filtering;
 mod instances;
 mod operation;
 mod outages;
+mod pace;
 mod papers;
 mod permissions;
 mod places;
