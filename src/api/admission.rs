@@ -32,6 +32,11 @@ pub const NO_PUBLISHER: &str =
 pub trait Admission: Sized + 'static {
     /// Lets the caller in. Errors: 400, 401, 403, 404 and 503 in the order of the contract.
     fn admit(request: &HttpRequest, api: &Api) -> impl Future<Output = Outcome<Self>>;
+
+    /// The instance that the caller was let into; none where no instance is looked at.
+    fn instance(&self) -> Option<&InstanceId> {
+        None
+    }
 }
 
 /// `REALTIME_ADMIN` in the named instance.
@@ -107,6 +112,10 @@ impl Admission for Admin {
         need(&principal, &[Role::ADMIN])?;
         Ok(Self { principal, tenant })
     }
+
+    fn instance(&self) -> Option<&InstanceId> {
+        Some(&self.tenant.instance.id)
+    }
 }
 
 impl Admission for Member {
@@ -150,6 +159,10 @@ impl Admission for Publisher {
         let component = principal.component.as_deref().map(Into::into);
         let author = Arc::new(Author { user: principal.user.clone(), component });
         Ok(Self { principal, author, tenant })
+    }
+
+    fn instance(&self) -> Option<&InstanceId> {
+        Some(&self.tenant.instance.id)
     }
 }
 
@@ -204,7 +217,7 @@ impl<A: Admission, T: RequestBody> FromRequest for WithBody<A, T> {
             let admission = A::admit(&request, api).await?;
             let body = match T::absent().filter(|_| !has_body(&request)) {
                 Some(body) => body,
-                None => read_json(&request, payload, T::limit(&api.settings)).await?,
+                None => read_json(&request, payload, api, admission.instance()).await?,
             };
             Ok(Self { admission, body })
         })

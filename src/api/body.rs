@@ -1,13 +1,14 @@
 //! What a request says: its JSON body and its query, read strictly and within limits.
 
-use super::ApiSettings;
 use super::credentials::SIGN_IN_PARAMETERS;
 use super::error::{Code, Outcome, Problem};
+use super::patience::Patience;
+use super::{Api, ApiSettings, transport};
+use crate::domain::instance::InstanceId;
+use crate::transport::Exchange;
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use actix_web::web::BytesMut;
 use actix_web::{FromRequest, HttpRequest};
-use futures_util::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
@@ -17,6 +18,9 @@ use url::form_urlencoded;
 
 /// Longest text of the client's own that an error repeats; a token is longer, and never shown.
 const MOST_REPEATED: usize = 64;
+
+/// What a body that comes in pieces holds at first, in bytes, unless it announced less.
+const FIRST_ROOM: usize = 4 << 10;
 
 /// A JSON body, and how large it may be.
 pub trait RequestBody: DeserializeOwned + 'static {
@@ -43,13 +47,52 @@ pub fn has_body(request: &HttpRequest) -> bool {
     length || headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(CONTENT_TYPE)
 }
 
-/// Reads a JSON body of at most `limit` bytes; more is refused from `Content-Length`, and while it
-/// streams. Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`, and those of [`parse_json`].
+/// Reads a JSON body; one that is too large is refused from `Content-Length`, and while it streams.
+/// `instance` is whom the caller was let in to. Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`,
+/// 408 `REQUEST_TIMEOUT`, those of [`super::unfinished::Holding::grow_to`], and those of [`parse_json`].
 pub async fn read_json<T: RequestBody>(
     request: &HttpRequest,
     mut payload: Payload,
-    limit: usize,
+    api: &Api,
+    instance: Option<&InstanceId>,
 ) -> Outcome<T> {
+    let limit = T::limit(&api.settings);
+    let announced = announced(request, limit)?;
+    let _reading = request.conn_data::<Exchange>().map(Exchange::reading_body);
+    let mut patience = Patience::new(api.settings.least_rate);
+    let first = patience.next_piece(&mut payload, 0).await?.unwrap_or_default();
+    if announced == Some(first.len()) {
+        return parse_bytes(&first);
+    }
+    let address = transport::client_address(request, &api.settings.trusted_proxies)?;
+    let mut body = Vec::new();
+    let mut holding = api.unfinished.begin(address, instance.cloned());
+    let mut next = Some(first);
+    while let Some(piece) = next {
+        let length = body.len() + piece.len();
+        if length > limit {
+            return Err(too_large(limit, length));
+        }
+        if length > body.capacity() {
+            let room = room_for(length, announced.unwrap_or(limit));
+            holding.grow_to(room)?;
+            body.reserve_exact(room - body.len());
+        }
+        body.extend_from_slice(&piece);
+        next = patience.next_piece(&mut payload, length).await?;
+    }
+    parse_bytes(&body)
+}
+
+/// What a body takes that has so many bytes by now and may have `most` in the end: twice as much,
+/// so that it is seldom moved, and all of it once half of it is there.
+fn room_for(length: usize, most: usize) -> usize {
+    let room = FIRST_ROOM.max(2 * length);
+    if room < most { room } else { most.max(length) }
+}
+
+/// The length that a JSON body announces, if it does. Errors: 415 and 413 of [`read_json`].
+fn announced(request: &HttpRequest, limit: usize) -> Outcome<Option<usize>> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let kind = header(CONTENT_TYPE).unwrap_or("").split(';').next().unwrap_or("").trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -58,25 +101,20 @@ pub async fn read_json<T: RequestBody>(
             "send the body with the content type application/json",
         ));
     }
-    let too_large = |actual: usize| {
-        let detail = format!("the body has {actual} bytes or more; at most {limit} are allowed");
-        Problem::new(Code::BodyTooLarge, detail).with_limit(limit as u64, actual as u64)
-    };
-    let announced =
-        header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
-    if announced > limit {
-        return Err(too_large(announced));
+    let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    match length {
+        Some(length) if length > limit => Err(too_large(limit, length)),
+        length => Ok(length),
     }
-    let mut body = BytesMut::with_capacity(announced);
-    while let Some(piece) = payload.next().await {
-        let piece =
-            piece.map_err(|_| Problem::new(Code::MalformedJson, "the body did not come whole"))?;
-        if body.len() + piece.len() > limit {
-            return Err(too_large(body.len() + piece.len()));
-        }
-        body.extend_from_slice(&piece);
-    }
-    match std::str::from_utf8(&body) {
+}
+
+fn too_large(limit: usize, actual: usize) -> Problem {
+    let detail = format!("the body has {actual} bytes or more; at most {limit} are allowed");
+    Problem::new(Code::BodyTooLarge, detail).with_limit(limit as u64, actual as u64)
+}
+
+fn parse_bytes<T: RequestBody>(body: &[u8]) -> Outcome<T> {
+    match std::str::from_utf8(body) {
         Ok(text) => T::parse(text),
         Err(error) => {
             let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());

@@ -3,6 +3,7 @@
 use crate::domain::expression::ExpressionError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::web::Bytes;
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use std::fmt;
@@ -59,6 +60,7 @@ codes! {
     NotFound "NOT_FOUND" 404 "There is nothing here" "No such route or resource. /docs lists the routes.";
     ChannelNotFound "CHANNEL_NOT_FOUND" 404 "There is no such channel" "Create it with POST /v1/channels, or write user: or group: if you meant a user or a group.";
     InstanceNotFound "INSTANCE_NOT_FOUND" 404 "There is no such instance" "Only a token that is valid everywhere is told so.";
+    RequestTimeout "REQUEST_TIMEOUT" 408 "The request took too long to come" "The head of a request has some seconds, and its body a least rate after that. Nothing was done. Send the request again, in one go.";
     ChannelExists "CHANNEL_EXISTS" 409 "A channel of this name exists" "Change it with PUT, or choose another name.";
     InstanceExists "INSTANCE_EXISTS" 409 "An instance of this id exists" "Change it with PUT, or choose another id.";
     ChannelDisabled "CHANNEL_DISABLED" 409 "The channel is disabled" "Enable it before publishing to it. A bare word that names a disabled channel never falls back to the user of that name.";
@@ -159,6 +161,18 @@ impl Problem {
     /// The answer that tells of it.
     pub fn into_response(self) -> HttpResponse {
         HttpResponse::from_error(self)
+    }
+
+    /// The whole answer as bytes, for a client whose request cannot be answered otherwise; the last
+    /// on its connection.
+    pub fn into_last_answer(self) -> Bytes {
+        let (status, body) = (self.code.status(), self.body().to_string());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
+             content-length: {}\r\ncache-control: no-store\r\n\r\n{body}",
+            body.len()
+        );
+        answer.into()
     }
 
     /// The problem document as JSON; also what a batch's entries are made of.

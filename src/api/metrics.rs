@@ -41,6 +41,11 @@ fn registry(api: &Api) -> Registry {
     );
     register_relay(&mut registry, &api.relay);
     register_places(&mut registry, api.places.figures());
+    registry.register(
+        "unfinished_body_bytes",
+        "Bytes held by request bodies that have not come whole",
+        gauge(api.unfinished.bytes() as f64),
+    );
     let age = api.catalog.age().as_secs_f64();
     registry.register_with_unit(
         "catalog_age",

@@ -4,7 +4,8 @@
 use super::Api;
 use super::counters::SENDING;
 use super::error::{Code, Problem};
-use super::under_way::{self, Counted};
+use super::pieces::Pieces;
+use super::under_way::Begun;
 use crate::domain::instance::InstanceId;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -27,21 +28,30 @@ pub struct RequestedInstance(pub InstanceId);
 pub async fn finish<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<Counted>, Error> {
+) -> Result<ServiceResponse<Pieces>, Error> {
     let (started, id) = (Instant::now(), Uuid::new_v4());
     let Some(api) = request.app_data::<Data<Api>>().cloned() else {
-        return Ok(under_way::counted(next.call(request).await?.map_into_boxed_body(), None));
+        return answer_in_turn(request, next).await;
     };
-    let begun = under_way::begin(request.request(), &api.settings.trusted_proxies);
-    let (refusal, under_way) = begun.map_or_else(|problem| (Some(problem), None), |ok| (None, ok));
-    let answer = match early_answer(&request, refusal) {
+    let mut begun = Begun::new(request.request());
+    let refusal = begun.count(request.request(), &api.settings.trusted_proxies).err();
+    let mut answer = match early_answer(&request, refusal) {
         Some(response) => request.into_response(response),
         None => next.call(request).await?.map_into_boxed_body(),
     };
-    let mut answer = under_way::counted(answer, under_way);
     decorate(&mut answer, &api, &id);
     record(&answer, &api, &id, started);
-    Ok(answer)
+    Ok(answer.map_body(|_, body| Pieces::new(body, begun)))
+}
+
+/// Wraps every route of the operators' listener: nothing but the pace of the connection.
+pub async fn answer_in_turn<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<Pieces>, Error> {
+    let begun = Begun::new(request.request());
+    let answer = next.call(request).await?.map_into_boxed_body();
+    Ok(answer.map_body(|_, body| Pieces::new(body, begun)))
 }
 
 /// Answers that need no route: to plain HTTP from strangers, to who has too many connections, and to

@@ -24,6 +24,8 @@ pub mod metrics;
 pub mod middleware;
 pub mod openapi;
 pub mod pages;
+pub mod patience;
+pub mod pieces;
 pub mod quotas;
 pub mod rates;
 pub mod receipt;
@@ -36,6 +38,7 @@ pub mod stream;
 pub mod traces;
 pub mod transport;
 pub mod under_way;
+pub mod unfinished;
 pub mod wording;
 
 pub use state::{Api, ApiSettings};

@@ -3,7 +3,8 @@
 use super::error::{Code, Outcome, Problem};
 use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ContentType, LOCATION};
-use actix_web::web::Path;
+use actix_web::web::{Bytes, Path};
+use std::borrow::Cow;
 use std::sync::Arc;
 use utoipa_swagger_ui::Config;
 
@@ -34,7 +35,7 @@ pub fn routes(config: &mut actix_web::web::ServiceConfig) {
 
 /// `/` in a browser: receives and publishes, and links to the documentation.
 pub fn home() -> HttpResponse {
-    page(HOME.to_owned())
+    page(Bytes::from_static(HOME.as_bytes()))
 }
 
 async fn show_file(file: Path<String>) -> Outcome<HttpResponse> {
@@ -44,7 +45,7 @@ async fn show_file(file: Path<String>) -> Outcome<HttpResponse> {
         "style.css" => ("text/css; charset=utf-8", STYLE),
         _ => return Err(Problem::new(Code::NotFound, "there is no such file")),
     };
-    Ok(HttpResponse::Ok().content_type(kind).body(text))
+    Ok(HttpResponse::Ok().content_type(kind).body(Bytes::from_static(text.as_bytes())))
 }
 
 /// What a code means and what to do: where a problem's `type` leads.
@@ -58,7 +59,7 @@ async fn explain_error(code: Path<String>) -> Outcome<HttpResponse> {
         })
         .collect();
     let status = code.status();
-    Ok(page(format!(
+    let text = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>{name}</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <link rel=\"stylesheet\" href=\"/pages/style.css\"></head><body><main><p><a href=\"/\">Herald</a></p>\
@@ -67,13 +68,14 @@ async fn explain_error(code: Path<String>) -> Outcome<HttpResponse> {
         name = code.as_str(),
         title = code.title(),
         help = code.help(),
-    )))
+    );
+    Ok(page(text.into()))
 }
 
 /// Swagger UI from the files that are built in; its start page is ours, so that it signs in once.
 async fn show_docs(file: Path<String>) -> Outcome<HttpResponse> {
     if matches!(file.as_str(), "" | "index.html") {
-        return Ok(page(DOCS.to_owned()));
+        return Ok(page(Bytes::from_static(DOCS.as_bytes())));
     }
     let config = Arc::new(Config::from("/openapi.json"));
     match utoipa_swagger_ui::serve(&file, config) {
@@ -83,13 +85,16 @@ async fn show_docs(file: Path<String>) -> Outcome<HttpResponse> {
             if found.gzpipped {
                 response.insert_header((CONTENT_ENCODING, "gzip"));
             }
-            Ok(response.body(found.bytes.into_owned()))
+            Ok(response.body(match found.bytes {
+                Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                Cow::Owned(bytes) => bytes.into(),
+            }))
         }
         _ => Err(Problem::new(Code::NotFound, "there is no such file")),
     }
 }
 
-fn page(html: String) -> HttpResponse {
+fn page(html: Bytes) -> HttpResponse {
     HttpResponse::Ok()
         .content_type(ContentType::html())
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))

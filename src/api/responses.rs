@@ -69,9 +69,10 @@ macro_rules! problem_sets {
 
 problem_sets! {
     /// Of the publishing routes.
-    Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
-        InstanceForbidden InstanceDisabled OriginForbidden PublishDenied ChannelNotFound InstanceNotFound ChannelDisabled
-        IdReused PayloadTooLarge BodyTooLarge JsonRequired InvalidRequest ExpressionInvalid RateLimited Overloaded;
+    Publishing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired
+        TokenRevoked RoleRequired InstanceForbidden InstanceDisabled OriginForbidden PublishDenied
+        ChannelNotFound InstanceNotFound RequestTimeout ChannelDisabled IdReused PayloadTooLarge BodyTooLarge
+        JsonRequired InvalidRequest ExpressionInvalid RateLimited Overloaded;
     /// Of the WebSocket handshake; most are told by a close code instead.
     Connecting: OriginForbidden UpgradeRequired RateLimited TooManyConnections Overloaded;
     /// Of the event stream, which says in HTTP what is wrong.
@@ -85,26 +86,30 @@ problem_sets! {
     Watching: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired InstanceForbidden
         InstanceDisabled OriginForbidden NotFound InstanceNotFound InvalidRequest Overloaded;
     /// Of routes that explain, for an instance's administrators.
-    Explaining: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
-        InstanceForbidden InstanceDisabled OriginForbidden NotFound ChannelNotFound InstanceNotFound BodyTooLarge JsonRequired
-        InvalidRequest Overloaded;
+    Explaining: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired
+        TokenRevoked RoleRequired InstanceForbidden InstanceDisabled OriginForbidden NotFound ChannelNotFound
+        InstanceNotFound RequestTimeout BodyTooLarge JsonRequired InvalidRequest RateLimited Overloaded;
     /// Of routes that make something, for an instance's administrators.
-    Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
-        InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound BodyTooLarge JsonRequired InvalidRequest
-        ExpressionInvalid StoreUnavailable;
+    Creating: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired
+        TokenRevoked RoleRequired InstanceForbidden InstanceDisabled OriginForbidden InstanceNotFound
+        RequestTimeout BodyTooLarge JsonRequired InvalidRequest ExpressionInvalid RateLimited StoreUnavailable
+        Overloaded;
     /// Of routes that change, for an instance's administrators.
-    Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
-        InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound InstanceNotFound VersionStale BodyTooLarge JsonRequired
-        InvalidRequest ExpressionInvalid IfMatchRequired StoreUnavailable;
+    Changing: MalformedJson ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired
+        TokenRevoked RoleRequired InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound
+        InstanceNotFound RequestTimeout VersionStale BodyTooLarge JsonRequired InvalidRequest
+        ExpressionInvalid IfMatchRequired RateLimited StoreUnavailable Overloaded;
     /// Of routes that take something away without a version, for an instance's administrators.
     Deleting: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound StoreUnavailable;
     /// Of operators' routes.
     Operating: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
-        InstanceNotFound BodyTooLarge JsonRequired InvalidRequest StoreUnavailable;
+        InstanceNotFound RequestTimeout BodyTooLarge JsonRequired InvalidRequest RateLimited StoreUnavailable
+        Overloaded;
     /// Of operators' routes that change something they must have read.
-    OperatingOnVersions: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired
-        InstanceNotFound VersionStale BodyTooLarge JsonRequired InvalidRequest IfMatchRequired StoreUnavailable;
+    OperatingOnVersions: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired
+        RoleRequired InstanceNotFound RequestTimeout VersionStale BodyTooLarge JsonRequired InvalidRequest
+        IfMatchRequired RateLimited StoreUnavailable Overloaded;
 }
 
 fn responses_for(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {

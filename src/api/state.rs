@@ -4,6 +4,8 @@ use super::counters::Metrics;
 use super::explain_pool::ExplainPool;
 use super::filters::Filters;
 use super::gate::Gate;
+use super::patience::LeastRate;
+use super::unfinished::Unfinished;
 use crate::auth::Authenticator;
 use crate::catalog::Catalog;
 use crate::limits::RateLimits;
@@ -35,6 +37,8 @@ pub struct Api {
     pub places: Places,
     /// What one address may take.
     pub gate: Gate,
+    /// What bodies hold that have not come whole.
+    pub unfinished: Unfinished,
     /// What is counted.
     pub metrics: Metrics,
     /// What the operator of this process chose.
@@ -58,4 +62,6 @@ pub struct ApiSettings {
     pub body_bytes: usize,
     /// Most bytes of a batch.
     pub batch_body_bytes: usize,
+    /// How long bodies may take.
+    pub least_rate: LeastRate,
 }

@@ -10,6 +10,8 @@ use crate::api::counters::Metrics;
 use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
+use crate::api::patience::LeastRate;
+use crate::api::unfinished::{Unfinished, UnfinishedBounds};
 use crate::api::{Api, ApiSettings};
 use crate::catalog::{self, Catalog, Snapshot};
 use crate::config::Config;
@@ -101,6 +103,7 @@ pub(super) async fn build(
         explain_pool: ExplainPool::new(bounds.explanations),
         places,
         gate: Gate::new(bounds.connections_per_address, rate),
+        unfinished: Unfinished::new(unfinished_bounds(config)),
         metrics: Metrics::default(),
         settings: Arc::new(ApiSettings {
             trusted_proxies: config.trusted_proxies.clone(),
@@ -110,6 +113,10 @@ pub(super) async fn build(
             max_token_age: config.signing_in.max_token_age,
             body_bytes: bounds.body_bytes,
             batch_body_bytes: bounds.batch_body_bytes,
+            least_rate: LeastRate {
+                grace: bounds.request_patience,
+                bytes_per_second: bounds.body_bytes_per_second,
+            },
         }),
     };
     tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
@@ -194,6 +201,17 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
         keep_alive_seconds: bounds.keep_alive.as_secs(),
         connections,
     }
+}
+
+/// How much unfinished bodies may hold.
+fn unfinished_bounds(config: &Config) -> UnfinishedBounds {
+    let bounds = &config.bounds;
+    let unfinished = UnfinishedBounds {
+        process: bounds.unfinished_bytes,
+        instance: bounds.unfinished_instance_bytes,
+        address: bounds.unfinished_address_bytes,
+    };
+    unfinished.with_space_for(bounds.body_bytes.max(bounds.batch_body_bytes))
 }
 
 /// How much may wait for one connection.

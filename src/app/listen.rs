@@ -3,20 +3,24 @@
 use super::build::outbox_bounds;
 use super::descriptors::{METRICS_CONNECTIONS, Room};
 use super::error::StartError;
+use crate::admittance::Admittance;
 use crate::api::documents::Documents;
+use crate::api::error::{Code, Problem};
 use crate::api::metrics::show_metrics;
 use crate::api::{self, Api, health, middleware, openapi};
 use crate::config::Config;
 use crate::socket::Sockets;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
-use crate::transport::{AcceptSettings, Acceptor, Connection, Guests, Upgrader};
+use crate::transport::{
+    AcceptSettings, Acceptor, Connection, Guests, PaceSettings, PlaceSettings, Places, Upgrader,
+};
 use actix_http::HttpService;
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
-use actix_web::dev::AppConfig;
+use actix_web::App;
+use actix_web::dev::{AppConfig, Extensions};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
-use actix_web::{App, HttpServer};
 use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,8 +28,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long a request's head may take.
-const REQUEST_HEAD: Duration = Duration::from_secs(10);
+/// How much longer than an outbox HTTP waits for a client that takes nothing.
+const OUTBOX_FIRST: Duration = Duration::from_secs(2);
 /// How long a REST connection may stand idle.
 const IDLE: Duration = Duration::from_secs(75);
 /// How long a closed connection is read on, so that the client sees the last answer.
@@ -95,7 +99,7 @@ pub(super) fn listen(
     let server = client_server(config, room, api, Documents::new(openapi), listeners);
     let client_server =
         server.map_err(StartError::because("the client listeners cannot be opened"))?;
-    let server = metrics_server(api, metrics_listener);
+    let server = metrics_server(config, api, metrics_listener);
     let metrics_server =
         server.map_err(StartError::because("the metrics listener cannot be opened"))?;
     let addresses = Addresses { client, proxy, metrics };
@@ -132,13 +136,8 @@ fn client_server(
     documents: Documents,
     listeners: ClientListeners,
 ) -> std::io::Result<Server> {
-    let bounds = &config.bounds;
-    let settings = AcceptSettings {
-        user_timeout: bounds.user_timeout,
-        send_buffer_bytes: bounds.send_buffer_bytes,
-        handshakes: bounds.handshakes,
-    };
-    let (outbox, workers) = (outbox_bounds(config), workers(bounds.workers));
+    let settings = accept_settings(config);
+    let (outbox, workers) = (outbox_bounds(config), workers(config.bounds.workers));
     let (state, documents) = (Data::new(api.clone()), Data::new(documents));
     let server = Server::build()
         .workers(workers)
@@ -166,16 +165,14 @@ fn client_server(
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
-            .client_request_timeout(REQUEST_HEAD)
+            // The connection knows about heads, also of later requests.
+            .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(LINGER)
             .keep_alive(IDLE)
-            .on_connect_ext(|connection: &Connection, extensions| {
-                extensions.insert(connection.transport());
-                extensions.insert(connection.occupancy());
-            })
+            .on_connect_ext(introduce)
             .upgrade(Upgrader::new(app(), admittance.clone()))
             .finish(app().map_err(|error| error.error_response()));
-        Acceptor::new(settings, guests, state.places.clone(), admittance, http)
+        Acceptor::new(settings.clone(), guests, state.places.clone(), admittance, http)
     };
     let (encrypted, clients) = (pipeline.clone(), Guests::Clients(listeners.tls_config));
     let mut server = server.listen("clients", listeners.tls, move || encrypted(clients.clone()))?;
@@ -184,6 +181,34 @@ fn client_server(
         server = server.listen("proxies", proxy, move || pipeline(proxies.clone()))?;
     }
     Ok(server.run())
+}
+
+fn accept_settings(config: &Config) -> AcceptSettings {
+    let bounds = &config.bounds;
+    AcceptSettings {
+        user_timeout: bounds.user_timeout,
+        send_buffer_bytes: bounds.send_buffer_bytes,
+        handshakes: bounds.handshakes,
+        pace: Arc::new(pace(config)),
+    }
+}
+
+/// What requests know of their connection.
+fn introduce(connection: &Connection, extensions: &mut Extensions) {
+    extensions.insert(connection.transport());
+    extensions.insert(connection.occupancy());
+    extensions.insert(connection.exchange());
+}
+
+/// A client that takes nothing is cut by its outbox first, if it has one: that counts why.
+fn pace(config: &Config) -> PaceSettings {
+    let (head, outbox) = (config.bounds.request_patience, outbox_bounds(config).stall);
+    let detail = format!("the head of the request did not come within {} s", head.as_secs());
+    PaceSettings {
+        head,
+        late: Problem::new(Code::RequestTimeout, detail).into_last_answer(),
+        stall: config.bounds.user_timeout.max(outbox + OUTBOX_FIRST),
+    }
 }
 
 /// As many workers as were asked for; one a CPU where none were.
@@ -195,20 +220,36 @@ pub(super) fn workers(asked: usize) -> usize {
 }
 
 /// Metrics, and whether the process is well: for operators, apart from clients.
-fn metrics_server(api: &Api, listener: TcpListener) -> std::io::Result<Server> {
-    let state = Data::new(api.clone());
-    let app = move || {
-        App::new()
+fn metrics_server(config: &Config, api: &Api, listener: TcpListener) -> std::io::Result<Server> {
+    let (state, settings) = (Data::new(api.clone()), accept_settings(config));
+    // Apart from the clients', and never short: no more are accepted.
+    let places = Places::new(PlaceSettings {
+        connections: METRICS_CONNECTIONS,
+        spare: 0,
+        handshakes_per_address: METRICS_CONNECTIONS,
+        http_per_address: METRICS_CONNECTIONS,
+    });
+    let pipeline = move || {
+        let app = App::new()
             .app_data(state.clone())
             .route("/metrics", web::get().to(show_metrics))
             .service(health::check_health)
             .service(health::check_readiness)
+            .wrap(from_fn(middleware::answer_in_turn));
+        let app = map_config(app.into_factory(), |()| AppConfig::default());
+        let http = HttpService::build()
+            .client_request_timeout(Duration::ZERO)
+            .client_disconnect_timeout(LINGER)
+            .keep_alive(IDLE)
+            .on_connect_ext(introduce)
+            .finish(app.map_err(|error| error.error_response()));
+        let (guests, admittance) = (Guests::Operators, Admittance::default());
+        Acceptor::new(settings.clone(), guests, places.clone(), admittance, http)
     };
-    Ok(HttpServer::new(app)
+    let server = Server::build()
         .workers(1)
-        .max_connections(METRICS_CONNECTIONS)
+        .max_concurrent_connections(METRICS_CONNECTIONS)
         .shutdown_timeout(LAST_REQUESTS)
-        .disable_signals()
-        .listen(listener)?
-        .run())
+        .disable_signals();
+    Ok(server.listen("operators", listener, pipeline)?.run())
 }

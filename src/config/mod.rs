@@ -149,6 +149,16 @@ pub struct Bounds {
     pub body_bytes: usize,
     /// Of a batch.
     pub batch_body_bytes: usize,
+    /// How long a head may take, and a body before its rate counts.
+    pub request_patience: Duration,
+    /// The least rate of a body after that.
+    pub body_bytes_per_second: u32,
+    /// Of all unfinished bodies.
+    pub unfinished_bytes: usize,
+    /// Of one instance's unfinished bodies.
+    pub unfinished_instance_bytes: usize,
+    /// Of one address' unfinished bodies.
+    pub unfinished_address_bytes: usize,
     /// How long messages are kept.
     pub history_window: Duration,
     /// Of one audience's window.
@@ -376,6 +386,11 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         http_per_address: reader.number("HERALD_HTTP_CONNECTIONS_PER_ADDRESS", 1, 1_000_000)?,
         body_bytes: reader.number("HERALD_BODY_BYTES", 1_024, 16_777_216)?,
         batch_body_bytes: reader.number("HERALD_BATCH_BODY_BYTES", 1_024, 67_108_864)?,
+        request_patience: reader.seconds("HERALD_REQUEST_SECONDS", 1, 300)?,
+        body_bytes_per_second: reader.number("HERALD_BODY_BYTES_PER_SECOND", 1, 1_048_576)?,
+        unfinished_bytes: unfinished(reader, "HERALD_UNFINISHED_BYTES")?,
+        unfinished_instance_bytes: unfinished(reader, "HERALD_UNFINISHED_INSTANCE_BYTES")?,
+        unfinished_address_bytes: unfinished(reader, "HERALD_UNFINISHED_ADDRESS_BYTES")?,
         history_window: reader.seconds("HERALD_HISTORY_SECONDS", 1, 86_400)?,
         history_messages: reader.number("HERALD_HISTORY_MESSAGES", 0, 1_000_000)?,
         history_bytes: reader.number("HERALD_HISTORY_BYTES", 1_024, 1_073_741_824)?,
@@ -395,6 +410,10 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         user_timeout: reader.seconds("HERALD_SOCKET_USER_TIMEOUT_SECONDS", 1, 300)?,
         send_buffer_bytes: reader.number("HERALD_SEND_BUFFER_BYTES", 0, 16_777_216)?,
     })
+}
+
+fn unfinished(reader: &Reader, name: &str) -> Result<usize, ConfigError> {
+    reader.number(name, 65_536, 1_099_511_627_776)
 }
 
 #[cfg(test)]

@@ -207,6 +207,27 @@ pub const SETTINGS: &[Setting] = &[
     open("HERALD_BODY_BYTES", "65536", "Most bytes of a request body, 1,024 to 16,777,216"),
     open("HERALD_BATCH_BODY_BYTES", "1048576", "Most bytes of a batch, 1,024 to 67,108,864"),
     open(
+        "HERALD_REQUEST_SECONDS",
+        "10",
+        "How long the head of a request may take, and its body before the least rate counts, 1 to 300 s",
+    ),
+    open(
+        "HERALD_BODY_BYTES_PER_SECOND",
+        "4096",
+        "Least rate of a request body after that, on average, 1 to 1,048,576 bytes a second",
+    ),
+    open(
+        "HERALD_UNFINISHED_BYTES",
+        "67108864",
+        "Bytes held by request bodies that have not come whole; an address or instance takes no more than it leaves free, 64 KiB to 1 TiB",
+    ),
+    open(
+        "HERALD_UNFINISHED_INSTANCE_BYTES",
+        "33554432",
+        "The same of one instance, 64 KiB to 1 TiB",
+    ),
+    open("HERALD_UNFINISHED_ADDRESS_BYTES", "16777216", "The same of one address, 64 KiB to 1 TiB"),
+    open(
         "HERALD_CATALOG_POLL_SECONDS",
         "1",
         "How often the configuration's version is looked at, beside notifications, 1 to 60 s",

@@ -84,6 +84,11 @@ impl TlsStream {
         &self.socket
     }
 
+    /// Ciphertext that the socket has not taken yet, in bytes.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent.len() - self.sent
+    }
+
     /// Whether the handshake is still under way.
     pub fn is_handshaking(&self) -> bool {
         self.session.is_handshaking()

@@ -1,7 +1,8 @@
 //! From an accepted socket to a connection that HTTP is spoken on: a place, socket options, TLS.
 
-use super::connection::{Afterwards, Connection};
+use super::connection::{Afterwards, Connection, Socket};
 use super::handshake::Handshakes;
+use super::paced::PaceSettings;
 use super::places::{Place, Places};
 use super::register::Stage;
 use super::wire::Wire;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// What every accepted socket is set to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AcceptSettings {
     /// `TCP_USER_TIMEOUT`: a peer that reads nothing for so long is cut, whatever the layers above
     /// do.
@@ -32,6 +33,8 @@ pub struct AcceptSettings {
     pub send_buffer_bytes: usize,
     /// TLS handshakes under way in one worker; those beyond them wait for their turn.
     pub handshakes: usize,
+    /// How long the requests on it may take.
+    pub pace: Arc<PaceSettings>,
 }
 
 /// Speaks HTTP on accepted sockets, on one worker: a place, options, TLS for clients, then `http`
@@ -51,6 +54,8 @@ pub enum Guests {
     Clients(Arc<ServerConfig>),
     /// These proxies, which name their clients.
     Proxies(Arc<[IpNet]>),
+    /// Operators, in plain HTTP.
+    Operators,
 }
 
 /// What HTTP is spoken on, which version of it, and with whom.
@@ -85,7 +90,7 @@ where
 
     fn new_service(&self, _: ()) -> Self::Future {
         let Self { settings, guests, places, handshakes, http } = self;
-        let (settings, guests, http) = (*settings, guests.clone(), http.new_service(()));
+        let (settings, guests, http) = (settings.clone(), guests.clone(), http.new_service(()));
         let (places, handshakes) = (places.clone(), handshakes.clone());
         Box::pin(async move {
             let http = Rc::new(http.await?);
@@ -126,7 +131,7 @@ where
                 return Box::pin(ready(Ok(())));
             }
         };
-        if let Err(error) = set(SockRef::from(&socket), self.settings) {
+        if let Err(error) = set(SockRef::from(&socket), &self.settings) {
             tracing::warn!(%error, "a socket option could not be set");
         }
         let (http, afterwards) = (self.http.clone(), Afterwards::default());
@@ -137,8 +142,9 @@ where
             let served = Box::pin(http.call((connection, Protocol::Http1, Some(peer)))).await;
             // The socket lives in this task, which actix counts as an open connection. So it
             // accepts no more than there are files for, however fast they come.
-            if let Some(socket) = afterwards.take() {
-                socket.await;
+            if let Some(Socket { life, place }) = afterwards.take() {
+                life.await;
+                drop(place);
             }
             served
         })
@@ -153,14 +159,16 @@ impl<S> AcceptorService<S> {
         place: Place,
         afterwards: Afterwards,
     ) -> LocalBoxFuture<'static, io::Result<Connection>> {
+        let pace = self.settings.pace.clone();
         let Guests::Clients(tls) = &self.guests else {
-            return Box::pin(ready(Ok(Connection::new(Wire::Plain(socket), place, afterwards))));
+            let wire = Wire::Plain(socket);
+            return Box::pin(ready(Ok(Connection::new(wire, pace, place, afterwards))));
         };
         let (handshakes, tls) = (self.handshakes.clone(), tls.clone());
         Box::pin(async move {
             let stream = handshakes.shake(socket, tls, peer.ip(), &place).await?;
             place.enter(Stage::Idle).map_err(io::Error::other)?;
-            Ok(Connection::new(Wire::Tls(Box::new(stream)), place, afterwards))
+            Ok(Connection::new(Wire::Tls(Box::new(stream)), pace, place, afterwards))
         })
     }
 }
@@ -176,7 +184,7 @@ impl Guests {
     }
 }
 
-fn set(socket: SockRef<'_>, settings: AcceptSettings) -> io::Result<()> {
+fn set(socket: SockRef<'_>, settings: &AcceptSettings) -> io::Result<()> {
     // A frame must not wait for the acknowledgement of the one before it, nor a handshake for its
     // delay of 40 ms.
     socket.set_tcp_nodelay(true)?;

@@ -1,9 +1,12 @@
 //! The way from an accepted socket to HTTP, and from HTTP to an upgraded socket: places, options,
-//! TLS, turns, the upgrade.
+//! TLS, turns, the pace of requests and answers, the upgrade.
 
 mod accept;
 mod connection;
+mod exchange;
 mod handshake;
+mod heads;
+mod paced;
 mod places;
 mod register;
 mod signal;
@@ -13,6 +16,8 @@ mod wire;
 
 pub use accept::{AcceptSettings, Acceptor, Guests};
 pub use connection::Connection;
+pub use exchange::{Answering, Exchange, ReadingBody};
+pub use paced::PaceSettings;
 pub use places::{Occupancy, Place, PlaceFigures, Places, UnderWay};
 pub use register::{NoPlace, PlaceSettings, Stage, counted_as};
 pub use upgrade::Upgrader;

@@ -1,6 +1,6 @@
 //! The answer to a request that asks for an upgrade, and the socket that it may become.
 
-use super::connection::Connection;
+use super::connection::{Connection, Socket};
 use crate::admittance::Admittance;
 use crate::socket::Upgrade;
 use actix_codec::{Encoder, Framed};
@@ -124,24 +124,26 @@ async fn answer_with<B: MessageBody>(
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     let parts = framed.into_parts();
-    let (mut wire, mut codec, mut bytes) = (parts.io, parts.codec, parts.write_buf);
+    let (connection, mut codec, mut bytes) = (parts.io, parts.codec, parts.write_buf);
     let (head, body) = response.into_parts();
     codec.encode(Message::Item((head, body.size())), &mut bytes)?;
     match upgrade {
         Some(upgrade) => {
-            wire.stay();
-            wire.write_all(&bytes).await?;
-            let afterwards = wire.afterwards();
-            afterwards.set(Some(upgrade.run(wire, parts.read_buf)));
+            let (place, mut paced, afterwards) = connection.into_parts();
+            place.occupancy().stay();
+            paced.write_all(&bytes).await?;
+            let ((wire, ahead), mut read) = (paced.into_wire(), parts.read_buf);
+            read.extend_from_slice(&ahead);
+            afterwards.set(Some(Socket { life: upgrade.run(wire, read), place }));
             Ok(())
         }
-        None => refuse(wire, codec, bytes, body).await,
+        None => refuse(connection, codec, bytes, body).await,
     }
 }
 
 /// Writes an answer that upgrades nothing, of which `bytes` is the head, and ends the connection.
 async fn refuse<B: MessageBody>(
-    mut wire: Connection,
+    mut connection: Connection,
     mut codec: Codec,
     mut bytes: BytesMut,
     body: B,
@@ -150,13 +152,15 @@ async fn refuse<B: MessageBody>(
     if !matches!(body.size(), BodySize::None) {
         while let Some(Ok(chunk)) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
             codec.encode(Message::Chunk(Some(chunk)), &mut bytes)?;
-            wire.write_all(&bytes).await?;
+            connection.write_all(&bytes).await?;
             bytes.clear();
         }
         codec.encode(Message::Chunk(None), &mut bytes)?;
     }
-    wire.write_all(&bytes).await?;
-    wire.shutdown().await?;
+    connection.write_all(&bytes).await?;
+    connection.shutdown().await?;
+    let (_place, paced, _) = connection.into_parts();
+    let (mut wire, _) = paced.into_wire();
     // Closing with unread bytes would reset the connection, and the client might never see the
     // answer.
     let mut rest = [0; LINGER_BYTES];

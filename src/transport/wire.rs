@@ -1,9 +1,11 @@
 //! An accepted connection, whichever listener it came by.
 
 use crate::tls::TlsStream;
+use socket2::SockRef;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -30,6 +32,25 @@ impl Wire {
         match self {
             Self::Tls(_) => Transport::Tls,
             Self::Plain(_) => Transport::Proxy,
+        }
+    }
+
+    /// Bytes that were taken to be written and that the system has not taken yet.
+    pub fn unsent_bytes(&self) -> usize {
+        match self {
+            Self::Tls(stream) => stream.unsent_bytes(),
+            Self::Plain(_) => 0,
+        }
+    }
+
+    /// Lets the system forget what the other side has not taken, once this is dropped.
+    pub fn abandon(&self) {
+        let socket = match self {
+            Self::Tls(stream) => SockRef::from(stream.socket()),
+            Self::Plain(socket) => SockRef::from(socket),
+        };
+        if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection cannot be abandoned at once");
         }
     }
 }

@@ -102,12 +102,15 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/explain_pool", &["error"]),
     ("api/filters", &["error"]),
     ("api/gate", &["error"]),
-    ("api/state", &["counters", "explain_pool", "filters", "gate"]),
+    ("api/unfinished", &["error"]),
+    ("api/patience", &["error"]),
+    ("api/state", &["counters", "explain_pool", "filters", "gate", "patience", "unfinished"]),
     ("api/credentials", &["error"]),
-    ("api/body", &["credentials", "error", "state"]),
     ("api/transport", &["error"]),
     ("api/under_way", &["error", "transport"]),
-    ("api/middleware", &["counters", "error", "state", "transport", "under_way"]),
+    ("api/body", &["credentials", "error", "patience", "state", "transport", "unfinished"]),
+    ("api/pieces", &["under_way"]),
+    ("api/middleware", &["counters", "error", "pieces", "state", "under_way"]),
     ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
 ];
 

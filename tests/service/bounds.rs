@@ -93,9 +93,18 @@ async fn one_client_that_stops_reading_changes_nothing_for_fifty_others_and_is_g
 }
 
 /// The most memory that a process ever had, in KiB.
-fn peak_kib(id: i32) -> u64 {
+pub fn peak_kib(id: i32) -> u64 {
+    memory_kib(id, "VmHWM:")
+}
+
+/// The memory of a process, in KiB.
+pub fn resident_kib(id: i32) -> u64 {
+    memory_kib(id, "VmRSS:")
+}
+
+fn memory_kib(id: i32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux counts it");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("Linux counts it");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 

@@ -9,6 +9,7 @@ mod support;
 
 mod agreeing;
 mod architecture;
+mod bodies;
 mod bounds;
 mod browser;
 mod channels;
@@ -23,6 +24,7 @@ mod filtering;
 mod instances;
 mod operation;
 mod outages;
+mod pace;
 mod papers;
 mod permissions;
 mod places;

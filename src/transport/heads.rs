@@ -1,0 +1,106 @@
+//! Where the heads of requests end: what is enough to take them one at a time.
+
+/// Bytes that are looked at together for a line feed.
+const STRIDE: usize = 64;
+
+/// Follows the lines of what a client sends. A head ends with an empty line (RFC 9112, section
+/// 2.1); a bare line feed counts as a line's end, and empty lines before a head do not count.
+#[derive(Debug, Default)]
+pub struct Heads(Line);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Line {
+    /// Nothing but line ends came.
+    #[default]
+    Before,
+    /// Within a line.
+    Within,
+    /// A line has just ended.
+    Ended,
+    /// The same, and a carriage return came.
+    Returned,
+}
+
+impl Heads {
+    /// Whether a head has begun and not ended.
+    pub fn is_within(&self) -> bool {
+        self.0 != Line::Before
+    }
+
+    /// Follows `bytes` up to the end of a head; how many that are, and whether it ended.
+    pub fn follow(&mut self, bytes: &[u8]) -> (usize, bool) {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            if self.0 == Line::Within {
+                let Some(end) = find_line_feed(&bytes[at..]) else { return (bytes.len(), false) };
+                at += end + 1;
+                self.0 = Line::Ended;
+                continue;
+            }
+            at += 1;
+            self.0 = match (self.0, byte) {
+                (Line::Before, b'\r' | b'\n') => Line::Before,
+                (Line::Ended | Line::Returned, b'\n') => {
+                    self.0 = Line::Before;
+                    return (at, true);
+                }
+                (Line::Ended, b'\r') => Line::Returned,
+                _ => Line::Within,
+            };
+        }
+        (bytes.len(), false)
+    }
+}
+
+fn find_line_feed(bytes: &[u8]) -> Option<usize> {
+    // Looking whether there is one is many times faster than looking where it is.
+    let stride = bytes.chunks(STRIDE).position(|stride| stride.contains(&b'\n'))?;
+    let start = stride * STRIDE;
+    bytes[start..].iter().position(|byte| *byte == b'\n').map(|at| start + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(text: &[u8], step: usize) -> Vec<usize> {
+        let (mut heads, mut found, mut at) = (Heads::default(), Vec::new(), 0);
+        while at < text.len() {
+            let (taken, ended) = heads.follow(&text[at..text.len().min(at + step)]);
+            at += taken;
+            if ended {
+                found.push(at);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn heads_end_with_an_empty_line_however_they_come() {
+        let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1_000));
+        for (text, expected) in [
+            ("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", vec![18, 36]),
+            ("GET / HTTP/1.1\n\nGET / HTTP/1.1\n\r\n", vec![16, 33]),
+            ("\r\n\r\n\n\nGET / HTTP/1.1\r\na: b\r\n\r\n", vec![30]),
+            ("GET / HTTP/1.1\r\na: b\r\n", vec![]),
+            ("\r\n\r\n", vec![]),
+            ("GET / HTTP/1.1\r\n\rx\r\n\r\n", vec![22]),
+            (long.as_str(), vec![long.len()]),
+        ] {
+            for step in [1, 2, 3, 7, 64, 5_000] {
+                assert_eq!(ends(text.as_bytes(), step), expected, "{text:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_begun_and_not_ended_is_known() {
+        let mut heads = Heads::default();
+        for (text, is_within) in
+            [("\r\n", false), ("GET /", true), (" HTTP/1.1\r\n", true), ("\r\n", false)]
+        {
+            heads.follow(text.as_bytes());
+            assert_eq!(heads.is_within(), is_within, "{text:?}");
+        }
+    }
+}
