@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 /// A second refused frame within this time ends the connection.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
 
+/// `AUTH` frames that a client may send at once (contract, "Receiving").
+const RENEWALS: u32 = 10;
+/// One more for each of these.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a client's message asks for beyond an answer.
 pub(super) enum Asked {
     /// This token instead of the old one.
@@ -27,6 +32,7 @@ pub(super) struct ClientInput {
     bounds: OutboxBounds,
     /// When a frame was last refused.
     refused_at: Option<Instant>,
+    renewals: Renewals,
     /// Whether the client has sent its close frame, or can send nothing sensible any more.
     is_done: bool,
 }
@@ -34,7 +40,7 @@ pub(super) struct ClientInput {
 impl ClientInput {
     /// Of the client behind `link`.
     pub fn new(link: Rc<Link>, bounds: OutboxBounds) -> Self {
-        Self { link, bounds, refused_at: None, is_done: false }
+        Self { link, bounds, refused_at: None, renewals: Renewals::default(), is_done: false }
     }
 
     /// The connection.
@@ -85,6 +91,10 @@ impl ClientInput {
 
     fn take_text(&mut self, text: &str, now: Instant) -> Option<Asked> {
         match ClientFrame::parse(text) {
+            ClientFrame::Auth { .. } if !self.renewals.spend(now) => {
+                let detail = "at most 10 AUTH at once, then one a second; the old token stays";
+                self.report("RATE_LIMITED", detail, now);
+            }
             ClientFrame::Auth { authorization } => {
                 return Some(Asked::Renewal(authorization.into_owned()));
             }
@@ -117,6 +127,26 @@ impl ClientInput {
     }
 }
 
+/// How many `AUTH` frames a client has sent lately, good and bad: the generic cell rate algorithm,
+/// in one time.
+#[derive(Default)]
+struct Renewals {
+    /// When all that were sent are forgotten.
+    forgotten_at: Option<Instant>,
+}
+
+impl Renewals {
+    /// Counts one more. False when it is one too many; then it counts for nothing.
+    fn spend(&mut self, now: Instant) -> bool {
+        let forgotten_at = self.forgotten_at.map_or(now, |at| at.max(now));
+        if forgotten_at - now > RENEWAL_INTERVAL * (RENEWALS - 1) {
+            return false;
+        }
+        self.forgotten_at = Some(forgotten_at + RENEWAL_INTERVAL);
+        true
+    }
+}
+
 fn too_large() -> Close {
     Close::new(1009, "PAYLOAD_TOO_LARGE", "a client's message has at most 1024 bytes")
 }
@@ -132,5 +162,24 @@ fn close_for(error: &ReadError) -> Close {
         }
         ReadError::Utf8 => Close::new(1007, "INVALID_UTF8", "text must be UTF-8"),
         ReadError::Protocol(_) => Close::new(1002, "PROTOCOL_ERROR", "the frame breaks RFC 6455"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_renewals_at_once_pass_and_then_one_a_second() {
+        let start = Instant::now();
+        let mut renewals = Renewals::default();
+        let mut passed =
+            |at: Duration, asked: u32| (0..asked).filter(|_| renewals.spend(start + at)).count();
+        assert_eq!(passed(Duration::ZERO, 9), 9);
+        assert_eq!(passed(Duration::ZERO, 5), 1);
+        assert_eq!(passed(Duration::from_millis(999), 3), 0);
+        assert_eq!(passed(Duration::from_secs(1), 3), 1);
+        assert_eq!(passed(Duration::from_secs(4), 9), 3);
+        assert_eq!(passed(Duration::from_secs(60), 20), 10);
     }
 }

@@ -194,10 +194,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Future for Socket<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
     /// Reads what there is, then writes what there is.
     fn step(&mut self, cx: &mut Context<'_>) -> SocketStep {
-        if self.read(cx).is_err() {
-            return SocketStep::Gone;
+        loop {
+            if self.read(cx).is_err() {
+                return SocketStep::Gone;
+            }
+            if !self.ends_renewal(cx) {
+                break;
+            }
         }
-        self.poll_renewal(cx);
         match self.poll_write(cx) {
             Poll::Ready(Ok(close)) => SocketStep::Leave(close),
             Poll::Ready(Err(_)) => SocketStep::Gone,
@@ -206,14 +210,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         }
     }
 
-    /// Reads until there is nothing left. Errors: the connection is gone.
+    /// Reads until there is nothing left, or a new token is to be judged: what comes behind it waits.
+    /// Errors: the connection is gone.
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let sockets = self.sockets.clone();
         let incoming = &mut sockets.0.buffers.borrow_mut().incoming;
         incoming.resize(READ_BYTES, 0);
+        self.take_messages();
         // Behind an error or a close frame nothing is read; what waits, and the close, are still to
         // be written.
-        while !self.client_input.is_done() {
+        while !self.client_input.is_done() && self.renewal.is_none() {
             let mut buffer = ReadBuf::new(incoming);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
@@ -229,11 +235,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
 
     /// Does what the client asks for.
     fn take(&mut self, bytes: &[u8]) {
-        let now = Instant::now();
-        if let Err(error) = self.reader.receive(bytes, now) {
+        if let Err(error) = self.reader.receive(bytes, Instant::now()) {
             return self.client_input.give_up(&error);
         }
-        while !self.client_input.is_done() {
+        self.take_messages();
+    }
+
+    /// Does what the whole messages ask for, up to a new token.
+    fn take_messages(&mut self) {
+        let now = Instant::now();
+        while !self.client_input.is_done() && self.renewal.is_none() {
             let asked = match self.reader.next() {
                 Ok(None) => return,
                 Ok(Some(message)) => self.client_input.take(message, now),
@@ -256,14 +267,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         self.renewal = Some(self.sockets.0.renewer.renew(current, instance, token));
     }
 
-    fn poll_renewal(&mut self, cx: &mut Context<'_>) {
+    /// True when a new token has been judged.
+    fn ends_renewal(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(Poll::Ready(renewal)) =
             self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx))
         else {
-            return;
+            return false;
         };
         self.renewal = None;
-        let Some(registration) = &self.registration else { return };
+        let Some(registration) = &self.registration else { return true };
         match renewal {
             Renewal::Accepted(principal) => registration.renew(principal),
             Renewal::Refused { code, detail } => {
@@ -271,6 +283,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
             }
             Renewal::Ended(close) => self.client_input.link().outbox.close(close),
         }
+        true
     }
 
     /// Writes what waits, joined, once a turn, and takes no more than `io` takes; resolves to the

@@ -258,6 +258,29 @@ async fn an_expression_is_evaluated_once_a_connection_and_again_only_for_a_chang
 }
 
 #[actix_web::test]
+async fn the_token_that_a_socket_has_is_answered_and_no_rule_is_asked() {
+    let app = App::start().await;
+    let pro = json!([{"effect": "allow", "when": "claims.plan == 'pro'"}]);
+    channel(&app, json!({"name": "pro", "rules": pro}), 201).await;
+    let mut socket = app.connect(&plan("alice", "free")).await;
+    let auth = |token: String| json!({"type": "AUTH", "authorization": token}).to_string();
+    let same = auth(plan("alice", "pro").sign());
+    socket.send(&same).await;
+    let heard = hears(&mut socket).await;
+    assert!(heard.to_string().contains("channel:pro"), "{heard}");
+    let before = evaluations(&app).await;
+    for _ in 0..3 {
+        socket.send(&same).await;
+        assert_eq!(hears(&mut socket).await, heard);
+    }
+    assert_eq!(evaluations(&app).await, before, "the same token asks nothing");
+    let expiring = plan("alice", "pro").expires_in(100).sign();
+    socket.send(&auth(expiring)).await;
+    assert_eq!(hears(&mut socket).await, heard);
+    assert_eq!(evaluations(&app).await, before + 1, "another one asks, whatever it says");
+}
+
+#[actix_web::test]
 async fn as_many_filters_as_are_set_are_kept_and_the_next_asks_again() {
     for (kept, evaluated) in [(1, 4), (2, 2), (3, 2)] {
         let app = App::start_with(

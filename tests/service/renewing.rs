@@ -53,6 +53,32 @@ async fn a_bad_token_is_an_error_and_the_old_one_stays() {
 }
 
 #[actix_web::test]
+async fn every_renewal_counts_and_beyond_the_rate_the_old_token_stays() {
+    let app = App::start().await;
+    let mut socket = app.connect(&token("alice").groups(&["eng"])).await;
+    let (good, bad) = (token("alice").groups(&["eng"]).sign(), token("bob").sign());
+    for authorization in [&good, &bad].into_iter().cycle().take(50) {
+        let frame = json!({"type": "AUTH", "authorization": authorization});
+        socket.send(&frame.to_string()).await;
+    }
+    let mut refused = 0;
+    for at in 0..50 {
+        let answer = socket.frame().await;
+        if answer["code"] == "RATE_LIMITED" {
+            assert_eq!(answer["type"], "ERROR");
+            refused += 1;
+            continue;
+        }
+        let expected = if at % 2 == 0 { json!("CHANNELS") } else { json!("ERROR") };
+        assert_eq!(answer["type"], expected, "{at}: {answer}");
+        assert!(at % 2 == 0 || answer["code"] == "AUTH_MISMATCH", "{answer}");
+    }
+    assert!((1..=40).contains(&refused), "{refused} of 50 were one too many");
+    app.publish("group:eng", json!("still here")).await;
+    assert_eq!(socket.data().await, "still here");
+}
+
+#[actix_web::test]
 async fn a_revoked_token_is_no_good_new_one() {
     let app = App::start().await;
     let mut socket = app.connect(&token("alice")).await;

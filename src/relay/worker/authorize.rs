@@ -16,6 +16,9 @@ use std::time::Instant;
 pub(crate) enum Reason {
     /// The rules may have changed: it is told only if what it hears has.
     Rules,
+    /// It sent the token anew that it has: it is told anyway, and rules that have not changed are
+    /// not asked.
+    SameToken,
     /// Its token has changed: it is told anyway.
     Token,
 }
@@ -29,8 +32,8 @@ pub(crate) struct Rights {
     pub gained: Vec<Audience>,
 }
 
-/// Asks again whether a connection may stay and what it may hear, and tells it when that changed.
-/// None where nothing did, or where it is told to go.
+/// Asks again whether a connection may stay and what it may hear, and tells it when that changed or
+/// when it asked. None where nothing changed, or where it is told to go.
 pub fn authorize(
     member: &mut Member,
     tenant: Option<&Arc<Tenant>>,
@@ -47,12 +50,15 @@ pub fn authorize(
     };
     let heard = heard_by(member, tenant, reason, evaluations);
     member.authorized_by = tenant.clone();
-    if heard == member.audiences && reason == Reason::Rules {
+    let is_changed = heard != member.audiences;
+    if is_changed || reason != Reason::Rules {
+        let told = Frame::of(&Notice::Channels { channels: names(&heard) });
+        member.link.outbox.push(&told, bounds.outbox, now);
+    }
+    if !is_changed && reason != Reason::Token {
         return None;
     }
     member.rights_since_ms = Utc::now().timestamp_millis();
-    let told = Frame::of(&Notice::Channels { channels: names(&heard) });
-    member.link.outbox.push(&told, bounds.outbox, now);
     let before = std::mem::replace(&mut member.audiences, heard);
     let now = &member.audiences;
     let gained = now.iter().filter(|audience| !before.contains(audience)).cloned().collect();
@@ -82,7 +88,7 @@ fn heard_by(
 ) -> Vec<Audience> {
     let facts = member.facts();
     let known = Known { tenant: &member.authorized_by, heard: &member.audiences };
-    let known = (reason == Reason::Rules).then_some(known);
+    let known = (reason != Reason::Token).then_some(known);
     let heard = tenant.audiences_of(&facts, member.narrowing.as_ref(), known);
     evaluations.fetch_add(facts.asked(), Relaxed);
     heard

@@ -127,8 +127,11 @@ impl Room {
         !std::mem::replace(&mut self.has_turn, true)
     }
 
-    /// A connection has a new token: it is told what it hears now.
-    pub fn renew(&mut self, key: Key, members: &mut Slab<Member>, turn: &Turn<'_>) {
+    /// A connection has a new token, or sent the one that it has: it is told what it hears now.
+    pub fn renew(&mut self, key: Key, is_new: bool, members: &mut Slab<Member>, turn: &Turn<'_>) {
+        if !is_new {
+            return self.authorize(key, members, Reason::SameToken, turn);
+        }
         self.filters.forget(key);
         self.changes += 1;
         self.authorize(key, members, Reason::Token, turn);

@@ -163,13 +163,14 @@ impl Shard {
         start: Instant,
     ) {
         let Some(member) = self.members.get_mut(key) else { return };
+        let is_new = !Arc::ptr_eq(&member.principal, &principal) && member.principal != principal;
         member.principal = principal;
         member.warned = false;
         let Some(room) = self.rooms.get_mut(member.timeline.instance()) else { return };
         let (bounds, evaluations) = (self.bounds, &*self.evaluations);
         let kind = TurnKind::First;
         let turn = Turn { kind, start, snapshot, bounds, evaluations, release: &|_| {} };
-        room.renew(key, &mut self.members, &turn);
+        room.renew(key, is_new, &mut self.members, &turn);
     }
 
     /// Tells those connections of an instance to come back that have not seen everything up to

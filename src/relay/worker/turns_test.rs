@@ -230,8 +230,9 @@ async fn a_message_in_pieces_is_for_those_whom_it_was_for_when_it_came_to_them()
         let [early, other] =
             [true, false].map(|has| storm.iter().position(|it| received(it) == has).unwrap());
         for renewed in [early, other] {
-            let principal = storm[renewed].principal().unwrap();
-            storm[renewed].renew(principal);
+            let mut principal = (*storm[renewed].principal().unwrap()).clone();
+            principal.expires_at -= 1;
+            storm[renewed].renew(Arc::new(principal));
         }
         wait(&storm[early].link.outbox, &bell);
         wait(&storm[other].link.outbox, &bell);
