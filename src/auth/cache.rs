@@ -31,7 +31,11 @@ impl Entry {
     }
 }
 
-/// Bounded by the length of the tokens in it; refusals are never remembered.
+/// Bytes of a token in a place of the cache; a longer one takes several.
+const PLACE_BYTES: usize = 1_024;
+
+/// Bounded by the number of the tokens in it, long ones counted as several; refusals are never
+/// remembered.
 pub(super) struct VerifiedTokens {
     /// Made at the start, never shown.
     key: hmac::Key,
@@ -39,16 +43,14 @@ pub(super) struct VerifiedTokens {
 }
 
 impl VerifiedTokens {
-    /// Room for `entries` tokens of 1 KiB. Errors: `AuthSettingsError::Platform` without a random
+    /// Room for `entries` tokens of at most 1 KiB; a longer one takes the room of one for every KiB
+    /// begun. Errors: `AuthSettingsError::Platform` without a random
     /// source.
     pub fn new(entries: usize) -> Result<Self, AuthSettingsError> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| AuthSettingsError::Platform("the random source"))?;
         let entries = entries.max(1);
-        Ok(Self {
-            key,
-            entries: Cache::with_weighter(entries, entries as u64 * 1_024, ByTokenLength),
-        })
+        Ok(Self { key, entries: Cache::with_weighter(entries, entries as u64, ByTokenLength) })
     }
 
     /// The token's place.
@@ -92,6 +94,6 @@ struct ByTokenLength;
 
 impl Weighter<Fingerprint, Entry> for ByTokenLength {
     fn weight(&self, _: &Fingerprint, entry: &Entry) -> u64 {
-        entry.bytes.max(1) as u64
+        entry.bytes.div_ceil(PLACE_BYTES).max(1) as u64
     }
 }
