@@ -136,19 +136,24 @@ where
         }
         let (http, afterwards) = (self.http.clone(), Afterwards::default());
         let connecting = self.connect(socket, peer, place, afterwards.clone());
-        Box::pin(async move {
+        // A box that is given back once HTTP is done: a socket holds nothing of it.
+        let served = Box::pin(async move {
             let connection = connecting.await?;
-            // A box that is given back here: a socket holds no buffers of HTTP.
-            let served = Box::pin(http.call((connection, Protocol::Http1, Some(peer)))).await;
-            // The socket lives in this task, which actix counts as an open connection. So it
-            // accepts no more than there are files for, however fast they come.
-            if let Some(Socket { life, place }) = afterwards.take() {
-                life.await;
-                drop(place);
-            }
-            served
-        })
+            http.call((connection, Protocol::Http1, Some(peer))).await?;
+            Ok(afterwards.take())
+        });
+        Box::pin(live(served))
     }
+}
+
+/// Lets a connection be served, and live on as a socket if it became one. Its socket lives in this
+/// task, which actix counts as an open connection: so it accepts no more than there are files for,
+/// however fast they come.
+async fn live<E>(served: impl Future<Output = Result<Option<Socket>, E>>) -> Result<(), E> {
+    let Some(Socket { life, place }) = served.await? else { return Ok(()) };
+    life.await;
+    drop(place);
+    Ok(())
 }
 
 impl<S> AcceptorService<S> {
