@@ -54,7 +54,7 @@ pub struct Holding {
 }
 
 impl UnfinishedBounds {
-    /// The same, but for one body of `largest` bytes there is always space.
+    /// The same, but never below what one body of `largest` bytes needs; for the process, twice that.
     pub fn with_space_for(self, largest: usize) -> Self {
         Self {
             process: self.process.max(2 * largest),

@@ -105,23 +105,28 @@ pub(super) async fn build(
         gate: Gate::new(bounds.connections_per_address, rate),
         unfinished: Unfinished::new(unfinished_bounds(config)),
         metrics: Metrics::default(),
-        settings: Arc::new(ApiSettings {
-            trusted_proxies: config.trusted_proxies.clone(),
-            connections,
-            window: bounds.history_window,
-            leeway: config.signing_in.leeway,
-            max_token_age: config.signing_in.max_token_age,
-            body_bytes: bounds.body_bytes,
-            batch_body_bytes: bounds.batch_body_bytes,
-            least_rate: LeastRate {
-                grace: bounds.request_patience,
-                bytes_per_second: bounds.body_bytes_per_second,
-            },
-        }),
+        settings: Arc::new(api_settings(config, connections)),
     };
     tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
     tasks.spawn_local(sweep(api.clone(), stopped.clone()));
     Ok(api)
+}
+
+fn api_settings(config: &Config, connections: usize) -> ApiSettings {
+    let bounds = &config.bounds;
+    ApiSettings {
+        trusted_proxies: config.trusted_proxies.clone(),
+        connections,
+        window: bounds.history_window,
+        leeway: config.signing_in.leeway,
+        max_token_age: config.signing_in.max_token_age,
+        body_bytes: bounds.body_bytes,
+        batch_body_bytes: bounds.batch_body_bytes,
+        least_rate: LeastRate {
+            grace: bounds.request_patience,
+            bytes_per_second: bounds.body_bytes_per_second,
+        },
+    }
 }
 
 /// Reads what the configuration names. Errors: `StartError`.

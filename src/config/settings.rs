@@ -47,12 +47,12 @@ pub const SETTINGS: &[Setting] = &[
         "Folder of the private Postgres, the local certificate and the development key",
     ),
     secret("DATABASE_URL", "A Postgres of your own, instead of the private one"),
-    open("DATABASE_URL_FILE", "", "File that holds it; read again at SIGHUP"),
+    open("DATABASE_URL_FILE", "", "File with DATABASE_URL in it; read again at SIGHUP"),
     open("HERALD_PG_BIN", "", "Folder with initdb and postgres, for the private one"),
     open("HERALD_TLS_CERT", "", "Certificate chain in PEM; followed when it changes"),
     open("HERALD_TLS_KEY", "", "Its private key in PEM"),
     secret("HERALD_JWT_SECRET", "HS256 secret, 32 bytes at least"),
-    open("HERALD_JWT_SECRET_FILE", "", "File that holds it; read again at SIGHUP"),
+    open("HERALD_JWT_SECRET_FILE", "", "File with the HS256 secret in it; read again at SIGHUP"),
     open(
         "HERALD_JWT_PUBLIC_KEYS",
         "",
@@ -220,14 +220,19 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_UNFINISHED_BYTES",
         "67108864",
-        "Bytes held by request bodies that have not come whole; an address or instance takes no more than it leaves free, 64 KiB to 1 TiB",
+        "Bytes held by request bodies that have not come whole; an address or instance takes no more \
+         than it leaves free, 64 KiB to 1 TiB",
     ),
     open(
         "HERALD_UNFINISHED_INSTANCE_BYTES",
         "33554432",
-        "The same of one instance, 64 KiB to 1 TiB",
+        "The same, of one instance's bodies, 64 KiB to 1 TiB",
     ),
-    open("HERALD_UNFINISHED_ADDRESS_BYTES", "16777216", "The same of one address, 64 KiB to 1 TiB"),
+    open(
+        "HERALD_UNFINISHED_ADDRESS_BYTES",
+        "16777216",
+        "The same, of one address's bodies, 64 KiB to 1 TiB",
+    ),
     open(
         "HERALD_CATALOG_POLL_SECONDS",
         "1",

@@ -50,6 +50,21 @@ impl Channel {
     pub fn lets_in(&self, facts: &Facts<'_>) -> bool {
         self.enabled && self.rules.decide(facts).allowed
     }
+
+    /// One that everyone hears and may publish to.
+    #[cfg(test)]
+    pub fn of_a_test(name: &str) -> Self {
+        Self {
+            name: ChannelName::new(name).unwrap(),
+            description: String::new(),
+            enabled: true,
+            rules: Rules::everyone(),
+            publish_rules: Rules::everyone(),
+            payload_limit: None,
+            slow: Slow::Disconnect,
+            version: 1,
+        }
+    }
 }
 
 /// What happens to a channel's messages where a receiver does not read them fast enough.

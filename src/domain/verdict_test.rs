@@ -2,7 +2,7 @@
 //! the rules says, and agrees with the list of what someone hears.
 
 use super::audience::{Address, Audience, Narrowing};
-use super::channel::{Channel, ChannelName, Channels, Slow};
+use super::channel::{Channel, Channels};
 use super::expression::{Expression, Facts, Outcome, Scope};
 use super::message::{Exclusion, Reach};
 use super::principal::{GroupId, Principal, Scope as Validity, UserId};
@@ -53,18 +53,8 @@ fn channels() -> impl Strategy<Value = Channels> {
     let channel = (prop::bool::weighted(0.8), rules());
     prop::collection::btree_map(name(), channel, 0..=NAMES.len()).prop_map(|channels| {
         let named = channels.into_iter().map(|(name, (enabled, rules))| {
-            let name = ChannelName::new(name).unwrap();
-            let channel = Channel {
-                name: name.clone(),
-                description: String::new(),
-                enabled,
-                rules,
-                publish_rules: Rules::everyone(),
-                payload_limit: None,
-                slow: Slow::Disconnect,
-                version: 1,
-            };
-            (name, Arc::new(channel))
+            let channel = Channel { enabled, rules, ..Channel::of_a_test(name) };
+            (channel.name.clone(), Arc::new(channel))
         });
         named.collect()
     })

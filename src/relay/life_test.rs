@@ -13,12 +13,11 @@ use super::{
 };
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
-use crate::domain::channel::{Channel, ChannelName, Slow};
+use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, UserId};
-use crate::domain::rule::Rules;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -34,16 +33,7 @@ fn instance() -> InstanceId {
 
 /// The instance, and its channel `news` for everyone.
 fn tenant() -> Tenant {
-    let news = Channel {
-        name: ChannelName::new("news").unwrap(),
-        description: String::new(),
-        enabled: true,
-        rules: Rules::everyone(),
-        publish_rules: Rules::everyone(),
-        payload_limit: None,
-        slow: Slow::Disconnect,
-        version: 1,
-    };
+    let news = Channel::of_a_test("news");
     let channels = [(news.name.clone(), Arc::new(news))].into_iter().collect();
     Tenant { channels, ..Tenant::new(Instance::new(instance())) }
 }

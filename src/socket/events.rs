@@ -263,6 +263,25 @@ mod tests {
         }
     }
 
+    /// With so many bytes of room in an outbox.
+    fn scene(bytes: usize) -> Scene {
+        let outbox = OutboxBounds { bytes, ..SETTINGS.connection.outbox };
+        let connection = ConnectionBounds { outbox, ..SETTINGS.connection };
+        Scene::new(RelaySettings { connection, ..SETTINGS })
+    }
+
+    /// Takes what a stream begins with, `CONNECTED` included, until it waits for its next turn.
+    async fn begin_stream(scene: &Scene) -> (impl FnMut(&Waker) -> Vec<usize>, Waker) {
+        let mut take = taker(scene.connect(STORM));
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        while take(&waker).is_empty() || bell.rings() == 0 {
+            yield_now().await;
+        }
+        take(&waker);
+        (take, waker)
+    }
+
     fn text(frame: &Frame) -> String {
         String::from_utf8(event(frame).to_vec()).unwrap()
     }
@@ -331,18 +350,8 @@ mod tests {
     #[tokio::test]
     async fn a_burst_waits_for_the_sockets_and_closes_nobody_who_reads() {
         let scene = async {
-            let outbox = OutboxBounds { bytes: 128 << 10, ..SETTINGS.connection.outbox };
-            let scene = Scene::new(RelaySettings {
-                connection: ConnectionBounds { outbox, ..SETTINGS.connection },
-                ..SETTINGS
-            });
-            let mut take = taker(scene.connect(STORM));
-            let bell = Arc::new(Bell::default());
-            let waker = Waker::from(bell.clone());
-            while take(&waker).is_empty() || bell.rings() == 0 {
-                yield_now().await;
-            }
-            take(&waker);
+            let scene = scene(128 << 10);
+            let (mut take, waker) = begin_stream(&scene).await;
             let payload = Payload::new(&format!("\"{}\"", "x".repeat(10_000)), 1 << 20).unwrap();
             let message = Message { payload, ..Message::of_a_test("m") };
             // All at once more than twice of what the outbox takes.
@@ -364,19 +373,8 @@ mod tests {
     #[tokio::test]
     async fn an_event_stream_writes_a_piece_at_each_of_its_turns() {
         let scene = async {
-            let outbox = OutboxBounds { bytes: 1 << 20, ..SETTINGS.connection.outbox };
-            let scene = Scene::new(RelaySettings {
-                connection: ConnectionBounds { outbox, ..SETTINGS.connection },
-                ..SETTINGS
-            });
-            let mut take = taker(scene.connect(STORM));
-            let bell = Arc::new(Bell::default());
-            let waker = Waker::from(bell.clone());
-            // The opening, and CONNECTED.
-            while take(&waker).is_empty() || bell.rings() == 0 {
-                yield_now().await;
-            }
-            take(&waker);
+            let scene = scene(1 << 20);
+            let (mut take, waker) = begin_stream(&scene).await;
             let payload = Payload::new(&format!("\"{}\"", "x".repeat(1_000)), 1 << 20).unwrap();
             let message = Message { payload, ..Message::of_a_test("m") };
             let (mut sent, mut taken, mut turns) = (0, 0, 0);

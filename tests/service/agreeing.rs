@@ -144,10 +144,7 @@ impl World {
         let world = Self { app, published: Vec::new() };
         for channel in CHANNELS {
             let body = json!({"name": channel, "rules": rules(channel)});
-            world
-                .app
-                .call("POST", "/v1/channels", Some(&Token::admin("root")), Some(body), 201)
-                .await;
+            world.app.create_channel(body).await;
         }
         world
     }

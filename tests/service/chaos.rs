@@ -3,9 +3,9 @@
 
 mod listening;
 
-use crate::command_line::{Herald, trusting};
+use crate::command_line::Herald;
 use crate::support::proxy::{Dice, Storm};
-use crate::support::{PATIENCE, Token, postgres, token, tokens, within};
+use crate::support::{PATIENCE, Token, postgres, token, tokens, trusting, within};
 use herald::domain::cursor::Cursor;
 use listening::{Faults, GROUPS, Heard, Listener, Truth};
 use rustix::process::Signal;

@@ -1,11 +1,9 @@
 //! The binary: its commands, its settings, its private Postgres.
 
-use crate::support::{Token, postgres, tokens, within};
+use crate::support::{Token, postgres, tokens, trusting, within};
 use futures_util::{SinkExt, StreamExt};
 use jsonwebtoken::{Algorithm, Header};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -63,19 +61,6 @@ pub async fn development_token(data: &Path, arguments: &[&str]) -> String {
     let (code, token, said) = run(herald(&["token", "--data-dir"]).arg(data).args(arguments)).await;
     assert_eq!(code, 0, "{said}");
     token.trim().to_owned()
-}
-
-/// Trusts this certificate alone.
-pub fn trusting(pem: &[u8]) -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pem).expect("a certificate")).expect("a root");
-    rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .expect("the provider has the default versions")
-    .with_root_certificates(roots)
-    .with_no_client_auth()
 }
 
 /// A running binary on ports of its own. Dropping it kills it.

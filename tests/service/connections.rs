@@ -18,14 +18,7 @@ fn users(answer: &Answer) -> Vec<&str> {
 #[actix_web::test]
 async fn a_connection_is_listed_with_what_it_is() {
     let app = App::start().await;
-    app.call(
-        "POST",
-        "/v1/channels",
-        Some(&Token::admin("root")),
-        Some(json!({"name": "news"})),
-        201,
-    )
-    .await;
+    app.create_channel(json!({"name": "news"})).await;
     let socket = app.connect(&token("alice").groups(&["eng"])).await;
     let list = ask(&app, "GET", "", 200).await.body;
     let one = &list["items"][0];
@@ -72,7 +65,7 @@ async fn lists_are_filtered_and_come_in_pages() {
     app.create_instance("other", json!({})).await;
     let rules = json!([{"effect": "allow", "group": "eng"}]);
     let channel = json!({"name": "news", "rules": rules});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     let mut sockets = Vec::new();
     for (user, groups) in [("a", &["eng"][..]), ("b", &[]), ("a", &["ops"]), ("c", &["eng", "ops"])]
     {

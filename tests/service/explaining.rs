@@ -6,7 +6,7 @@ use crate::support::{App, Token, token};
 use serde_json::{Value, json};
 
 async fn create(app: &App, channel: Value) {
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
 }
 
 async fn explain(app: &App, channel: &str, body: Value, expected: u16) -> Answer {

@@ -1,9 +1,9 @@
 //! Operating: metrics, certificates that change, the proxy listener, shut-down.
 
-use crate::command_line::{Client, Herald, development_token, trusting};
+use crate::command_line::{Client, Herald, development_token};
 use crate::support::raw::RawSocket;
 use crate::support::socket::{Handshake, Socket, connect_tls};
-use crate::support::{App, Options, Token, postgres, token, within};
+use crate::support::{App, Options, Token, postgres, token, trusting, within};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use jsonwebtoken::jwk::Jwk;

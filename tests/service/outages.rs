@@ -77,14 +77,7 @@ async fn a_change_made_elsewhere_arrives_without_a_request() {
     one.create_instance("main", json!({})).await;
     let two = App::launch(Options::default(), database).await;
     let mut socket = two.connect(&token("a")).await;
-    one.call(
-        "POST",
-        "/v1/channels",
-        Some(&Token::admin("root")),
-        Some(json!({"name": "news"})),
-        201,
-    )
-    .await;
+    one.create_channel(json!({"name": "news"})).await;
     assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
 }
 

@@ -48,7 +48,7 @@ async fn users_groups_and_channels_of_the_same_word_are_never_confused() {
     assert_eq!(app.publish("user:news", json!(2)).await["matched"], 2);
     assert_eq!(app.publish("group:news", json!(3)).await["matched"], 2);
     let channel = json!({"name": "news", "rules": [{"effect": "allow", "user": "alice"}]});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     let to_channel = app.publish("news", json!(4)).await;
     assert_eq!(
         (&to_channel["audience"], &to_channel["matched"]),
@@ -111,7 +111,7 @@ async fn a_disabled_channel_is_a_conflict_and_never_the_user_of_that_name() {
     let app = App::start().await;
     let _socket = app.connect(&token("news")).await;
     let channel = json!({"name": "news", "enabled": false});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     for channel in ["news", "channel:news"] {
         assert_eq!(
             send(&app, json!({"channel": channel, "message": 1}), 409).await.code(),
@@ -193,7 +193,7 @@ async fn sizes_are_held_to_the_quota_of_the_token_and_of_the_channel() {
     app.send(request.header("if-match", "\"1\""), 200).await;
     let sender = token("sender").roles(&["REALTIME_CONNECT", "SENDER"]);
     let channel = json!({"name": "small", "payloadLimit": 10});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     for (token, channel, limit) in
         [(&sender, "ALL", 1_024), (&publisher(), "ALL", 4_096), (&publisher(), "small", 10)]
     {
@@ -442,7 +442,7 @@ async fn publish_rules_say_who_may_publish_to_a_channel() {
     let app = App::start().await;
     let rules = json!([{"effect": "allow", "group": "eng"}, {"effect": "deny", "user": "mallory"}]);
     let channel = json!({"name": "news", "publishRules": rules});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     for (user, groups, status) in
         [("alice", &["eng"][..], 202), ("mallory", &["eng"], 403), ("bob", &[], 403)]
     {

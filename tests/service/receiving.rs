@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 async fn connected_comes_first_and_says_what_is_heard() {
     let app = App::start().await;
     let channel = json!({"name": "news"});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     let socket = app.connect(&token("alice").groups(&["eng", "ops"])).await;
     let connected = &socket.connected;
     assert_eq!(
@@ -29,7 +29,7 @@ async fn channels_narrow_what_is_heard_and_unknown_ones_are_left_out() {
     for channel in
         [json!({"name": "news"}), json!({"name": "secret", "rules": []}), json!({"name": "bob"})]
     {
-        app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+        app.create_channel(channel).await;
     }
     let alice = token("alice").groups(&["eng"]);
     for (channels, heard) in [

@@ -18,7 +18,7 @@ async fn a_new_token_brings_its_rights_to_the_open_socket() {
     let app = App::start().await;
     let rules = json!([{"effect": "allow", "group": "eng"}]);
     let channel = json!({"name": "news", "rules": rules});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(channel), 201).await;
+    app.create_channel(channel).await;
     let mut socket = app.connect(&token("alice").groups(&["ops"])).await;
     let answer = renew(&mut socket, &token("alice").groups(&["eng"])).await;
     let heard = json!(["ALL", "user:alice", "group:eng", "channel:news"]);

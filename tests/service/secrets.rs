@@ -1,10 +1,9 @@
 //! A token planted everywhere appears nowhere: not in a log at the most verbose level, a metric or
 //! an error.
 
-use crate::command_line::trusting;
 use crate::support::raw::frame;
 use crate::support::tokens::{SECRET, Token, token};
-use crate::support::{postgres, within};
+use crate::support::{postgres, trusting, within};
 use futures_util::StreamExt;
 use futures_util::stream::iter;
 use jsonwebtoken::{Algorithm, Header};

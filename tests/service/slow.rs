@@ -25,7 +25,7 @@ async fn app() -> App {
         "userMessageBurst": 1_000, "componentPayloadBytes": 65_536});
     app.create_instance("main", limits).await;
     let prices = json!({"name": "prices", "slow": "latest"});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(prices), 201).await;
+    app.create_channel(prices).await;
     app
 }
 

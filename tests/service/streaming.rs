@@ -246,14 +246,7 @@ async fn a_stream_hears_what_it_wants_and_may_and_is_told_of_changes() {
         Stream::open(app.stream_request(&token("alice"), "&channels=ALL,channel:news")).await;
     assert_eq!(stream.connected.json()["channels"], json!(["ALL"]));
     app.publish("user:alice", json!("not wanted")).await;
-    app.call(
-        "POST",
-        "/v1/channels",
-        Some(&Token::admin("root")),
-        Some(json!({"name": "news"})),
-        201,
-    )
-    .await;
+    app.create_channel(json!({"name": "news"})).await;
     let channels = r#"{"type":"CHANNELS","channels":["ALL","channel:news"]}"#;
     let expected = Event { name: "CHANNELS".into(), data: channels.into(), ..Event::default() };
     assert_eq!(stream.event().await, expected);

@@ -290,7 +290,7 @@ async fn what_waits_for_a_connection_that_breaks_is_counted_as_that() {
 async fn what_a_newer_message_replaced_is_counted_and_told() {
     let app = narrow().await;
     let prices = json!({"name": "prices", "slow": "latest"});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(prices), 201).await;
+    app.create_channel(prices).await;
     let (mut healthy, slow) = (app.connect(&token("healthy")).await, connect_slow(&app).await);
     let (mut replaced, mut ids) = (0, Vec::new());
     while replaced <= MAX_REPLACED {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 async fn create_channel(app: &App, name: &str, rules: Value) {
     let body = json!({"name": name, "rules": rules});
-    app.call("POST", "/v1/channels", Some(&Token::admin("root")), Some(body), 201).await;
+    app.create_channel(body).await;
 }
 
 /// What became of a message for the newest connection of a user.

@@ -1,7 +1,7 @@
 //! Writing parts of expressions and values for people, within a bound.
 
 use super::tree::{Literal, Node, What};
-use super::value::{List, Map, Value};
+use super::value::{List, Value};
 use std::fmt::{self, Display, Write};
 
 /// Most bytes of one value in an explanation.
@@ -76,7 +76,7 @@ impl Display for Value<'_> {
             Self::Double(value) => write!(f, "{value:?}"),
             Self::Text(value) => write!(f, "{:?}", value.as_str()),
             Self::List(list) => write_list(f, list),
-            Self::Map(map) => write_map(f, map),
+            Self::Map(map) => write_entries(f, map.entries()),
         }
     }
 }
@@ -90,9 +90,12 @@ fn write_list(f: &mut fmt::Formatter<'_>, list: &List<'_>) -> fmt::Result {
     f.write_str("]")
 }
 
-fn write_map(f: &mut fmt::Formatter<'_>, map: &Map<'_>) -> fmt::Result {
+fn write_entries(
+    f: &mut fmt::Formatter<'_>,
+    entries: impl Iterator<Item = (impl Display, impl Display)>,
+) -> fmt::Result {
     f.write_str("{")?;
-    for (index, (key, value)) in map.entries().enumerate() {
+    for (index, (key, value)) in entries.enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         write!(f, "{comma}{key}: {value}")?;
     }
@@ -149,13 +152,7 @@ impl Display for Node {
                 join(f, ", ", 0, elements)?;
                 f.write_str("]")
             }
-            What::Map(entries) => {
-                f.write_str("{")?;
-                for (index, (key, value)) in entries.iter().enumerate() {
-                    write!(f, "{}{key}: {value}", if index == 0 { "" } else { ", " })?;
-                }
-                f.write_str("}")
-            }
+            What::Map(entries) => write_entries(f, entries.iter().map(|(key, value)| (key, value))),
             What::Walk(walk) => {
                 write!(
                     f,

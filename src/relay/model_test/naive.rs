@@ -1,7 +1,7 @@
 //! The rules as the contract says them, without an index: everything is asked anew.
 
 use crate::catalog::Tenant;
-use crate::domain::channel::{Channel, ChannelName, Slow};
+use crate::domain::channel::{Channel, Slow};
 use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::revocation::Revocations;
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
@@ -126,14 +126,10 @@ pub fn meaning(address: &str, channels: &Channels) -> Vec<String> {
 /// The same as the catalog knows it.
 pub fn tenant(instance: usize, channels: &Channels) -> Tenant {
     let channel = |(name, state): (&&str, &State)| Channel {
-        name: ChannelName::new(name).unwrap(),
-        description: String::new(),
         enabled: state.enabled,
         rules: Rules::new(state.rules.clone()).unwrap(),
-        publish_rules: Rules::everyone(),
-        payload_limit: None,
         slow: state.slow,
-        version: 1,
+        ..Channel::of_a_test(name)
     };
     Tenant {
         instance: Instance {

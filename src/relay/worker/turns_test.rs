@@ -13,7 +13,6 @@ use crate::domain::instance::{Instance, InstanceId, Limits};
 use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
-use crate::domain::rule::Rules;
 use crate::relay::close::Close;
 use crate::relay::member::Transport;
 use crate::relay::model_test::SETTINGS;
@@ -420,17 +419,8 @@ async fn a_question_is_about_those_whom_the_change_before_it_lets_in() {
     let scene = async {
         let scene = Scene::new(SETTINGS);
         let _storm: Vec<Registration> = (0..200).map(|_| scene.connect(STORM)).collect();
-        let name = ChannelName::new("news").unwrap();
-        let channel = Channel {
-            name: name.clone(),
-            description: String::new(),
-            enabled: true,
-            rules: Rules::everyone(),
-            publish_rules: Rules::everyone(),
-            payload_limit: None,
-            slow: Slow::Disconnect,
-            version: 1,
-        };
+        let channel = Channel::of_a_test("news");
+        let name = channel.name.clone();
         let mut changed = snapshot(2);
         let id = InstanceId::new(STORM).unwrap();
         let mut tenant = Tenant::clone(&changed.tenants[&id]);

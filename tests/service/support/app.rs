@@ -122,7 +122,7 @@ impl App {
             port: addresses.client.port(),
             metrics_port: addresses.metrics.port(),
             proxy_port: addresses.proxy.map(|proxy| proxy.port()),
-            tls: Arc::new(client_config(&ca)),
+            tls: Arc::new(trusting(&ca)),
             http,
             directory,
             stop: Some(stop),
@@ -185,6 +185,12 @@ impl App {
         .body
     }
 
+    /// Makes a channel in instance `main`.
+    pub async fn create_channel(&self, channel: Value) {
+        let by = Token::admin("root");
+        self.call("POST", "/v1/channels", Some(&by), Some(channel), 201).await;
+    }
+
     /// Connects to instance `main` and waits for `CONNECTED`.
     pub async fn connect(&self, token: &Token) -> Socket {
         self.connect_with(token, "").await
@@ -239,9 +245,10 @@ impl Drop for App {
     }
 }
 
-fn client_config(ca: &[u8]) -> rustls::ClientConfig {
+/// Trusts this certificate alone.
+pub fn trusting(pem: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca).expect("a certificate")).expect("a CA");
+    roots.add(CertificateDer::from_pem_slice(pem).expect("a certificate")).expect("a root");
     rustls::ClientConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ))

@@ -9,7 +9,7 @@ pub mod socket;
 pub mod stream;
 pub mod tokens;
 
-pub use app::{App, Options};
+pub use app::{App, Options, trusting};
 pub use socket::Socket;
 pub use stream::Stream;
 pub use tokens::{Token, token};
