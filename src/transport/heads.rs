@@ -1,12 +1,19 @@
 //! Where the heads of requests end: what is enough to take them one at a time.
 
+/// Bytes of empty lines before a head that are nothing: some clients send one behind a body. More
+/// are the beginning of a head.
+const EMPTY_BYTES: usize = 16;
 /// Bytes that are looked at together for a line feed.
 const STRIDE: usize = 64;
 
 /// Follows the lines of what a client sends. A head ends with an empty line (RFC 9112, section
 /// 2.1); a bare line feed counts as a line's end, and empty lines before a head do not count.
 #[derive(Debug, Default)]
-pub struct Heads(Line);
+pub struct Heads {
+    line: Line,
+    /// Bytes of empty lines since the last head.
+    empty_bytes: usize,
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Line {
@@ -24,24 +31,27 @@ enum Line {
 impl Heads {
     /// Whether a head has begun and not ended.
     pub fn is_within(&self) -> bool {
-        self.0 != Line::Before
+        self.line != Line::Before || self.empty_bytes > EMPTY_BYTES
     }
 
     /// Follows `bytes` up to the end of a head; how many that are, and whether it ended.
     pub fn follow(&mut self, bytes: &[u8]) -> (usize, bool) {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
-            if self.0 == Line::Within {
+            if self.line == Line::Within {
                 let Some(end) = find_line_feed(&bytes[at..]) else { return (bytes.len(), false) };
                 at += end + 1;
-                self.0 = Line::Ended;
+                self.line = Line::Ended;
                 continue;
             }
             at += 1;
-            self.0 = match (self.0, byte) {
-                (Line::Before, b'\r' | b'\n') => Line::Before,
+            self.line = match (self.line, byte) {
+                (Line::Before, b'\r' | b'\n') => {
+                    self.empty_bytes = self.empty_bytes.saturating_add(1);
+                    Line::Before
+                }
                 (Line::Ended | Line::Returned, b'\n') => {
-                    self.0 = Line::Before;
+                    *self = Self::default();
                     return (at, true);
                 }
                 (Line::Ended, b'\r') => Line::Returned,
@@ -101,6 +111,13 @@ mod tests {
         {
             heads.follow(text.as_bytes());
             assert_eq!(heads.is_within(), is_within, "{text:?}");
+        }
+        for (bytes, is_within) in [(EMPTY_BYTES, false), (EMPTY_BYTES + 1, true)] {
+            let mut heads = Heads::default();
+            heads.follow(&vec![b'\n'; bytes]);
+            assert_eq!(heads.is_within(), is_within, "{bytes} line ends");
+            heads.follow(b"GET / HTTP/1.1\n\n");
+            assert!(!heads.is_within(), "with the head they are past");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The pace of a connection that HTTP is spoken on: its requests are read one after another, and who neither
-//! sends a head that was begun nor takes an answer is cut.
+//! The pace of a connection that HTTP is spoken on: its requests are read one after another, and who
+//! neither sends a head that was begun nor takes an answer is cut.
 
 use super::exchange::{Awaited, Exchange};
 use super::heads::Heads;
@@ -360,15 +360,21 @@ mod tests {
 
     #[actix_web::test]
     async fn a_head_that_is_late_is_told_so_and_nothing_more_is_read() {
+        assert_late(&["\r\n\r\n", "GET /"]).await;
+        assert_late(&[&"\r\n".repeat(100)]).await;
+    }
+
+    /// What comes behind an answered request is the beginning of a head that does not end.
+    async fn assert_late(begun: &[&str]) {
         let (mut paced, mut peer) = pair(SHORT, LONG).await;
-        for begun in [HEAD, "\r\n\r\n", "GET /"] {
-            peer.write_all(begun.as_bytes()).await.unwrap();
+        for text in [&[HEAD], begun].concat() {
+            peer.write_all(text.as_bytes()).await.unwrap();
         }
         let mut said = Vec::new();
         assert_eq!(paced.read(&mut [0; HEAD.len()]).await.unwrap(), HEAD.len());
         drop(paced.exchange().answering());
         paced.read_to_end(&mut said).await.unwrap();
-        assert!(said.ends_with(b"GET /"));
+        assert!(said.ends_with(begun.last().unwrap().as_bytes()));
         drop(paced);
         let mut told = Vec::new();
         peer.read_to_end(&mut told).await.unwrap();

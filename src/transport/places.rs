@@ -1,6 +1,6 @@
 //! The places for connections of the process: each accepted socket takes one until it is closed.
 
-use super::register::{NoPlace, Owner, PlaceSettings, Register, Stage, counted_as};
+use super::register::{GivesWay, NoPlace, Owner, PlaceSettings, Register, Stage, counted_as};
 use super::signal::Signal;
 use parking_lot::Mutex;
 use std::future::poll_fn;
@@ -33,7 +33,7 @@ pub struct PlaceFigures {
     pub by_stage: [usize; Stage::ALL.len()],
     /// So many were closed for newcomers.
     pub given_way: u64,
-    /// So many newcomers found no place.
+    /// So many newcomers, and requests of clients that a proxy names, found no place.
     pub refused: u64,
 }
 
@@ -69,8 +69,7 @@ impl Places {
     pub fn take(&self, client: Option<IpAddr>) -> Result<Place, NoPlace> {
         let signal = Arc::new(Signal::default());
         let client = client.map(counted_as);
-        let arrived = self.0.register.lock().arrive(client, signal.clone(), Instant::now());
-        let id = self.tell(arrived.map(|(id, gives_way)| (gives_way, id)))?;
+        let id = self.change(|register, now| register.arrive(client, signal.clone(), now))?;
         Ok(Place { occupancy: Occupancy { places: self.clone(), id, signal } })
     }
 
@@ -93,23 +92,29 @@ impl Places {
         }
     }
 
-    /// Tells whom `change` made give way, outside the lock.
-    fn tell<T>(&self, change: Result<(Option<Arc<Signal>>, T), NoPlace>) -> Result<T, NoPlace> {
-        match change {
-            Ok((gives_way, outcome)) => {
-                if let Some(signal) = gives_way {
-                    self.0.given_way.fetch_add(1, Ordering::Relaxed);
-                    signal.tell_to_go();
-                    self.log_shortage();
-                }
-                Ok(outcome)
-            }
-            Err(reason) => {
-                self.0.refused.fetch_add(1, Ordering::Relaxed);
-                self.log_shortage();
-                Err(reason)
-            }
+    /// Makes a change, and tells whom it made give way. Under the same lock: who may stay after all
+    /// is never told so before it is told to go.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Register, Instant) -> Result<(T, GivesWay), NoPlace>,
+    ) -> Result<T, NoPlace> {
+        let mut register = self.0.register.lock();
+        let changed = change(&mut register, Instant::now());
+        if let Ok((_, Some(signal))) = &changed {
+            signal.tell_to_go();
         }
+        let is_short = register.is_short();
+        drop(register);
+        match &changed {
+            Ok((_, None)) => return changed.map(|(outcome, _)| outcome),
+            Ok((_, Some(_))) => self.0.given_way.fetch_add(1, Ordering::Relaxed),
+            Err(_) => self.0.refused.fetch_add(1, Ordering::Relaxed),
+        };
+        // An address that has its share leaves places for the others.
+        if is_short {
+            self.log_shortage();
+        }
+        changed.map(|(outcome, _)| outcome)
     }
 
     /// Says so at most once a minute: the metrics count.
@@ -163,8 +168,9 @@ impl Occupancy {
     /// as it may.
     pub fn begin(&self, client: Option<IpAddr>) -> Result<UnderWay, NoPlace> {
         let owner = client.map(|client| Owner::Address(counted_as(client)));
-        let begun = self.places.0.register.lock().begin(self.id, owner, Instant::now());
-        self.places.tell(begun.map(|gives_way| (gives_way, ())))?;
+        self.places.change(|register, now| {
+            register.begin(self.id, owner, now).map(|gives_way| ((), gives_way))
+        })?;
         Ok(UnderWay(self.clone()))
     }
 
@@ -175,8 +181,9 @@ impl Occupancy {
     }
 
     fn enter(&self, stage: Stage) -> Result<(), NoPlace> {
-        let entered = self.places.0.register.lock().enter(self.id, stage, Instant::now());
-        self.places.tell(entered.map(|gives_way| (gives_way, ())))
+        self.places.change(|register, now| {
+            register.enter(self.id, stage, now).map(|gives_way| ((), gives_way))
+        })
     }
 }
 

@@ -125,9 +125,13 @@ struct Share {
     yielding: BTreeMap<(Stage, u64), (u64, Instant)>,
 }
 
+/// How many connections an owner has that may give way: those that wait for a request, and with
+/// them those at one, which go last.
+type Yielding = (usize, usize);
+
 /// An owner's place in the order of owners that give way: the last is the one that has most, and of
 /// several the one whose connection waits longest.
-type Rank = (usize, Reverse<u64>, Owner);
+type Rank = (Yielding, Reverse<u64>, Owner);
 
 /// All connections.
 pub(super) struct Register {
@@ -145,7 +149,12 @@ pub(super) struct Register {
 impl Share {
     fn rank(&self, owner: Owner) -> Option<Rank> {
         let ((_, number), _) = self.yielding.first_key_value()?;
-        Some((self.yielding.len(), Reverse(*number), owner))
+        Some((self.yielding(), Reverse(*number), owner))
+    }
+
+    fn yielding(&self) -> Yielding {
+        let busy = self.by_stage[Stage::Request as usize] as usize;
+        (self.yielding.len() - busy, self.yielding.len())
     }
 
     fn at(&self, stages: [Stage; 2]) -> usize {
@@ -320,19 +329,21 @@ impl Register {
         Ok(self.tell(id, now))
     }
 
-    /// Lets a connection go of whoever has most that may give way: of the newcomer's owner, or of
-    /// one who has more; of one who has still more, in its handshake too.
+    /// Lets a connection go of whoever has most that may give way: of one who has more than the
+    /// newcomer's owner, or else of that; of one who has still more, in its handshake too.
     fn send_away(&mut self, newcomer: Owner, now: Instant) -> GivesWay {
-        let own = self.shares.get(&newcomer).map_or(0, |share| share.yielding.len());
-        let owners = || self.ranks.iter().rev().take(OWNERS_LOOKED_AT);
-        let first = owners()
-            .filter(|(has, _, owner)| *has > own || *owner == newcomer)
-            .find_map(|(.., owner)| self.shares.get(owner)?.first_to_go(&Stage::ALL, now));
-        let first = first.or_else(|| {
-            owners()
-                .filter(|(has, ..)| *has > own + 1)
-                .find_map(|(.., owner)| self.shares.get(owner)?.oldest_handshake())
-        });
+        let own = self.shares.get(&newcomer);
+        let (waiting, all) = own.map_or((0, 0), Share::yielding);
+        let richer = |than: Yielding| {
+            let ranks = self.ranks.iter().rev().take(OWNERS_LOOKED_AT);
+            ranks
+                .take_while(move |(has, ..)| *has > than)
+                .filter_map(|(.., owner)| self.shares.get(owner))
+        };
+        let first = richer((waiting, all))
+            .chain(own)
+            .find_map(|share| share.first_to_go(&Stage::ALL, now))
+            .or_else(|| richer((waiting + 1, all + 1)).find_map(Share::oldest_handshake));
         self.tell(first?, now)
     }
 
@@ -361,9 +372,9 @@ impl Register {
         let Occupant { owner, stage, number, .. } = *occupant;
         self.by_stage[stage as usize] += 1;
         let share = self.shares.entry(owner).or_default();
+        let before = share.rank(owner);
         share.by_stage[stage as usize] += 1;
         if stage.yields() {
-            let before = share.rank(owner);
             share.yielding.insert((stage, number), (id, now));
             self.rank_anew(before, owner);
         }
@@ -373,8 +384,8 @@ impl Register {
         let Occupant { owner, stage, number, .. } = *occupant;
         self.by_stage[stage as usize] -= 1;
         let Some(share) = self.shares.get_mut(&owner) else { return };
-        share.by_stage[stage as usize] -= 1;
         let before = share.rank(owner);
+        share.by_stage[stage as usize] -= 1;
         if share.yielding.remove(&(stage, number)).is_some() {
             self.rank_anew(before, owner);
         }

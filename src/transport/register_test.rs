@@ -178,6 +178,24 @@ fn a_proxys_connection_counts_for_its_client_once_it_is_named() {
     );
 }
 
+#[test]
+fn owners_that_are_at_work_do_not_keep_a_newcomer_out_while_others_are_idle() {
+    let settings = PlaceSettings { connections: 60, http_per_address: 9, ..SETTINGS };
+    let mut scene = Scene::new(settings);
+    let idle = scene.arrive_at(1, Stage::Idle);
+    for owner in 10..30 {
+        for _ in 0..2 {
+            scene.arrive_at(owner, Stage::Request);
+        }
+    }
+    let others: Vec<u64> = (31..=50).map(|owner| scene.arrive_at(owner, Stage::Idle)).collect();
+    assert!(scene.leaving().len() <= 1 + others.len());
+    let before = scene.leaving().len();
+    scene.arrive(60).unwrap();
+    assert_eq!(scene.leaving().len(), before + 1);
+    assert!(scene.leaving().contains(&idle), "who waits longest of those that wait");
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_counts_are_right_and_nothing_is_kept_of_who_has_left(
