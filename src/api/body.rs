@@ -49,7 +49,8 @@ pub fn has_body(request: &HttpRequest) -> bool {
 
 /// Reads a JSON body; one that is too large is refused from `Content-Length`, and while it streams.
 /// `instance` is whom the caller was let in to. Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`,
-/// 408 `REQUEST_TIMEOUT`, those of [`super::unfinished::Holding::grow_to`], and those of [`parse_json`].
+/// 408 `REQUEST_TIMEOUT`, those of [`super::unfinished::Holding::grow_to`], and those of
+/// [`parse_json`].
 pub async fn read_json<T: RequestBody>(
     request: &HttpRequest,
     mut payload: Payload,

@@ -100,7 +100,11 @@ fn register_places(registry: &mut Registry, figures: PlaceFigures) {
     given_way.inc_by(figures.given_way);
     refused.inc_by(figures.refused);
     registry.register("displaced_connections", "Connections closed for newcomers", given_way);
-    registry.register("unplaced_connections", "Newcomers that found no place", refused);
+    registry.register(
+        "unplaced_connections",
+        "Newcomers that found no place, and requests of clients whose share was taken",
+        refused,
+    );
 }
 
 fn gauge(value: f64) -> Gauge<f64, AtomicU64> {

@@ -31,13 +31,16 @@ impl Begun {
         let client = (!is_proxy).then_some(client);
         let occupancy = request.conn_data::<Occupancy>();
         let under_way = occupancy.map(|occupancy| occupancy.begin(client)).transpose();
-        self.under_way = under_way.map_err(|error| {
-            let problem = Problem::new(Code::TooManyConnections, error.to_string());
-            match error {
-                NoPlace::Address { limit } => problem.with_limit(limit as u64, limit as u64 + 1),
-                NoPlace::Process => problem,
-            }
-        })?;
+        self.under_way = under_way.map_err(too_many)?;
         Ok(())
+    }
+}
+
+/// 429 `TOO_MANY_CONNECTIONS`, with the limit of an address.
+pub fn too_many(error: NoPlace) -> Problem {
+    let problem = Problem::new(Code::TooManyConnections, error.to_string());
+    match error {
+        NoPlace::Address { limit } => problem.with_limit(limit as u64, limit as u64 + 1),
+        NoPlace::Process => problem,
     }
 }

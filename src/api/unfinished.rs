@@ -2,7 +2,6 @@
 //! all.
 
 use super::error::{Code, Outcome, Problem};
-
 use crate::domain::instance::InstanceId;
 use crate::transport::counted_as;
 use std::collections::HashMap;

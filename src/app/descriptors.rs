@@ -7,12 +7,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const MOST_KEPT: u64 = 256;
 /// What is open in any case or may be at any time: standard streams, listeners, the runtimes of the
 /// process, its pool of connections to Postgres and the one that listens, certificates, key sets,
-/// and [`METRICS_CONNECTIONS`].
+/// [`METRICS_CONNECTIONS`] and [`METRICS_UNSEEN`].
 const KEPT: u64 = 64;
 /// What each worker has open.
 const KEPT_PER_WORKER: u64 = 4;
 /// Connections of the metrics listener, which is for operators alone.
 pub(super) const METRICS_CONNECTIONS: usize = 16;
+/// Connections of that listener which are accepted beyond those, and are being looked at.
+pub(super) const METRICS_UNSEEN: usize = 4;
 /// Fewer connections than this are not worth a start.
 const WORTH_IT: usize = 16;
 /// A limit on open files below which the start warns.

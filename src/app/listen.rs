@@ -1,18 +1,20 @@
 //! Opens the listeners: https and wss for clients, plain HTTP for proxies, the metrics page.
 
 use super::build::outbox_bounds;
-use super::descriptors::{METRICS_CONNECTIONS, Room};
+use super::descriptors::{METRICS_CONNECTIONS, METRICS_UNSEEN, Room};
 use super::error::StartError;
 use crate::admittance::Admittance;
 use crate::api::documents::Documents;
 use crate::api::error::{Code, Problem};
 use crate::api::metrics::show_metrics;
+use crate::api::under_way::too_many;
 use crate::api::{self, Api, health, middleware, openapi};
 use crate::config::Config;
 use crate::socket::Sockets;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
 use crate::transport::{
-    AcceptSettings, Acceptor, Connection, Guests, PaceSettings, PlaceSettings, Places, Upgrader,
+    AcceptSettings, Acceptor, Connection, Guests, NoPlace, PaceSettings, PlaceSettings, Places,
+    Upgrader,
 };
 use actix_http::HttpService;
 use actix_server::Server;
@@ -190,6 +192,7 @@ fn accept_settings(config: &Config) -> AcceptSettings {
         send_buffer_bytes: bounds.send_buffer_bytes,
         handshakes: bounds.handshakes,
         pace: Arc::new(pace(config)),
+        crowded: too_many(NoPlace::Address { limit: bounds.http_per_address }).into_last_answer(),
     }
 }
 
@@ -222,7 +225,8 @@ pub(super) fn workers(asked: usize) -> usize {
 /// Metrics, and whether the process is well: for operators, apart from clients.
 fn metrics_server(config: &Config, api: &Api, listener: TcpListener) -> std::io::Result<Server> {
     let (state, settings) = (Data::new(api.clone()), accept_settings(config));
-    // Apart from the clients', and never short: no more are accepted.
+    // Apart from the clients'. A few more are accepted, so that whoever comes when all are taken is
+    // looked at, and takes the place of one that does nothing.
     let places = Places::new(PlaceSettings {
         connections: METRICS_CONNECTIONS,
         spare: 0,
@@ -248,7 +252,7 @@ fn metrics_server(config: &Config, api: &Api, listener: TcpListener) -> std::io:
     };
     let server = Server::build()
         .workers(1)
-        .max_concurrent_connections(METRICS_CONNECTIONS)
+        .max_concurrent_connections(METRICS_CONNECTIONS + METRICS_UNSEEN)
         .shutdown_timeout(LAST_REQUESTS)
         .disable_signals();
     Ok(server.listen("operators", listener, pipeline)?.run())

@@ -10,6 +10,7 @@ use crate::admittance::Admittance;
 use actix_http::Protocol;
 use actix_http::error::DispatchError;
 use actix_service::{Service, ServiceFactory};
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -35,6 +36,8 @@ pub struct AcceptSettings {
     pub handshakes: usize,
     /// How long the requests on it may take.
     pub pace: Arc<PaceSettings>,
+    /// What a client is told whose address has the connections that it may: a whole answer.
+    pub crowded: Bytes,
 }
 
 /// Speaks HTTP on accepted sockets, on one worker: a place, options, TLS for clients, then `http`
@@ -170,10 +173,15 @@ impl<S> AcceptorService<S> {
             return Box::pin(ready(Ok(Connection::new(wire, pace, place, afterwards))));
         };
         let (handshakes, tls) = (self.handshakes.clone(), tls.clone());
+        let crowded = self.settings.crowded.clone();
         Box::pin(async move {
             let stream = handshakes.shake(socket, tls, peer.ip(), &place).await?;
-            place.enter(Stage::Idle).map_err(io::Error::other)?;
-            Ok(Connection::new(Wire::Tls(Box::new(stream)), pace, place, afterwards))
+            let mut wire = Wire::Tls(Box::new(stream));
+            if let Err(error) = place.enter(Stage::Idle) {
+                wire.part(&crowded).await;
+                return Err(io::Error::other(error));
+            }
+            Ok(Connection::new(wire, pace, place, afterwards))
         })
     }
 }

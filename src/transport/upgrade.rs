@@ -16,14 +16,7 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
-
-/// How long a refused client is read on, so that it sees the answer before the connection ends.
-const LINGER: Duration = Duration::from_millis(500);
-/// Read at once of what a refused client still sends.
-const LINGER_BYTES: usize = 1_024;
+use tokio::io::AsyncWriteExt;
 
 /// Answers requests that ask for an upgrade by the same routes as all others. What becomes a socket
 /// leaves HTTP's dispatcher behind, with its buffers: [`Upgrade`] owns the connection from then on.
@@ -161,11 +154,6 @@ async fn refuse<B: MessageBody>(
     connection.shutdown().await?;
     let (_place, paced, _) = connection.into_parts();
     let (mut wire, _) = paced.into_wire();
-    // Closing with unread bytes would reset the connection, and the client might never see the
-    // answer.
-    let mut rest = [0; LINGER_BYTES];
-    let drained =
-        timeout(LINGER, async { while wire.read(&mut rest).await.is_ok_and(|read| read > 0) {} })
-            .await;
-    drained.or(Ok(()))
+    wire.linger().await;
+    Ok(())
 }

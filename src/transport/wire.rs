@@ -6,8 +6,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a refused client is read on, so that it sees the answer before the connection ends.
+const LINGER: Duration = Duration::from_millis(500);
+/// Read at once of what a refused client still sends.
+const LINGER_BYTES: usize = 1_024;
 
 /// How a connection reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +47,25 @@ impl Wire {
             Self::Tls(stream) => stream.unsent_bytes(),
             Self::Plain(_) => 0,
         }
+    }
+
+    /// Writes last words, within [`LINGER`], and then listens as [`Wire::linger`] does.
+    pub async fn part(&mut self, words: &[u8]) {
+        let said = timeout(LINGER, async {
+            self.write_all(words).await?;
+            self.shutdown().await
+        });
+        if matches!(said.await, Ok(Ok(()))) {
+            self.linger().await;
+        }
+    }
+
+    /// Reads on for [`LINGER`] at most, behind the last words: closing with unread bytes would reset
+    /// the connection, and the client might never see them.
+    pub async fn linger(&mut self) {
+        let mut rest = [0; LINGER_BYTES];
+        let read_on = async { while self.read(&mut rest).await.is_ok_and(|read| read > 0) {} };
+        timeout(LINGER, read_on).await.unwrap_or_default();
     }
 
     /// Lets the system forget what the other side has not taken, once this is dropped.

@@ -303,6 +303,51 @@ async fn an_address_has_a_share_of_http_connections_and_its_own_oldest_gives_way
     herald.stopped().await;
 }
 
+#[actix_web::test]
+async fn an_address_whose_share_is_at_work_is_told_so_and_others_are_served() {
+    let herald = start(&[("HERALD_HTTP_CONNECTIONS_PER_ADDRESS", "2")]).await;
+    herald.create_instance().await;
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         instance: main\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n",
+        token("publisher").component().sign(),
+    );
+    let mut busy = idle_from(&herald, ELSEWHERE, 2).await;
+    for stream in &mut busy {
+        stream.write_all(head.as_bytes()).await.expect("the server reads");
+    }
+    within("requests under way", async { while accepted(&herald, "request").await < 2 {} }).await;
+    let tcp = connect_from(&herald, ELSEWHERE).await;
+    let mut third = herald.agree(tcp).await.expect("a handshake");
+    let answer = ask(&mut third, HEALTH).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("problem+json"), "{answer}");
+    assert!(is_served(&mut herald.connect().await).await, "another address");
+    drop(busy.pop());
+    let first_is_left = async { while accepted(&herald, "request").await > 1 {} };
+    within("a connection gone", first_is_left).await;
+    let tcp = connect_from(&herald, ELSEWHERE).await;
+    assert!(is_served(&mut herald.agree(tcp).await.expect("a place")).await);
+    herald.stopped().await;
+}
+
+#[actix_web::test]
+async fn idle_connections_to_the_operators_listener_keep_no_operator_out() {
+    let herald = start(&[]).await;
+    let mut held = Vec::new();
+    for number in 0..60 {
+        let mut tcp = herald.connect_plain("Metrics").await;
+        if number % 2 == 0 {
+            tcp.write_all(HEALTH).await.expect("the server reads");
+            let mut first = [0; 12];
+            within("an answer", tcp.read_exact(&mut first)).await.expect("it is served");
+            assert_eq!(&first, b"HTTP/1.1 200");
+        }
+        held.push(tcp);
+    }
+    assert!(operators_page(&herald, "/readyz").await.starts_with("HTTP/1.1 200"));
+    herald.stopped().await;
+}
+
 /// A connection through the proxy on which a client was served.
 async fn proxied(herald: &Herald, client: &str) -> TcpStream {
     let mut tcp = herald.connect_plain("Proxies").await;
