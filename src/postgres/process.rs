@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use tokio::sync::{oneshot, watch};
 
-/// The log is begun anew once it is longer than this, in bytes.
+/// A log longer than this, in bytes, is begun anew where a program is started.
 const LONGEST_LOG: u64 = 10 << 20;
 /// How much of the log's end an error looks at, in bytes.
 const LOG_END: u64 = 8 << 10;
@@ -37,19 +37,14 @@ impl Launcher {
         log: PathBuf,
     ) -> Result<Self, PostgresError> {
         let file = open_log(&log).map_err(PostgresError::io("open", &log))?;
-        let length = || -> io::Result<u64> {
-            if file.metadata()?.len() > LONGEST_LOG {
-                file.set_len(0)?;
-            }
-            Ok(file.metadata()?.len())
-        };
-        let log_begin = length().map_err(PostgresError::io("empty", &log))?;
+        let log_begin = shorten(&file).map_err(PostgresError::io("empty", &log))?;
         Ok(Self { setpriv, account, log, log_begin })
     }
 
     /// The command that runs `program`, apart from its arguments.
     pub(super) fn command(&self, program: &Path) -> Result<Command, PostgresError> {
         let log = || open_log(&self.log).map_err(PostgresError::io("open", &self.log));
+        shorten(&log()?).map_err(PostgresError::io("empty", &self.log))?;
         let mut command = match &self.setpriv {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
@@ -75,7 +70,10 @@ impl Launcher {
     pub(super) fn log_end(&self) -> LogEnd {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(&self.log)?;
-            let begin = file.metadata()?.len().saturating_sub(LOG_END).max(self.log_begin);
+            let length = file.metadata()?.len();
+            // It may have been emptied since.
+            let log_begin = if length < self.log_begin { 0 } else { self.log_begin };
+            let begin = length.saturating_sub(LOG_END).max(log_begin);
             file.seek(SeekFrom::Start(begin))?;
             let mut text = Vec::new();
             file.read_to_end(&mut text)?;
@@ -88,6 +86,14 @@ impl Launcher {
         lines.reverse();
         LogEnd { path: self.log.clone(), lines }
     }
+}
+
+/// Empties a log that has grown long; its length.
+fn shorten(log: &File) -> io::Result<u64> {
+    if log.metadata()?.len() > LONGEST_LOG {
+        log.set_len(0)?;
+    }
+    Ok(log.metadata()?.len())
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
