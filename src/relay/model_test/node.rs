@@ -199,7 +199,7 @@ impl World {
 
     /// Those of an instance who are ending by now may be so because a worker has lost something.
     /// Whether one may have.
-    fn note_loss(&mut self, node: usize, instance: usize) -> bool {
+    pub fn note_loss(&mut self, node: usize, instance: usize) -> bool {
         let has_lost = self.may_have_lost(node, instance);
         self.nodes[node].has_lost |= has_lost;
         for client in self.clients.iter_mut().filter(|client| client.person.instance == instance) {

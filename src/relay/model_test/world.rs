@@ -253,10 +253,13 @@ impl World {
 
     /// A client reads at most so many frames.
     pub fn read(&mut self, which: usize, most: usize) {
-        let client = &mut self.clients[which];
-        let Some(open) = &client.open else { return };
-        let is_delivered = self.nodes[open.node].has_delivered(client.person.instance);
-        client.read(most, is_delivered);
+        let client = &self.clients[which];
+        let (instance, Some(open)) = (client.person.instance, &client.open) else { return };
+        let node = open.node;
+        // Workers also work while another node is asked something.
+        self.note_loss(node, instance);
+        let is_delivered = self.nodes[node].has_delivered(instance);
+        self.clients[which].read(most, is_delivered);
     }
 
     /// More than the patience with stalled sockets passes: whoever has something waiting is told to

@@ -133,8 +133,13 @@ impl Entries {
         if self.gone_to > position {
             return Err(self.gone_to);
         }
+        Ok(self.kept_behind(position))
+    }
+
+    /// What is still kept of what lies behind a position.
+    pub fn kept_behind(&self, position: u64) -> impl Iterator<Item = (u64, &Frame)> {
         let slots = self.slots.range(self.index_behind(position)..);
-        Ok(slots.filter_map(|slot| Some((slot.position, &slot.entry.as_ref()?.frame))))
+        slots.filter_map(|slot| Some((slot.position, &slot.entry.as_ref()?.frame)))
     }
 
     /// Everything kept, oldest first.

@@ -34,7 +34,7 @@ use window::Workers;
 #[derive(Debug)]
 pub(crate) struct Timeline {
     instance: InstanceId,
-    /// Of this memory of the order; drawn at random when the relay first meets the instance.
+    /// Of this memory of the order; of the log, or drawn at random when the relay first meets the instance.
     epoch: u64,
     /// What is held for less than a microsecond a message, never across an `.await`. Its mutex
     /// spins before it sleeps: putting a worker to sleep and waking it takes longer than it would
@@ -303,6 +303,9 @@ impl Timeline {
         let Some(share) = seats.share(worker) else { return Refilled::Whole };
         let refilled = match window.behind(behind.sent_to) {
             Err(to) => {
+                // Whoever publishes waits no longer for a worker that passes over the message.
+                let passed = window.kept_behind(behind.sent_to).take_while(|(at, _)| *at <= to);
+                report_nothing(passed);
                 behind.sent_to = to;
                 Refilled::Lost { to }
             }
@@ -375,9 +378,7 @@ impl State {
         let Some(behind) = self.behind.iter().find(|behind| behind.worker == worker) else {
             return;
         };
-        let lacking = self.window.behind(behind.sent_to).or_else(|to| self.window.behind(to));
-        let heads = lacking.into_iter().flatten().filter_map(|(_, frame)| frame.head());
-        heads.for_each(|head| head.progress.report(Counts::default()));
+        report_nothing(self.window.kept_behind(behind.sent_to));
         self.catch_up(worker);
     }
 
@@ -388,6 +389,12 @@ impl State {
             self.window.forget_for_workers();
         }
     }
+}
+
+/// Reports for a worker that it delivers these messages to nobody.
+fn report_nothing<'a>(frames: impl Iterator<Item = (u64, &'a Frame)>) {
+    let heads = frames.filter_map(|(_, frame)| frame.head());
+    heads.for_each(|head| head.progress.report(Counts::default()));
 }
 
 impl Order<'_> {

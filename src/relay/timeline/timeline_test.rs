@@ -2,13 +2,22 @@
 
 use super::*;
 use crate::domain::audience::Audience;
-use crate::domain::message::Message;
+use crate::domain::message::{Message, Reach};
 use crate::relay::queue::bounded;
 use crate::relay::settings::QueueBounds;
 use std::time::Duration;
 
 fn publish(timeline: &Timeline, position: u64, queues: &[Sender]) -> Arc<Head> {
-    let sealed = Sealed::new(Message::of_a_test(&position.to_string()), None);
+    publish_message(timeline, position, Message::of_a_test(&position.to_string()), queues)
+}
+
+fn publish_message(
+    timeline: &Timeline,
+    position: u64,
+    message: Message,
+    queues: &[Sender],
+) -> Arc<Head> {
+    let sealed = Sealed::new(message, None);
     let mut order = timeline.order();
     let spaces = order.reserve(queues, &sealed);
     order.apply(position, sealed, spaces, Instant::now()).head
@@ -78,6 +87,33 @@ async fn what_a_worker_lacks_and_has_left_the_window_is_lost_to_it() {
     receiver.receive(&mut batch, 8).await;
     let positions = batch.iter().map(|it| it.frame.head().unwrap().cursor.position);
     assert_eq!(positions.collect::<Vec<_>>(), [1, 2, 5]);
+}
+
+#[test]
+fn what_is_passed_over_with_a_loss_keeps_no_publisher_waiting() {
+    let bounds = HistoryBounds { messages: 1, ..HistoryBounds::WIDE };
+    let memory = Memory {
+        window: Window::new(bounds, 0, Arc::default()),
+        ids: Ids::new(1_000, Arc::default()),
+        traces: Traces::new(crate::relay::settings::TraceBounds::WIDE, Arc::default()),
+    };
+    let instance = InstanceId::new("demo").unwrap();
+    let timeline = Timeline::new(instance, Cursor { epoch: 1, position: 0 }, memory);
+    let (queue, _receiver) = bounded(QueueBounds { messages: 2, bytes: 1 << 20 });
+    let user = UserId::new("a").unwrap();
+    let everything = [Audience::All, Audience::User(user.clone())];
+    timeline.arrive(0, None, Hearing { audiences: &everything, user: &user });
+    let queues = [queue];
+    let sent: Vec<_> = (1..=1).map(|at| publish(&timeline, at, &queues)).collect();
+    // The worker has no space for these: of two messages to all, the window keeps the newer one.
+    let reach = Arc::new(Reach::all_of(Audience::User(user.clone())));
+    let to_one = Message { reach, ..Message::of_a_test("2") };
+    let [kept, gone, last] =
+        [(2, to_one), (3, Message::of_a_test("3")), (4, Message::of_a_test("4"))]
+            .map(|(position, message)| publish_message(&timeline, position, message, &queues));
+    assert_eq!(timeline.refill(0, &queues[0]), Refilled::Lost { to: 3 });
+    let are_complete = [&sent[0], &kept, &gone, &last].map(|head| head.progress.is_complete());
+    assert_eq!(are_complete, [false, true, false, false]);
 }
 
 #[test]

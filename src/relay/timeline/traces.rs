@@ -3,7 +3,6 @@
 
 use crate::domain::principal::UserId;
 use crate::relay::head::Head;
-
 use crate::relay::settings::TraceBounds;
 use crate::relay::snapshot::ConnectionSnapshot;
 use crate::relay::totals::adjust;

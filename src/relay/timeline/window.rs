@@ -200,6 +200,11 @@ impl Window {
         self.entries.behind(position)
     }
 
+    /// What is still kept of what lies behind a position, in order.
+    pub fn kept_behind(&self, position: u64) -> impl Iterator<Item = (u64, &Frame)> {
+        self.entries.kept_behind(position)
+    }
+
     /// No worker is behind any more: what was kept for them alone is let go of.
     pub fn forget_for_workers(&mut self) {
         if std::mem::take(&mut self.for_workers) > 0 {
