@@ -114,8 +114,8 @@ impl Member {
         users.contains(&self.principal.user) || connections.iter().any(|id| *id == self.link.id)
     }
 
-    /// Once a second: keep-alives, comments, withdrawn keys, token expiry, stuck sockets. Returns the bytes that
-    /// wait for it.
+    /// Once a second: keep-alives, comments, withdrawn keys, token expiry, stuck sockets. Returns the
+    /// bytes that wait for it.
     pub fn tick(&mut self, bounds: ConnectionBounds, now: Instant, unix_seconds: i64) -> usize {
         self.warn(bounds, now, unix_seconds);
         let (outbox, transport) = (&self.link.outbox, self.transport);

@@ -115,7 +115,12 @@ impl Sender {
     /// Says that the worker has fallen behind for an instance: it has to be refilled. Once for
     /// each time that it falls behind.
     pub fn fall_behind(&self, instance: InstanceId) {
-        self.common.behind.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        let mut behind = self.common.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        // Hardly ever are there any.
+        if !behind.contains(&instance) {
+            behind.push(instance);
+        }
+        drop(behind);
         self.common.fell_behind.notify_one();
     }
 }

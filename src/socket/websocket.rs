@@ -136,7 +136,7 @@ struct Open<T> {
     reader: Reader,
     /// None for a socket that was refused.
     registration: Option<Registration>,
-    /// A new token that is being verified; a newer one takes its place.
+    /// A new token that is being verified; what the client sends behind it waits.
     renewal: Option<LocalBoxFuture<'static, Renewal>>,
     held: Held,
     /// What `io` did not take of a write.
@@ -400,15 +400,16 @@ async fn hear_close<T: AsyncRead + Unpin>(
     client_input: &mut ClientInput,
 ) {
     let mut bytes = [0; 256];
-    while let Ok(read @ 1..) = io.read(&mut bytes).await {
-        let now = Instant::now();
-        if reader.receive(&bytes[..read], now).is_err() {
-            return;
-        }
+    loop {
+        // Something may have come already, behind a token that was being judged.
         while let Ok(Some(message)) = reader.next() {
-            client_input.take(message, now);
+            client_input.take(message, Instant::now());
         }
         if client_input.is_done() {
+            return;
+        }
+        let Ok(read @ 1..) = io.read(&mut bytes).await else { return };
+        if reader.receive(&bytes[..read], Instant::now()).is_err() {
             return;
         }
     }

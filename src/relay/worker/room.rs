@@ -80,9 +80,10 @@ impl Room {
         self.shrink();
     }
 
-    /// Whether neither someone nor something is in it.
+    /// Whether neither someone nor something is in it, and it stands in no line.
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.dispatches.is_empty() && self.asked.is_empty()
+        let is_idle = self.dispatches.is_empty() && self.asked.is_empty() && !self.has_turn;
+        self.members.is_empty() && is_idle
     }
 
     /// All connections.

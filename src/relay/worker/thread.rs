@@ -82,7 +82,7 @@ impl Worker {
         &self.admittance
     }
 
-    /// Runs until the relay ends. One tick a second looks after all connections: no timer a
+    /// Runs as long as its thread's tasks. One tick a second looks after all connections: no timer a
     /// connection.
     async fn run(self, inputs: Inputs) {
         let Inputs { mut queue, mut questions, mut changes, mut draining, mut rechecks } = inputs;

@@ -477,3 +477,22 @@ fn what_came_since_a_socket_was_called_is_not_replaced_before_it_looks() {
     assert_eq!([push(4, 3), push(5, 4)], [(queued(0), NotDue), (queued(1), NotDue)]);
     outbox.close(Close::restarting());
 }
+
+#[tokio::test]
+async fn an_instance_whose_last_connection_goes_and_comes_again_waits_for_one_turn() {
+    let scene = async {
+        let scene = Scene::new(SETTINGS);
+        for _ in 0..5 {
+            assert!(!scene.connect(STORM).take_turn(), "it waits");
+        }
+        let _stays = scene.connect(STORM);
+        let mut turns = 0;
+        while scene.worker.shard().borrow().has_turns() {
+            let now = Instant::now();
+            scene.worker.shard().borrow_mut().take_turn(&snapshot(1), now, &|_| {});
+            turns += 1;
+        }
+        assert_eq!(turns, 1);
+    };
+    LocalSet::new().run_until(scene).await;
+}
