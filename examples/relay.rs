@@ -38,7 +38,7 @@ pub async fn story() -> Outcome<Vec<String>> {
     let worker = relay.add_worker();
 
     // Alice connects, and is sent what is published.
-    let alice = relay.connect(&worker, joining(&tenant, None)?)?;
+    let alice = relay.connect(&worker, joining(&tenant, None)?).await?;
     let first = publish(&relay, &tenant, "first", r#"{"hello":"world!"}"#).await?;
     assert_eq!((first.counts.matched, first.counts.queued), (1, 1));
     let mut heard = vec![next(&alice).await, next(&alice).await];
@@ -49,7 +49,7 @@ pub async fn story() -> Outcome<Vec<String>> {
     assert_eq!(second.counts.matched, 0);
 
     // She comes back with the cursor of the last message that she has, and is sent the rest.
-    let alice = relay.connect(&worker, joining(&tenant, Some(first.head.cursor))?)?;
+    let alice = relay.connect(&worker, joining(&tenant, Some(first.head.cursor))?).await?;
     publish(&relay, &tenant, "third", r#"{"live":"again"}"#).await?;
     for _ in 0..3 {
         heard.push(next(&alice).await);

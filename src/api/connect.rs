@@ -9,7 +9,9 @@ use super::gate::Pass;
 use super::{pages, transport};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
-use crate::relay::{Close, ConnectError, Joining, NoSeat, NotNow, Origin, Registration, Transport};
+use crate::relay::{
+    Close, ConnectError, Joining, NoSeat, NotNow, Origin, Refusal, Registration, Transport,
+};
 use crate::socket::{self, Sockets};
 use actix_web::http::header::{HeaderName, UPGRADE, USER_AGENT};
 use actix_web::web::Data;
@@ -116,7 +118,7 @@ pub(super) fn pass(request: &HttpRequest, api: &Api) -> Outcome<Pass> {
     let address = transport::client_address(request, &api.settings.trusted_proxies)?;
     let pass = api.gate.pass(address)?;
     match api.relay.open() >= api.settings.connections {
-        true => Err(ConnectError::ProcessFull { limit: api.settings.connections }.problem()),
+        true => Err(ConnectError::ProcessFull { limit: api.settings.connections }.problem(false)),
         false => Ok(pass),
     }
 }
@@ -147,7 +149,9 @@ pub(super) async fn register(
     let address = transport::client_address(request, &api.settings.trusted_proxies)?;
     let origin = origin(request, address);
     let joining = Joining { transport: by, principal, tenant, origin, narrowing, since };
-    api.relay.connect(worker, joining).map_err(|error| error.problem())
+    let is_everywhere = joining.principal.is_valid_everywhere();
+    let registration = api.relay.connect(worker, joining).await;
+    registration.map_err(|error| error.problem(is_everywhere))
 }
 
 /// The one cursor of `cursor=` and `Last-Event-ID`. Errors: 400 `CONFLICTING_PARAMETER` where they
@@ -175,7 +179,8 @@ impl NotNow {
 }
 
 impl ConnectError {
-    fn problem(&self) -> Problem {
+    /// Told to a token that is valid everywhere, or to another one.
+    fn problem(&self, is_everywhere: bool) -> Problem {
         match self {
             Self::NoSeat(NoSeat::Instance { limit } | NoSeat::User { limit }) => {
                 let limit = u64::from(*limit);
@@ -185,6 +190,25 @@ impl ConnectError {
             Self::ProcessFull { .. } | Self::Draining => {
                 Problem::new(Code::Overloaded, self.to_string())
             }
+            Self::Crowded { .. } | Self::TooHeavy => {
+                Problem::new(Code::Overloaded, self.to_string())
+                    .with_retry_after(Duration::from_secs(1))
+            }
+            Self::Refused(refusal) => Problem::new(refusal.code(is_everywhere), self.to_string()),
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether there is such an instance is told only to a token that is valid everywhere.
+    fn code(self, is_everywhere: bool) -> Code {
+        match self {
+            Self::InstanceGone if is_everywhere => Code::InstanceNotFound,
+            Self::InstanceGone => Code::InstanceForbidden,
+            Self::InstanceDisabled => Code::InstanceDisabled,
+            Self::TokenRevoked => Code::TokenRevoked,
+            Self::TokenExpired => Code::TokenExpired,
+            Self::KeyWithdrawn => Code::TokenInvalid,
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
 use crate::postgres::{PostgresSettings, PrivatePostgres};
 use crate::relay::{
-    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, Relay, RelaySettings, TraceBounds,
+    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, Relay, RelaySettings, SLICE,
+    TraceBounds,
 };
 use crate::store::{InsertError, Store, StoreError};
 use crate::transport::{PlaceSettings, Places};
@@ -187,6 +188,8 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             leeway_seconds: config.signing_in.leeway.as_secs() as i64,
             expiring_seconds: bounds.expiring.as_secs() as i64,
             filters: bounds.filters,
+            newcomers: bounds.newcomers,
+            slice: SLICE,
         },
         traces: TraceBounds {
             window: bounds.history_window,

@@ -1,12 +1,11 @@
 //! One instance with what belongs to it: whom an address means there, and who hears what.
 
-use crate::domain::audience::{Address, Audience, Audiences, Narrowing};
+use crate::domain::audience::{Address, Audience, Audiences};
 use crate::domain::channel::{Channel, ChannelName, Channels};
-use crate::domain::expression::Facts;
 use crate::domain::instance::Instance;
 use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
-use crate::domain::verdict::{Candidate, audiences_of};
+use crate::domain::verdict::hears_channel;
 use smallvec::smallvec;
 
 /// One instance with what belongs to it, as all was at one moment.
@@ -61,23 +60,6 @@ impl Tenant {
     pub fn revokes(&self, principal: &Principal) -> bool {
         self.revocations.revokes(principal)
     }
-
-    /// What someone hears here, narrowed to `only` where given; see [`audiences_of`]. Of channels
-    /// that have not changed since an earlier answer, that answer holds: their rules are not asked
-    /// again.
-    pub fn audiences_of(
-        &self,
-        facts: &Facts<'_>,
-        only: Option<&Narrowing>,
-        known: Option<Known<'_>>,
-    ) -> Vec<Audience> {
-        let channels = &self.channels;
-        let who = Candidate { facts, connection: None, narrowing: only, channels };
-        audiences_of(&who, |channel| {
-            let known = known.and_then(|known| known.says_of(channel));
-            known.unwrap_or_else(|| channel.lets_in(facts))
-        })
-    }
 }
 
 /// What the same person, with the same narrowing, heard of an earlier picture of the same instance.
@@ -90,9 +72,9 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
-    fn says_of(self, channel: &Channel) -> Option<bool> {
+    /// Whether a channel that has not changed since was heard; none where it has.
+    pub(super) fn says_of(self, channel: &Channel) -> Option<bool> {
         let before = self.tenant.channels.get(&channel.name)?;
-        let is_heard = |audience: &Audience| matches!(audience, Audience::Channel(name) if *name == channel.name);
-        std::ptr::eq(&**before, channel).then(|| self.heard.iter().any(is_heard))
+        std::ptr::eq(&**before, channel).then(|| hears_channel(self.heard, &channel.name))
     }
 }

@@ -177,6 +177,8 @@ pub struct Bounds {
     pub trace_total_bytes: usize,
     /// Filters that an instance keeps in each worker.
     pub filters: usize,
+    /// Connections of an instance that wait for its heavy rules, on each worker.
+    pub newcomers: usize,
     /// Explained at a time.
     pub explanations: usize,
     /// Of one replay.
@@ -404,6 +406,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         traced_connections: reader.number("HERALD_TRACED_CONNECTIONS", 1, 1_000_000)?,
         trace_total_bytes: reader.number("HERALD_TRACE_TOTAL_BYTES", 65_536, 1_099_511_627_776)?,
         filters: reader.number("HERALD_FILTERS", 1, 10_000)?,
+        newcomers: reader.number("HERALD_NEWCOMERS", 1, 10_000)?,
         explanations: reader.number("HERALD_EXPLANATIONS", 1, 256)?,
         replay_messages: reader.number("HERALD_REPLAY_MESSAGES", 1, 1_000_000)?,
         replay_bytes: reader.number("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824)?,

@@ -168,6 +168,11 @@ pub const SETTINGS: &[Setting] = &[
         "Filters of an instance that are kept with their answers in each worker, 1 to 10,000",
     ),
     open(
+        "HERALD_NEWCOMERS",
+        "100",
+        "Newcomers of an instance that wait in each worker while its rules are asked, 1 to 10,000",
+    ),
+    open(
         "HERALD_EXPLANATIONS",
         "4",
         "Explanations and traces of a user under way at a time, of all instances: one alone takes half, \

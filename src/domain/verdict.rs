@@ -2,10 +2,11 @@
 //! an explanation tell of.
 
 use super::audience::{Audience, Narrowing};
-use super::channel::{Channel, ChannelName, Channels};
+use super::channel::{ChannelName, Channels};
 use super::expression::{Explanation, Facts, Outcome};
 use super::message::Reach;
 use super::rule::{Effect, Rules, Subject};
+use std::cmp::Ordering;
 
 /// Most allow rules that a denial tells of where none of them applies.
 const MAX_TOLD: usize = 3;
@@ -95,22 +96,22 @@ pub fn hears(audience: &Audience, who: &Candidate<'_>) -> bool {
     who.wants(audience) && who.belongs_to(audience)
 }
 
-/// All that someone hears: of everyone, the user, its groups and every channel that `lets_in` it,
-/// what the client wants. In this order, channels by name; without doubles. Where `lets_in` is
-/// [`Channel::lets_in`], it is what [`hears`] says of each.
-pub fn audiences_of(who: &Candidate<'_>, lets_in: impl Fn(&Channel) -> bool) -> Vec<Audience> {
+/// What someone hears whatever the rules say: of everyone, the user and its groups what the client
+/// wants, in this order, without doubles.
+pub fn own_audiences(who: &Candidate<'_>) -> Vec<Audience> {
     let principal = who.facts.principal();
     let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
     let groups = principal.groups.iter().cloned().map(Audience::Group);
-    let mut audiences: Vec<Audience> =
-        own.chain(groups).filter(|audience| who.wants(audience)).collect();
-    for channel in who.channels.values() {
-        let audience = Audience::Channel(channel.name.clone());
-        if who.wants(&audience) && lets_in(channel) {
-            audiences.push(audience);
-        }
-    }
-    audiences
+    own.chain(groups).filter(|audience| who.wants(audience)).collect()
+}
+
+/// Whether a channel is among audiences whose channels stand by name, behind all others.
+pub fn hears_channel(audiences: &[Audience], name: &ChannelName) -> bool {
+    let found = audiences.binary_search_by(|audience| match audience {
+        Audience::Channel(other) => other.cmp(name),
+        _ => Ordering::Less,
+    });
+    found.is_ok()
 }
 
 /// Why none of the message's audiences is heard; where one of them is a channel, why not that.
@@ -136,6 +137,11 @@ impl Candidate<'_> {
     /// Whether the client wants to hear an audience.
     fn wants(&self, audience: &Audience) -> bool {
         self.narrowing.is_none_or(|narrowing| narrowing.includes(audience, self.channels))
+    }
+
+    /// Whether the client wants to hear a channel.
+    pub fn wants_channel(&self, name: &ChannelName) -> bool {
+        self.narrowing.is_none() || self.wants(&Audience::Channel(name.clone()))
     }
 
     /// Whether an audience means them, whatever the client wants.

@@ -7,7 +7,7 @@ use super::expression::{Expression, Facts, Outcome, Scope};
 use super::message::{Exclusion, Reach};
 use super::principal::{GroupId, Principal, Scope as Validity, UserId};
 use super::rule::{Effect, Rule, Rules, Subject};
-use super::verdict::{Candidate, Denial, Verdict, audiences_of, hears, verdict};
+use super::verdict::{Candidate, Denial, Verdict, hears, own_audiences, verdict};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -111,7 +111,12 @@ fn is_excluded(reach: &Reach, who: &Candidate<'_>) -> bool {
 }
 
 fn all_heard(who: &Candidate<'_>) -> Vec<Audience> {
-    audiences_of(who, |channel| channel.lets_in(who.facts))
+    let channels = who
+        .channels
+        .values()
+        .filter(|channel| who.wants_channel(&channel.name) && channel.lets_in(who.facts));
+    let channels = channels.map(|channel| Audience::Channel(channel.name.clone()));
+    own_audiences(who).into_iter().chain(channels).collect()
 }
 
 fn outcome(reach: &Reach, who: &Candidate<'_>) -> Outcome {

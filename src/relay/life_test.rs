@@ -79,7 +79,7 @@ async fn life() {
     let timeline = relay.timeline(&instance());
     // The way to the worker, in the test's own hands: nothing happens between two steps.
     let (sender, mut receiver) = queue::bounded(settings.queue);
-    let connection = relay.connect(&worker, joining(&catalog, None)).unwrap();
+    let connection = relay.connect(&worker, joining(&catalog, None)).await.unwrap();
     assert_eq!(next(&connection.link)["type"], "CONNECTED");
 
     // Its id is CLAIMED: nobody else publishes with it meanwhile.
@@ -154,7 +154,7 @@ async fn life() {
 
     // It is REPLAYED to one who resumes from before it.
     let before = Cursor { position: 0, ..head.cursor };
-    let connection = relay.connect(&worker, joining(&catalog, Some(before))).unwrap();
+    let connection = relay.connect(&worker, joining(&catalog, Some(before))).await.unwrap();
     assert_eq!(next(&connection.link)["recovered"], true);
     assert_eq!(next(&connection.link), written);
     assert_eq!(head.progress.sums().of(Step::Replayed), 1);
@@ -168,7 +168,7 @@ async fn life() {
     assert_eq!(timeline.between(0, 1, who).len(), 0);
     assert!(timeline.find_id("life").is_none() && timeline.trace("life").is_none());
     assert_eq!((relay.history_bytes(), Arc::strong_count(&head)), (0, 1));
-    let connection = relay.connect(&worker, joining(&catalog, Some(before))).unwrap();
+    let connection = relay.connect(&worker, joining(&catalog, Some(before))).await.unwrap();
     assert_eq!(next(&connection.link)["reason"], "TOO_OLD");
 }
 

@@ -4,10 +4,9 @@ use super::close::Close;
 use super::frame::{Frame, Notice};
 use super::head::Head;
 use super::outbox::Outbox;
-use super::progress::Step;
 use super::settings::ConnectionBounds;
 use super::snapshot::{Begun, ConnectionSnapshot, Origin, Stage};
-use super::timeline::{Hearing, Timeline, let_through};
+use super::timeline::{Hearing, Timeline};
 use crate::catalog::Tenant;
 use crate::domain::audience::{Audience, Narrowing};
 use crate::domain::cursor::Cursor;
@@ -80,6 +79,10 @@ pub(crate) struct Member {
     pub warned: bool,
     /// What the client wants to hear of what it may hear.
     pub narrowing: Option<Narrowing>,
+    /// Whether it has a new token, of which it is still to be worked out what its bearer hears.
+    pub is_renewing: bool,
+    /// Whether what it acknowledged is still being counted.
+    pub is_counting: bool,
     /// What it hears: the keys under which the index holds it.
     pub audiences: Vec<Audience>,
     /// When that, or its token, last changed, in milliseconds since the Unix epoch.
@@ -127,7 +130,7 @@ impl Member {
             outbox.close(Close::key_withdrawn());
         } else if unix_seconds >= ends {
             outbox.close(Close::token_expired());
-        } else if transport == Transport::Wss && silence >= bounds.keep_alive {
+        } else if transport == Transport::Wss && silence >= bounds.keep_alive && !self.is_renewing {
             outbox.close(Close::keep_alive_missed());
         } else if outbox.close_if_stalled(bounds.outbox, now) {
             tracing::info!(
@@ -152,10 +155,10 @@ impl Member {
         self.link.outbox.push(&Frame::of(&Notice::Expiring { seconds }), bounds.outbox, now);
     }
 
-    /// Notes how far the client says that it has heard everything, and counts it for the messages
-    /// behind what it said before. A cursor that it was never sent is not believed, and none takes
-    /// back an earlier one. Returns how many messages it lags behind, where it is believed.
-    pub fn acknowledge(&self, cursor: Cursor) -> Option<u64> {
+    /// Notes how far the client says that it has heard everything. A cursor that it was never sent
+    /// is not believed, and none takes back an earlier one. Where it is believed, between which
+    /// positions the messages are to be counted.
+    pub fn acknowledge(&self, cursor: Cursor) -> Option<(u64, u64)> {
         let before = self.link.acknowledged.get().map(|before| before.position);
         if cursor.epoch != self.timeline.epoch()
             || cursor.position > self.position
@@ -164,22 +167,21 @@ impl Member {
             return None;
         }
         self.link.acknowledged.set(Some(cursor));
-        self.count_acknowledged(before.unwrap_or(self.begun.floor()), cursor.position);
-        Some(self.timeline.numbers_between(cursor.position, self.position))
+        Some((before.unwrap_or(self.begun.floor()), cursor.position))
     }
 
-    /// Counts for what is kept of what it was sent behind `after` and up to `to` that the client
-    /// has it.
-    fn count_acknowledged(&self, after: u64, to: u64) {
-        if after >= to {
-            return;
-        }
+    /// How many messages it has been sent behind a position.
+    pub fn lag_behind(&self, position: u64) -> u64 {
+        self.timeline.numbers_between(position, self.position)
+    }
+
+    /// What is kept of what it was sent behind `after` and up to `to`, but for the answers of
+    /// filters.
+    pub fn sent_between(&self, after: u64, to: u64) -> Vec<Frame> {
         let who = Hearing { audiences: &self.audiences, user: &self.principal.user };
         let mut sent = self.timeline.between(after, to, who);
         sent.retain(|frame| frame.head().is_some_and(|head| self.was_sent(head)));
-        let facts = self.facts();
-        let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
-        let_through(sent, passes).for_each(|frame| frame.count(Step::Acknowledged));
+        sent
     }
 
     /// Whether a message that is for it was sent to it, live or again.

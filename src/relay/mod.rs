@@ -45,7 +45,7 @@ pub use progress::{Counts, Step};
 pub use sealed::{Digest, Sealed};
 pub use seats::NoSeat;
 pub use settings::{
-    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, RelaySettings, TraceBounds,
+    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, RelaySettings, SLICE, TraceBounds,
 };
 pub use snapshot::{ConnectionSnapshot, Origin, Stage};
 pub use survey::{
@@ -53,7 +53,7 @@ pub use survey::{
     Selection,
 };
 pub use window_file::WindowError;
-pub use worker::{ConnectError, Joining, Registration, Unanswered, Worker};
+pub use worker::{ConnectError, Joining, Refusal, Registration, Renewed, Unanswered, Worker};
 
 use crate::catalog::Catalog;
 use crate::domain::cursor::Cursor;
@@ -212,11 +212,16 @@ impl Relay {
         applied
     }
 
-    /// Lets a connection in on the calling worker: takes its seat, registers it, and puts
-    /// `CONNECTED` into its outbox, with no gap and no double between that cursor and the first
-    /// message. Errors: `ConnectError`.
-    pub fn connect(&self, worker: &Worker, joining: Joining) -> Result<Registration, ConnectError> {
-        worker::connect(worker, self.0.timeline(&joining.tenant.instance.id), joining)
+    /// Lets a connection in on the calling worker: takes its seat, works out what it hears, at once
+    /// or at its instance's turns within ten seconds, registers it, and puts `CONNECTED` into its
+    /// outbox, with no gap and no double between that cursor and the first message. Errors:
+    /// `ConnectError`.
+    pub async fn connect(
+        &self,
+        worker: &Worker,
+        joining: Joining,
+    ) -> Result<Registration, ConnectError> {
+        worker::connect(worker, self.0.timeline(&joining.tenant.instance.id), joining).await
     }
 
     /// Asks all connections of an instance: what those say that answer within a second, and whether

@@ -14,9 +14,11 @@ use crate::domain::channel::Slow;
 use crate::domain::expression::{Expression, Scope};
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, Rule, Subject};
+use crate::relay::SLICE;
 use history::Draft;
 use naive::{CHANNELS, EXPRESSIONS, INSTANCES, Person, State, WORDS};
 use proptest::prelude::*;
+use std::time::Duration;
 pub use world::SETTINGS;
 use world::{Terms, World};
 
@@ -242,9 +244,20 @@ fn step_of_several() -> impl Strategy<Value = Step> {
 fn several() -> impl Strategy<Value = Terms> {
     let queue = prop::sample::select(vec![SETTINGS.queue.messages, 8, 4, 4]);
     let kept = prop::sample::select(vec![SETTINGS.history.messages, 40, 2, 2]);
-    (2..=RELAYS, queue, kept, prop::bool::weighted(0.7)).prop_map(
-        |(relays, queue, kept, are_workers_late)| Terms { relays, queue, kept, are_workers_late },
+    (2..=RELAYS, queue, kept, prop::bool::weighted(0.7), slice()).prop_map(
+        |(relays, queue, kept, are_workers_late, slice)| Terms {
+            relays,
+            queue,
+            kept,
+            are_workers_late,
+            slice,
+        },
     )
+}
+
+/// Turns as they are, and such that are over with one rule, filter or piece of a message.
+fn slice() -> impl Strategy<Value = Duration> {
+    prop::sample::select(vec![SLICE, Duration::ZERO])
 }
 
 async fn take(world: &mut World, step: Step) {
@@ -313,9 +326,10 @@ proptest! {
 
     #[test]
     fn everyone_sees_what_is_due_in_order_and_once_or_is_told_of_the_loss(
+        slice in slice(),
         steps in prop::collection::vec(step_of_one(), STEPS..=STEPS + 50)
     ) {
-        run(Terms::ALONE, steps);
+        run(Terms { slice, ..Terms::ALONE }, steps);
     }
 
     #[test]

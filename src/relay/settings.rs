@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Of a turn: what is worked out for one instance makes others wait no longer.
+pub const SLICE: Duration = Duration::from_micros(250);
+
 /// What the relay is built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
@@ -45,6 +48,10 @@ pub struct ConnectionBounds {
     pub expiring_seconds: i64,
     /// Filters that an instance keeps with their answers, on each worker.
     pub filters: usize,
+    /// Connections of an instance that wait, on each worker, until it is worked out what they hear.
+    pub newcomers: usize,
+    /// How long an instance may authorize, answer and deliver before it is another's turn.
+    pub slice: Duration,
 }
 
 /// How much may wait for one socket.
@@ -99,6 +106,8 @@ impl Default for RelaySettings {
                 leeway_seconds: 30,
                 expiring_seconds: 60,
                 filters: 64,
+                newcomers: 100,
+                slice: SLICE,
             },
             history: HistoryBounds {
                 window,

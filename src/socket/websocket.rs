@@ -5,7 +5,7 @@ use super::reader::Reader;
 use super::renewal::Renewal;
 use super::sockets::{Held, Sockets};
 use crate::relay::outbox::Batch;
-use crate::relay::{Close, Frame, Link, OutboxBounds, Registration};
+use crate::relay::{Close, Frame, Link, OutboxBounds, Registration, Renewed};
 use actix_web::body::BoxBody;
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, dev, web};
 use bytes::BytesMut;
@@ -136,8 +136,8 @@ struct Open<T> {
     reader: Reader,
     /// None for a socket that was refused.
     registration: Option<Registration>,
-    /// A new token that is being verified; what the client sends behind it waits.
-    renewal: Option<LocalBoxFuture<'static, Renewal>>,
+    /// A new token on its way; what the client sends behind it waits.
+    renewal: Option<Renewing>,
     held: Held,
     /// What `io` did not take of a write.
     unsent: Vec<u8>,
@@ -147,6 +147,14 @@ struct Open<T> {
     is_blocked: bool,
     /// Since when the connection is to end.
     ending_since: Option<Instant>,
+}
+
+/// How far a new token is.
+enum Renewing {
+    /// It is being verified.
+    Verified(LocalBoxFuture<'static, Renewal>),
+    /// It is good, and being worked out what its bearer hears.
+    Authorized(Renewed),
 }
 
 /// How a socket goes on.
@@ -264,26 +272,41 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Open<T> {
         let Some(registration) = &self.registration else { return };
         let Some(current) = registration.principal() else { return };
         let instance = registration.instance().clone();
-        self.renewal = Some(self.sockets.0.renewer.renew(current, instance, token));
+        let verified = self.sockets.0.renewer.renew(current, instance, token);
+        self.renewal = Some(Renewing::Verified(verified));
     }
 
-    /// True when a new token has been judged.
+    /// True when a new token holds, or is refused.
     fn ends_renewal(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(Poll::Ready(renewal)) =
-            self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx))
-        else {
-            return false;
-        };
-        self.renewal = None;
-        let Some(registration) = &self.registration else { return true };
-        match renewal {
-            Renewal::Accepted(principal) => registration.renew(principal),
-            Renewal::Refused { code, detail } => {
-                self.client_input.report(code, &detail, Instant::now())
+        loop {
+            let verified = match &mut self.renewal {
+                None => return false,
+                Some(Renewing::Verified(verified)) => verified.as_mut().poll(cx),
+                Some(Renewing::Authorized(authorized)) => match Pin::new(authorized).poll(cx) {
+                    Poll::Pending => return false,
+                    Poll::Ready(()) => {
+                        self.renewal = None;
+                        return true;
+                    }
+                },
+            };
+            let Poll::Ready(verified) = verified else { return false };
+            self.renewal = None;
+            match (verified, &self.registration) {
+                (Renewal::Accepted(principal), Some(registration)) => {
+                    self.renewal = Some(Renewing::Authorized(registration.renew(principal)));
+                }
+                (Renewal::Accepted(_), None) => return true,
+                (Renewal::Refused { code, detail }, _) => {
+                    self.client_input.report(code, &detail, Instant::now());
+                    return true;
+                }
+                (Renewal::Ended(close), _) => {
+                    self.client_input.link().outbox.close(close);
+                    return true;
+                }
             }
-            Renewal::Ended(close) => self.client_input.link().outbox.close(close),
         }
-        true
     }
 
     /// Writes what waits, joined, once a turn, and takes no more than `io` takes; resolves to the

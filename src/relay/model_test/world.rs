@@ -13,7 +13,7 @@ use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::outbox::Next;
 use crate::relay::{
     ConnectionBounds, HistoryBounds, Joining, Origin, OutboxBounds, QueueBounds, RelaySettings,
-    Step, TraceBounds, Transport,
+    SLICE, Step, TraceBounds, Transport,
 };
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ pub const SETTINGS: RelaySettings = RelaySettings {
         leeway_seconds: 30,
         expiring_seconds: 60,
         filters: 4,
+        newcomers: 100,
+        slice: SLICE,
     },
     history: HistoryBounds { messages: 6, replay_messages: REPLAYED, ..HistoryBounds::WIDE },
     traces: TraceBounds::WIDE,
@@ -52,6 +54,8 @@ pub struct Terms {
     pub kept: usize,
     /// Whether the workers come to nothing while a follower takes and people come and go.
     pub are_workers_late: bool,
+    /// Of a turn: none at all makes a turn of every rule that is asked.
+    pub slice: Duration,
 }
 
 pub struct World {
@@ -72,6 +76,7 @@ impl Terms {
         queue: SETTINGS.queue.messages,
         kept: SETTINGS.history.messages,
         are_workers_late: false,
+        slice: SLICE,
     };
 
     /// What each relay is built with.
@@ -79,6 +84,7 @@ impl Terms {
         RelaySettings {
             queue: QueueBounds { messages: self.queue, ..SETTINGS.queue },
             history: HistoryBounds { messages: self.kept, ..SETTINGS.history },
+            connection: ConnectionBounds { slice: self.slice, ..SETTINGS.connection },
             ..SETTINGS
         }
     }
@@ -137,7 +143,7 @@ impl World {
         };
         let at = &self.nodes[node];
         let worker = &at.workers[which % at.workers.len()];
-        let registration = at.relay.connect(worker, joining).unwrap();
+        let registration = at.relay.connect(worker, joining).await.unwrap();
         let heard = person.heard(&self.tenancies[person.instance].channels);
         let mut open = Open::new(registration, node, heard);
         let Some(Next::Frame(frame)) = open.next() else { panic!("no first frame") };
@@ -216,8 +222,9 @@ impl World {
         (client.person.groups, client.person.level) = (groups, level);
         let Some(open) = client.open.as_mut().filter(|open| !open.is_ending()) else { return };
         open.heard = client.person.heard(&self.tenancies[client.person.instance].channels);
-        open.registration.renew(Arc::new(principal(&client.person)));
         open.due.push_back(Due::Channels(open.heard.clone()));
+        let renewed = open.registration.renew(Arc::new(principal(&client.person)));
+        assert!(self.answer(renewed).await.is_some(), "it never holds");
     }
 
     /// Changes or deletes a channel, and waits until every connection knows.

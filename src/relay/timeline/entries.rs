@@ -18,6 +18,8 @@ pub(crate) struct Entries {
     first: u64,
     /// What all of it is counted with.
     bytes: usize,
+    /// How many messages with a filter there are.
+    filtered: usize,
     /// The newest position that was kept and is no more.
     gone_to: u64,
 }
@@ -44,17 +46,27 @@ impl Entry {
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.frame.wire_bytes()
     }
+
+    /// 1 where the message has a filter.
+    fn filters(&self) -> usize {
+        usize::from(self.frame.head().is_some_and(|head| head.reach.filter.is_some()))
+    }
 }
 
 impl Entries {
     /// None yet, of an order that stands at `position`.
     pub fn new(position: u64) -> Self {
-        Self { slots: VecDeque::new(), first: 0, bytes: 0, gone_to: position }
+        Self { slots: VecDeque::new(), first: 0, bytes: 0, filtered: 0, gone_to: position }
     }
 
     /// What all of it is counted with.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How many messages with a filter there are.
+    pub fn filtered(&self) -> usize {
+        self.filtered
     }
 
     /// How many slots there are.
@@ -66,6 +78,7 @@ impl Entries {
     pub fn push(&mut self, position: u64, entry: Entry) -> u64 {
         debug_assert!(self.slots.back().is_none_or(|slot| slot.position < position));
         self.bytes += entry.bytes();
+        self.filtered += entry.filters();
         self.slots.push_back(Slot { position, entry: Some(entry) });
         self.first + self.slots.len() as u64 - 1
     }
@@ -94,6 +107,7 @@ impl Entries {
         let entry = slot.entry.take_if(|entry| entry.held_by == 0)?;
         self.gone_to = self.gone_to.max(slot.position);
         self.bytes -= entry.bytes();
+        self.filtered -= entry.filters();
         Some(entry.frame)
     }
 
@@ -107,6 +121,7 @@ impl Entries {
         let entry = slot.entry?;
         self.gone_to = self.gone_to.max(slot.position);
         self.bytes -= entry.bytes();
+        self.filtered -= entry.filters();
         Some(entry)
     }
 
@@ -122,6 +137,7 @@ impl Entries {
         for slot in &mut self.slots {
             if let Some(entry) = slot.entry.take_if(|entry| entry.held_by == 0) {
                 self.bytes -= entry.bytes();
+                self.filtered -= entry.filters();
             }
         }
         self.pop_empty();

@@ -2,14 +2,16 @@
 //! window, the ids and the workers' queues.
 
 mod entries;
+mod passing;
 mod traces;
 mod window;
 
 #[cfg(test)]
 mod window_test;
 
+pub(super) use passing::Passing;
 pub(super) use traces::Traces;
-pub(super) use window::{Exported, Hearing, Loss, Window, let_through, replay};
+pub(super) use window::{Exported, Hearing, Loss, Window, replay};
 
 use super::frame::Frame;
 use super::head::Head;
@@ -270,6 +272,14 @@ impl Timeline {
             _ => Err(Loss::Epoch),
         });
         Arrival { cursor, missed }
+    }
+
+    /// Those messages with a filter that someone who resumes has missed by now.
+    pub fn filtered(&self, since: Cursor, who: Hearing<'_>) -> Vec<Frame> {
+        match since.epoch == self.epoch {
+            true => self.lock().window.filtered(since.position, who),
+            false => Vec::new(),
+        }
     }
 
     /// Takes back one `arrive`; the newest position, behind which nothing was meant for it.

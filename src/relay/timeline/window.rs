@@ -2,6 +2,7 @@
 //! it, and so does a worker that fell behind.
 
 use super::entries::{Entries, Entry};
+use super::passing::Passing;
 use crate::domain::audience::Audience;
 use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
@@ -173,6 +174,16 @@ impl Window {
         let is_over = |head: &Arc<Head>| head.expires.is_none_or(|expires| expires <= now);
         missed.retain(|frame| frame.head().is_some_and(|head| !is_over(head)));
         Ok(missed)
+    }
+
+    /// Those messages with a filter that someone has missed who heard everything up to `position`.
+    pub fn filtered(&self, position: u64, who: Hearing<'_>) -> Vec<Frame> {
+        if self.entries.filtered() == 0 {
+            return Vec::new();
+        }
+        let mut missed = self.between(position, u64::MAX, who);
+        missed.retain(|frame| frame.head().is_some_and(|head| head.reach.filter.is_some()));
+        missed
     }
 
     /// What is kept of what someone was sent behind `after` and up to `to`, in order, once; filters
@@ -359,14 +370,19 @@ impl Drop for Window {
     }
 }
 
-/// What is sent of what `Window::since` found. Errors: `Loss::TooMuch`.
+/// What is sent of what `Window::since` found; `passes` is asked about filters whose answer is not
+/// known. Errors: `Loss::TooMuch`.
 pub fn replay(
     missed: Vec<Frame>,
     bounds: HistoryBounds,
+    passing: &mut Passing,
     passes: impl Fn(&Expression) -> bool,
 ) -> Result<Vec<Frame>, Loss> {
     let (mut frames, mut bytes) = (Vec::new(), 0);
-    for frame in let_through(missed, passes) {
+    for frame in missed {
+        if !passing.lets_through(&frame, &passes) {
+            continue;
+        }
         bytes += frame.wire_bytes();
         frames.push(frame);
         if frames.len() > bounds.replay_messages || bytes > bounds.replay_bytes {
@@ -374,23 +390,4 @@ pub fn replay(
         }
     }
     Ok(frames)
-}
-
-/// Those messages whose filter `passes`; each filter is asked about once.
-pub fn let_through(
-    frames: Vec<Frame>,
-    passes: impl Fn(&Expression) -> bool,
-) -> impl Iterator<Item = Frame> {
-    let mut answers: HashMap<Box<str>, bool> = HashMap::new();
-    frames.into_iter().filter(move |frame| {
-        let Some(filter) = frame.head().and_then(|head| head.reach.filter.as_ref()) else {
-            return true;
-        };
-        if let Some(answer) = answers.get(filter.as_str()) {
-            return *answer;
-        }
-        let answer = passes(filter);
-        answers.insert(filter.as_str().into(), answer);
-        answer
-    })
 }

@@ -1,6 +1,7 @@
 //! The window against a naive one that forgets nothing and computes from all messages what must
 //! still be there.
 
+use super::passing::Passing;
 use super::window::{Hearing, Loss, Window, Workers, replay};
 use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
@@ -170,8 +171,11 @@ impl World {
         let who_hears = Hearing { audiences: &groups, user: &user(who) };
         let now = self.at(self.now);
         let found = self.window.since(position, who_hears, now);
-        let found = found
-            .and_then(|missed| replay(missed, BOUNDS, |_| unreachable!("nothing has a filter")));
+        let found = found.and_then(|missed| {
+            replay(missed, BOUNDS, &mut Passing::default(), |_| {
+                unreachable!("nothing has a filter")
+            })
+        });
         let lost = audiences.iter().any(|audience| self.trimmed_to(*audience) > position);
         let missed: Vec<&Sent> = self
             .sent

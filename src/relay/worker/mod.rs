@@ -4,7 +4,10 @@ mod asked;
 mod authorize;
 mod delivery;
 mod filter_index;
+mod following;
 mod inboxes;
+mod jobs;
+mod newcomer;
 mod registration;
 mod room;
 mod shard;
@@ -13,10 +16,14 @@ mod turns;
 mod workers;
 
 #[cfg(test)]
+mod jobs_test;
+#[cfg(test)]
 pub(crate) mod turns_test;
 
+pub use authorize::Refusal;
 pub use inboxes::Unanswered;
+pub use newcomer::Joining;
 pub(super) use registration::connect;
-pub use registration::{ConnectError, Joining, Registration};
+pub use registration::{ConnectError, Registration, Renewed};
 pub use thread::Worker;
 pub(super) use workers::Workers;

@@ -1,23 +1,31 @@
 //! A connection's way in and out: its seats, its place in the shard's index, its first frame.
 
+use super::authorize::{Refusal, may_come};
+use super::jobs::Job;
+use super::newcomer::{Joining, Newcomer};
 use super::thread::Worker;
-use crate::catalog::Tenant;
-use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 use crate::relay::frame::{Frame, Notice, names};
-use crate::relay::member::{Key, Link, Member, Transport};
+use crate::relay::member::{Key, Link, Member};
 use crate::relay::seats::NoSeat;
-use crate::relay::snapshot::{Begun, Origin, Stage};
+use crate::relay::snapshot::{Begun, Stage};
 use crate::relay::timeline::{Arrival, Hearing, Loss, Seat, Timeline, replay};
 use chrono::Utc;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time;
 use uuid::Uuid;
+
+/// How long a newcomer may wait until it is worked out what it hears.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a connection is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,23 +42,18 @@ pub enum ConnectError {
     /// The node is going away.
     #[error("this node is going away")]
     Draining,
-}
-
-/// Who connects, and what it wants to hear.
-pub struct Joining {
-    /// How it receives.
-    pub transport: Transport,
-    /// The verified bearer.
-    pub principal: Arc<Principal>,
-    /// Its instance, as it is now.
-    pub tenant: Arc<Tenant>,
-    /// How it came.
-    pub origin: Origin,
-    /// `channels=`.
-    pub narrowing: Option<Narrowing>,
-    /// `cursor=`, where it was given: how far the client has heard everything; none within for a
-    /// text that is no cursor.
-    pub since: Option<Option<Cursor>>,
+    /// The instance's rules are heavy, and so many wait for them already.
+    #[error("{limit} connections wait until it is worked out what they hear")]
+    Crowded {
+        /// The setting.
+        limit: usize,
+    },
+    /// The instance's rules are heavy: it took too long to work out what the connection hears.
+    #[error("it took more than ten seconds to work out what the connection hears")]
+    TooHeavy,
+    /// It may not come any more.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// A registered connection; dropping it leaves every index.
@@ -65,6 +68,9 @@ pub struct Registration {
     _process_seat: ProcessSeat,
 }
 
+/// What a new token waits for.
+pub struct Renewed(oneshot::Receiver<()>);
+
 /// A place among the connections of the process; dropping it gives it back.
 struct ProcessSeat(Arc<AtomicUsize>);
 
@@ -78,31 +84,78 @@ struct Beginning {
     replay: Option<Result<Vec<Frame>, Loss>>,
 }
 
-/// Lets a connection in on its worker's thread: takes its seat, registers it, and puts `CONNECTED`
-/// into its outbox, with no gap and no double between that cursor and the first message. `timeline`
-/// is its instance's. Errors: `ConnectError`.
-pub(crate) fn connect(
+/// Lets a connection in on its worker's thread: takes its seat, works out what it hears, registers
+/// it, and puts `CONNECTED` into its outbox, with no gap and no double between that cursor and the
+/// first message. `timeline` is its instance's. Errors: `ConnectError`.
+pub(crate) async fn connect(
     worker: &Worker,
     timeline: Arc<Timeline>,
     joining: Joining,
 ) -> Result<Registration, ConnectError> {
     let workers = &worker.workers;
+    let (bounds, deadline) = (workers.settings.connection, time::Instant::now() + PATIENCE);
     if workers.is_draining() {
         return Err(ConnectError::Draining);
     }
-    let Joining { transport, principal, tenant, origin, narrowing, since } = joining;
     let process_seat = ProcessSeat::take(&workers.open, workers.settings.connections)?;
-    let seat = timeline.take_seat(&principal.user, &tenant.instance.limits)?;
-    // The newest rules count: whatever comes later reaches this worker as a change.
-    let tenant = workers.catalog.tenant(&tenant.instance.id).unwrap_or(tenant);
+    let seat = timeline.take_seat(&joining.principal.user, &joining.tenant.instance.limits)?;
+    let mut newcomer = Box::new(Newcomer::new(timeline, joining));
+    loop {
+        if workers.is_draining() {
+            return Err(ConnectError::Draining);
+        }
+        let Joining { principal, tenant, .. } = &newcomer.joining;
+        // The newest rules count: whatever comes later reaches this worker as a change.
+        let newest = workers.catalog.tenant(&tenant.instance.id);
+        let newest = may_come(principal, newest.as_ref(), bounds)?;
+        let until = Instant::now() + bounds.slice;
+        if newcomer.go_on(newest, &workers.evaluations, || Instant::now() < until) {
+            return Ok(register(worker, *newcomer, seat, process_seat));
+        }
+        newcomer = wait(worker, newcomer, deadline).await?;
+    }
+}
+
+/// Waits until it is worked out what a newcomer hears. Errors: `ConnectError`.
+async fn wait(
+    worker: &Worker,
+    newcomer: Box<Newcomer>,
+    deadline: time::Instant,
+) -> Result<Box<Newcomer>, ConnectError> {
+    let (reply, answer) = oneshot::channel();
+    let instance = newcomer.joining.tenant.instance.id.clone();
+    if !worker.shard.borrow_mut().admit(&instance, Job::arrive(newcomer, reply)) {
+        let limit = worker.workers.settings.connection.newcomers;
+        return Err(ConnectError::Crowded { limit });
+    }
+    worker.bell.notify_one();
+    match time::timeout_at(deadline, answer).await {
+        Ok(Ok(newcomer)) => Ok(newcomer),
+        Ok(Err(_)) => Err(ConnectError::Draining),
+        Err(_) => Err(ConnectError::TooHeavy),
+    }
+}
+
+/// Registers one of whom all is known, in one step with a last look at what it missed.
+fn register(
+    worker: &Worker,
+    newcomer: Newcomer,
+    seat: Seat,
+    process_seat: ProcessSeat,
+) -> Registration {
+    let workers = &worker.workers;
+    let Newcomer { joining, timeline, authorizing, mut passing, .. } = newcomer;
+    let Joining { transport, principal, origin, narrowing, since, .. } = joining;
+    let tenant = authorizing.tenant().clone();
+    let audiences = authorizing.into_heard();
     let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
-    let facts = origin.facts(&principal);
-    let audiences = tenant.audiences_of(&facts, narrowing.as_ref(), None);
     let who = Hearing { audiences: &audiences, user: &principal.user };
     let Arrival { cursor, missed } = timeline.arrive(worker.index, since, who);
     // Outside the order's lock: a filter takes longer than a position.
+    let facts = origin.facts(&principal);
     let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
-    let replay = missed.map(|missed| replay(missed?, workers.settings.history, passes));
+    let bounds = workers.settings.history;
+    let replay = missed.map(|missed| replay(missed?, bounds, &mut passing, passes));
     workers.evaluations.fetch_add(facts.asked(), Relaxed);
     let (beginning, now) = (Beginning { cursor, since, replay }, Instant::now());
     let connected = Notice::Connected {
@@ -125,6 +178,8 @@ pub(crate) fn connect(
         origin,
         warned: false,
         narrowing,
+        is_renewing: false,
+        is_counting: false,
         audiences,
         rights_since_ms: 0,
         authorized_by: tenant,
@@ -132,7 +187,7 @@ pub(crate) fn connect(
         position: cursor.position,
     };
     let key = worker.shard.borrow_mut().insert(member);
-    Ok(Registration { worker: worker.clone(), key, link, seat, _process_seat: process_seat })
+    Registration { worker: worker.clone(), key, link, seat, _process_seat: process_seat }
 }
 
 impl Beginning {
@@ -191,18 +246,36 @@ impl Registration {
     }
 
     /// Notes how far the client says that it has heard everything, and counts it for the messages
-    /// up to there. A cursor that it was never sent is not believed.
+    /// up to there, at once or at its turns. A cursor that it was never sent is not believed.
     pub fn acknowledge(&self, cursor: Cursor) {
-        let shard = self.worker.shard.borrow();
-        if let Some(lag) = shard.get(self.key).and_then(|member| member.acknowledge(cursor)) {
-            self.worker.workers.lag.observe(lag as f64);
+        let (workers, at) = (&self.worker.workers, Instant::now());
+        let snapshot = workers.catalog.load();
+        let mut shard = self.worker.shard.borrow_mut();
+        if let Some(lag) = shard.acknowledge(self.key, cursor, (&snapshot, at)) {
+            workers.lag.observe(lag as f64);
         }
+        drop(shard);
+        self.worker.bell.notify_one();
     }
 
-    /// Gives it the rights of the same user's new token, and tells it what it hears now.
-    pub fn renew(&self, principal: Arc<Principal>) {
+    /// Gives it the rights of the same user's new token, at once or at its turns, and tells it what
+    /// it hears then. Resolves when that is done, or the connection gone; until then the old token
+    /// and its rights hold.
+    pub fn renew(&self, principal: Arc<Principal>) -> Renewed {
+        let (done, renewed) = oneshot::channel();
         let snapshot = self.worker.workers.catalog.load();
-        self.worker.shard.borrow_mut().renew(self.key, principal, &snapshot, Instant::now());
+        let at = (&*snapshot, Instant::now());
+        self.worker.shard.borrow_mut().renew(self.key, principal, done, at);
+        self.worker.bell.notify_one();
+        Renewed(renewed)
+    }
+}
+
+impl Future for Renewed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(|_done_or_gone| ())
     }
 }
 

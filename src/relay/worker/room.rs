@@ -2,9 +2,11 @@
 //! them, a piece at each of the room's turns.
 
 use super::asked::Asked;
-use super::authorize::{Reason, authorize};
+use super::authorize::Rights;
 use super::delivery::{QUEUED, UnderWay};
 use super::filter_index::FilterIndex;
+use super::following::Following;
+use super::jobs::{Advance, Job};
 use super::turns::{Turn, TurnKind};
 use crate::catalog::Tenant;
 use crate::domain::audience::Audience;
@@ -49,9 +51,12 @@ pub(crate) struct Room {
     filters: FilterIndex,
     /// The tenant under whose rules all were last asked again.
     authorized_by: Option<Arc<Tenant>>,
-    /// Who is to be asked again under new rules. Questions and messages wait for that: what was
+    /// Who is still to be looked at after a change. Questions and messages wait for that: what was
     /// answered as changed holds for what is published afterwards.
-    unauthorized: Vec<Key>,
+    following: Following,
+    /// What is to be worked out for single connections, oldest first: one a newcomer, of which
+    /// there is a bounded number, and at most two a connection.
+    jobs: VecDeque<Job>,
     /// Questions, oldest first; at most `MAX_ASKED`.
     asked: VecDeque<Asked>,
     /// Messages, oldest first; the queue that they came by bounds them.
@@ -76,6 +81,7 @@ impl Room {
     pub fn remove(&mut self, key: Key, audiences: &[Audience]) {
         self.members.swap_remove(&key);
         self.filters.remove(key);
+        self.following.forget(key);
         audiences.iter().for_each(|audience| self.unlist(audience, key));
         self.shrink();
     }
@@ -83,7 +89,7 @@ impl Room {
     /// Whether neither someone nor something is in it, and it stands in no line.
     pub fn is_empty(&self) -> bool {
         let is_idle = self.dispatches.is_empty() && self.asked.is_empty() && !self.has_turn;
-        self.members.is_empty() && is_idle
+        self.members.is_empty() && self.jobs.is_empty() && is_idle
     }
 
     /// All connections.
@@ -119,8 +125,23 @@ impl Room {
             return false;
         }
         self.authorized_by = tenant.cloned();
-        self.unauthorized = self.members().collect();
+        self.following.begin(&self.members);
         true
+    }
+
+    /// A newcomer waits until it is worked out what it hears. False where `most` wait already.
+    pub(super) fn admit(&mut self, job: Job, most: usize) -> bool {
+        self.jobs.retain(|job| !job.is_abandoned());
+        let has_room = self.jobs.iter().filter(|job| job.is_arrival()).count() < most;
+        if has_room {
+            self.jobs.push_back(job);
+        }
+        has_room
+    }
+
+    /// Nobody comes any more.
+    pub fn turn_newcomers_away(&mut self) {
+        self.jobs.retain(|job| !job.is_arrival());
     }
 
     /// Puts itself into the line for a turn, unless it is there already. True when it was not.
@@ -128,22 +149,30 @@ impl Room {
         !std::mem::replace(&mut self.has_turn, true)
     }
 
-    /// A connection has a new token, or sent the one that it has: it is told what it hears now.
-    pub fn renew(&mut self, key: Key, is_new: bool, members: &mut Slab<Member>, turn: &Turn<'_>) {
-        if !is_new {
-            return self.authorize(key, members, Reason::SameToken, turn);
+    /// Does a job for as long as there is time, or puts what is left of it into the line. True when
+    /// something is left.
+    pub(super) fn begin(&mut self, job: Job, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
+        match job.go_on(members, turn, turn.end()) {
+            Advance::More(job) => {
+                self.jobs.push_back(job.in_line());
+                true
+            }
+            Advance::Done(renewed) => {
+                self.list_anew(renewed);
+                false
+            }
         }
-        self.filters.forget(key);
-        self.changes += 1;
-        self.authorize(key, members, Reason::Token, turn);
     }
 
     /// Does a piece of work. What is dealt with is released, and then reported: whoever is told of
     /// a message finds its space in the queue free. True when something is left to do.
     pub fn take_turn(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
-        if self.authorize_some(members, turn) {
-            self.answer_some(members, turn);
-            self.deliver_some(members, turn);
+        if self.following.check_some(&self.members, members, turn) {
+            self.work_some(members, turn);
+            if self.authorize_some(members, turn) {
+                self.answer_some(members, turn);
+                self.deliver_some(members, turn);
+            }
         }
         self.wake_some(members, turn.kind);
         self.has_turn = !self.is_done();
@@ -151,32 +180,55 @@ impl Room {
     }
 
     fn is_done(&self) -> bool {
-        self.unauthorized.is_empty()
+        self.following.is_over()
+            && self.jobs.is_empty()
             && self.asked.is_empty()
             && self.dispatches.is_empty()
             && self.unwoken.is_empty()
     }
 
-    /// True when nobody is left to be asked again.
-    fn authorize_some(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
-        while let Some(key) = self.unauthorized.pop() {
-            self.authorize(key, members, Reason::Rules, turn);
-            if turn.is_over() {
-                return false;
+    /// Does some of what is to be worked out for single connections, at one rule or filter at
+    /// least; for half of the turn's time where others wait too.
+    fn work_some(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) {
+        let until = match self.dispatches.is_empty() && self.following.is_over() {
+            true => turn.end(),
+            false => turn.half(),
+        };
+        while let Some(job) = self.jobs.pop_front() {
+            if job.is_abandoned() {
+                continue;
+            }
+            match job.go_on(members, turn, until) {
+                Advance::More(job) => return self.jobs.push_front(job),
+                Advance::Done(renewed) => self.list_anew(renewed),
+            }
+            if Instant::now() >= until {
+                return;
             }
         }
-        true
     }
 
-    fn authorize(&mut self, key: Key, members: &mut Slab<Member>, reason: Reason, turn: &Turn<'_>) {
-        let Some(member) = members.get_mut(key) else { return };
-        let tenant = turn.snapshot.tenants.get(member.timeline.instance());
-        let at = (turn.bounds, turn.start);
-        if let Some(rights) = authorize(member, tenant, reason, at, turn.evaluations) {
-            self.changes += 1;
-            rights.lost.iter().for_each(|audience| self.unlist(audience, key));
-            rights.gained.iter().for_each(|audience| self.list(audience, key));
-        }
+    /// A connection with a new token hears otherwise than before.
+    fn list_anew(&mut self, renewed: Option<(Key, Rights)>) {
+        let Some((key, rights)) = renewed else { return };
+        // What was worked out with the old one.
+        self.following.forget(key);
+        self.filters.forget(key);
+        self.apply(key, &rights);
+    }
+
+    fn apply(&mut self, key: Key, rights: &Rights) {
+        self.changes += 1;
+        rights.lost.iter().for_each(|audience| self.unlist(audience, key));
+        rights.gained.iter().for_each(|audience| self.list(audience, key));
+    }
+
+    /// Asks rules again for as long as there is time. True when nobody is left to be asked.
+    fn authorize_some(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
+        let mut changed = Vec::new();
+        let is_over = self.following.authorize_some(&self.members, members, turn, &mut changed);
+        changed.iter().for_each(|(key, rights)| self.apply(*key, rights));
+        is_over
     }
 
     /// Looks at some connections for the questions that wait, some at least; while messages wait

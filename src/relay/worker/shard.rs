@@ -1,9 +1,12 @@
 //! One worker's connections and its rooms; plain data, no async.
 
 use super::asked::Asked;
+use super::authorize::tell;
+use super::jobs::Job;
 use super::room::Room;
 use super::turns::{Turn, TurnKind, Turns};
 use crate::catalog::Snapshot;
+use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 use crate::relay::close::Close;
@@ -16,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// The connections of one worker.
 #[derive(Debug)]
@@ -95,7 +99,7 @@ impl Shard {
                 continue;
             };
             if room.wants_turn() {
-                self.turns.join(dispatch.share.instance.clone(), TurnKind::First);
+                self.turns.join(dispatch.share.instance.clone());
             }
             room.take_in(dispatch);
         }
@@ -106,7 +110,7 @@ impl Shard {
     pub fn ask(&mut self, asked: Asked) {
         let Some(room) = self.rooms.get_mut(asked.instance()) else { return asked.finish() };
         if room.wants_turn() {
-            self.turns.join(asked.instance().clone(), TurnKind::First);
+            self.turns.join(asked.instance().clone());
         }
         room.ask(asked);
     }
@@ -116,7 +120,7 @@ impl Shard {
     pub fn follow(&mut self, snapshot: &Snapshot) {
         for (instance, room) in &mut self.rooms {
             if room.follow(snapshot.tenants.get(instance)) && room.wants_turn() {
-                self.turns.join(instance.clone(), TurnKind::First);
+                self.turns.join(instance.clone());
             }
         }
     }
@@ -130,7 +134,7 @@ impl Shard {
         let instance = member.timeline.instance();
         if let Some(room) = self.rooms.get_mut(instance) {
             if room.wants_turn() {
-                self.turns.join(instance.clone(), TurnKind::First);
+                self.turns.join(instance.clone());
             }
             room.call(key);
         }
@@ -148,29 +152,79 @@ impl Shard {
         let (bounds, evaluations) = (self.bounds, &*self.evaluations);
         let turn = Turn { kind, start, snapshot, bounds, evaluations, release };
         if room.take_turn(&mut self.members, &turn) {
-            self.turns.join(instance, TurnKind::Another);
+            let slices = start.elapsed().as_micros().checked_div(bounds.slice.as_micros());
+            self.turns.join_again(instance, slices.map_or(1, |slices| slices as u64));
         } else if room.is_empty() {
             self.rooms.remove(&instance);
         }
     }
 
-    /// Puts a new token in the place of the old one, and tells the connection what it hears now.
+    /// Puts a new token in the place of the old one as soon as it is known what its bearer hears,
+    /// and tells the connection; until then the old one holds. `done` is told when it is. The token
+    /// in force is answered without asking a rule.
     pub fn renew(
         &mut self,
         key: Key,
         principal: Arc<Principal>,
-        snapshot: &Snapshot,
-        start: Instant,
+        done: oneshot::Sender<()>,
+        (snapshot, start): (&Snapshot, Instant),
     ) {
         let Some(member) = self.members.get_mut(key) else { return };
-        let is_new = !Arc::ptr_eq(&member.principal, &principal) && member.principal != principal;
-        member.principal = principal;
-        member.warned = false;
-        let Some(room) = self.rooms.get_mut(member.timeline.instance()) else { return };
+        if Arc::ptr_eq(&member.principal, &principal) || member.principal == principal {
+            member.principal = principal;
+            return tell(member, &member.audiences, (self.bounds, start));
+        }
+        let job = Job::renew(key, member, principal, done);
+        self.begin(key, job, (snapshot, start));
+    }
+
+    /// Notes how far a connection has everything, and counts that. How many messages it lags
+    /// behind, where it is believed.
+    pub fn acknowledge(
+        &mut self,
+        key: Key,
+        cursor: Cursor,
+        at: (&Snapshot, Instant),
+    ) -> Option<u64> {
+        let member = self.members.get_mut(key)?;
+        let to_count = member.acknowledge(cursor)?;
+        let lag = member.lag_behind(cursor.position);
+        if !member.is_counting && to_count.0 < to_count.1 {
+            let job = Job::count(key, member, to_count);
+            self.begin(key, job, at);
+        }
+        Some(lag)
+    }
+
+    /// A newcomer waits in its room. False where too many wait there.
+    pub(super) fn admit(&mut self, instance: &InstanceId, job: Job) -> bool {
+        let room = self.rooms.entry(instance.clone()).or_default();
+        if !room.admit(job, self.bounds.newcomers) {
+            return false;
+        }
+        if room.wants_turn() {
+            self.turns.join(instance.clone());
+        }
+        true
+    }
+
+    /// Nobody comes any more.
+    pub fn turn_newcomers_away(&mut self) {
+        self.rooms.values_mut().for_each(Room::turn_newcomers_away);
+    }
+
+    /// Does what can be done at once of a job for a connection; the rest is done at its room's
+    /// turns.
+    fn begin(&mut self, key: Key, job: Job, (snapshot, start): (&Snapshot, Instant)) {
+        let Some(member) = self.members.get(key) else { return };
+        let instance = member.timeline.instance().clone();
+        let Some(room) = self.rooms.get_mut(&instance) else { return };
         let (bounds, evaluations) = (self.bounds, &*self.evaluations);
         let kind = TurnKind::First;
         let turn = Turn { kind, start, snapshot, bounds, evaluations, release: &|_| {} };
-        room.renew(key, is_new, &mut self.members, &turn);
+        if room.begin(job, &mut self.members, &turn) && room.wants_turn() {
+            self.turns.join(instance);
+        }
     }
 
     /// Tells those connections of an instance to come back that have not seen everything up to
@@ -180,5 +234,13 @@ impl Shard {
         let members = room.members().filter_map(|key| self.members.get(key));
         let lacking = members.filter(|member| member.position < position);
         lacking.for_each(|member| member.link.outbox.close(Close::restarting()));
+    }
+}
+
+#[cfg(test)]
+impl Shard {
+    /// One connection, which is there.
+    pub fn member(&mut self, key: Key) -> &mut Member {
+        &mut self.members[key]
     }
 }

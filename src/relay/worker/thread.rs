@@ -82,8 +82,8 @@ impl Worker {
         &self.admittance
     }
 
-    /// Runs as long as its thread's tasks. One tick a second looks after all connections: no timer a
-    /// connection.
+    /// Runs as long as its thread's tasks. One tick a second looks after all connections: no timer
+    /// a connection.
     async fn run(self, inputs: Inputs) {
         let Inputs { mut queue, mut questions, mut changes, mut draining, mut rechecks } = inputs;
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
@@ -162,6 +162,7 @@ impl Worker {
 
     /// Tells every connection when to come back, and closes them wave by wave.
     async fn drain(self) {
+        self.shard.borrow_mut().turn_newcomers_away();
         let (keys, plan) = (self.shard.borrow().keys(), self.workers.drain_plan());
         let wave = keys.len().div_ceil(WAVES).max(1);
         for (number, piece) in keys.chunks(wave).enumerate() {

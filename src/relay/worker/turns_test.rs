@@ -2,7 +2,8 @@
 
 use super::asked::Asked;
 use super::inboxes::Unanswered;
-use super::registration::{Joining, Registration};
+use super::newcomer::Joining;
+use super::registration::Registration;
 use super::thread::Worker;
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
@@ -24,6 +25,7 @@ use crate::relay::snapshot::Origin;
 use crate::relay::survey::{Answer, Query, Selection};
 use crate::relay::timeline::Spaces;
 use crate::relay::{NotPlaced, Published, Relay};
+use futures_util::FutureExt;
 use std::cell::Cell;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -77,18 +79,8 @@ impl Scene {
     }
 
     pub(crate) fn connect(&self, instance: &str) -> Registration {
-        let principal = Principal {
-            user: UserId::new("someone").unwrap(),
-            groups: vec![],
-            roles: vec![],
-            scope: Scope::Everywhere,
-            component: None,
-            claims: Default::default(),
-            token_id: None,
-            issued_at: None,
-            expires_at: i64::MAX,
-            key: Default::default(),
-        };
+        let someone = UserId::new("someone").unwrap();
+        let principal = Principal { scope: Scope::Everywhere, ..Principal::new(someone, i64::MAX) };
         let joining = Joining {
             transport: Transport::Wss,
             principal: Arc::new(principal),
@@ -101,7 +93,8 @@ impl Scene {
             narrowing: None,
             since: None,
         };
-        self.relay.connect(&self.worker, joining).unwrap()
+        let registered = self.relay.connect(&self.worker, joining).now_or_never();
+        registered.expect("there are no rules that take time").unwrap()
     }
 
     pub(crate) fn publish<'a>(
