@@ -3,12 +3,13 @@
 
 use super::sockets::Held;
 use crate::relay::outbox::Next;
-use crate::relay::{Close, Frame, Notice, Registration};
+use crate::relay::{Close, Frame, Link, Notice, Registration};
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,11 @@ pub fn open_stream(registration: Registration, held: Held) -> HttpResponse {
 
 /// The response's body.
 struct EventStream {
-    registration: Registration,
-    _held: Held,
+    /// None once it leaves.
+    registration: Option<Registration>,
+    link: Rc<Link>,
+    /// None once it leaves.
+    held: Option<Held>,
     stage: Stage,
     /// Bytes that its turn is still good for.
     left: usize,
@@ -79,15 +83,15 @@ impl MessageBody for EventStream {
             Stage::Closed => return Poll::Ready(None),
         }
         if !self.may_write() {
-            self.registration.link.outbox.wait_for_turn(cx);
+            self.link.outbox.wait_for_turn(cx);
             return Poll::Pending;
         }
-        let Poll::Ready(next) = self.registration.link.outbox.poll_next(cx, Instant::now) else {
+        let Poll::Ready(next) = self.link.outbox.poll_next(cx, Instant::now) else {
             self.left = 0;
             return self.look_at_the_socket(cx);
         };
         self.stirs.is_waiting = false;
-        let link = &self.registration.link;
+        let link = &self.link;
         link.last_heard.set(Instant::now());
         let event = match next {
             Next::Frame(frame) => event(&frame),
@@ -108,17 +112,25 @@ impl MessageBody for EventStream {
 
 impl EventStream {
     fn new(registration: Registration, held: Held) -> Self {
-        Self { registration, _held: held, stage: Stage::Opening, left: 0, stirs: Stirs::default() }
+        Self {
+            link: registration.link.clone(),
+            registration: Some(registration),
+            held: Some(held),
+            stage: Stage::Opening,
+            left: 0,
+            stirs: Stirs::default(),
+        }
     }
 
     /// Whether it is its turn to write what waits, if something does. Who can be written to again
     /// waits for a turn as well: there may be thousands, and other instances' connections among
     /// them.
     fn may_write(&mut self) -> bool {
-        if self.left > 0 || !self.registration.link.outbox.has_something() {
+        if self.left > 0 || !self.link.outbox.has_something() {
             return true;
         }
-        self.left = if self.registration.take_turn() { TURN_BYTES } else { 0 };
+        let has_turn = self.registration.as_ref().is_some_and(Registration::take_turn);
+        self.left = if has_turn { TURN_BYTES } else { 0 };
         self.left > 0
     }
 
@@ -133,7 +145,7 @@ impl EventStream {
         if !std::mem::replace(&mut self.stirs.is_waiting, true) {
             return Poll::Pending;
         }
-        let (now, link) = (Instant::now(), &self.registration.link);
+        let (now, link) = (Instant::now(), &self.link);
         match self.stirs.count(now) {
             1 => {
                 self.stirs.is_waiting = false;
@@ -152,6 +164,17 @@ impl EventStream {
             }
             _ => Poll::Pending,
         }
+    }
+}
+
+impl Drop for EventStream {
+    /// Leaves every index, at its turn: thousands may go at once.
+    fn drop(&mut self) {
+        let Some(registration) = self.registration.take() else { return };
+        let (admittance, held) = (registration.worker().admittance().clone(), self.held.take());
+        tokio::task::spawn_local(async move {
+            admittance.in_turn(|| drop((registration, held))).await;
+        });
     }
 }
 
@@ -183,13 +206,15 @@ fn event(frame: &Frame) -> Bytes {
         return Bytes::from_static(COMMENT);
     }
     let json = frame.json();
-    let name = name(json);
+    let name = if frame.head().is_some() { b"MESSAGE" } else { name(json) };
     let mut event = BytesMut::with_capacity(json.len() + LINES_BYTES);
     let mut line = |field: &[u8], value: &[u8]| {
         [field, value, b"\n"].into_iter().for_each(|part| event.put_slice(part));
     };
-    if matches!(name, b"CONNECTED" | b"MESSAGE") {
-        line(b"id: ", cursor(json));
+    match frame.head() {
+        Some(head) => line(b"id: ", head.cursor.to_text().as_bytes()),
+        None if name == b"CONNECTED" => line(b"id: ", cursor(json)),
+        None => {}
     }
     if name != b"MESSAGE" {
         line(b"event: ", name);
@@ -212,8 +237,8 @@ fn name(json: &[u8]) -> &[u8] {
     name.split(|byte| *byte == b'"').next().unwrap_or_default()
 }
 
-/// The frame's cursor. A quote within a JSON string follows a backslash, so the first such field is
-/// the frame's own; a publisher's data comes after it.
+/// The cursor of `CONNECTED`. A quote within a JSON string follows a backslash, so the first such
+/// field is the frame's own.
 fn cursor(json: &[u8]) -> &[u8] {
     const FIELD: &[u8] = b",\"cursor\":\"";
     let at = json.windows(FIELD.len()).position(|window| window == FIELD);
