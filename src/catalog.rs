@@ -6,7 +6,7 @@ mod follow;
 mod snapshot;
 mod tenant;
 
-pub use authorizing::Authorizing;
+pub use authorizing::{Authorizing, Changes};
 pub use follow::{follow, load};
 pub use snapshot::{Catalog, Snapshot};
 pub use tenant::{Known, ResolveError, Tenant};

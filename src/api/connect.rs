@@ -190,7 +190,7 @@ impl ConnectError {
             Self::ProcessFull { .. } | Self::Draining => {
                 Problem::new(Code::Overloaded, self.to_string())
             }
-            Self::Crowded { .. } | Self::TooHeavy => {
+            Self::Crowded { .. } | Self::TooManySets { .. } | Self::TooHeavy => {
                 Problem::new(Code::Overloaded, self.to_string())
                     .with_retry_after(Duration::from_secs(1))
             }

@@ -80,6 +80,18 @@ fn register_relay(registry: &mut Registry, relay: &Relay) {
         "Bytes kept for clients that resume",
         gauge(relay.history_bytes() as f64),
     );
+    registry.register(
+        "membership_bytes",
+        "Bytes of the different sets of groups and channels that connections hear",
+        gauge(relay.heard_bytes() as f64),
+    );
+    let shed = Counter::<u64>::default();
+    shed.inc_by(relay.shed());
+    registry.register(
+        "shed_connections",
+        "Connections closed since a change made more such sets than an instance may have",
+        shed,
+    );
     let evaluations = Counter::<u64>::default();
     evaluations.inc_by(relay.evaluations());
     registry.register(

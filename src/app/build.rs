@@ -189,6 +189,7 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
             expiring_seconds: bounds.expiring.as_secs() as i64,
             filters: bounds.filters,
             newcomers: bounds.newcomers,
+            heard_bytes: bounds.heard_bytes,
             slice: SLICE,
         },
         traces: TraceBounds {

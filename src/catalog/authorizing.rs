@@ -7,7 +7,8 @@ use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::expression::Facts;
 use crate::domain::rule::{Effect, Subject};
 use crate::domain::verdict::{Candidate, own_audiences};
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Plain rules that are asked between two looks at the clock; an expression counts as so many.
@@ -26,6 +27,17 @@ pub struct Authorizing {
     asking: Option<(Arc<Channel>, Asking)>,
     /// What is known by an earlier picture, by the channels' names.
     before: Vec<(Arc<Channel>, Answer)>,
+    /// Where only these channels are looked at.
+    changes: Option<Rc<Changes>>,
+}
+
+/// What is different in two pictures of an instance: the channels that came, went or changed, by
+/// name.
+#[derive(Debug)]
+pub struct Changes {
+    names: Vec<ChannelName>,
+    /// Whether a channel came or went: a bare name may mean something else now.
+    are_names_others: bool,
 }
 
 /// What is known of a channel.
@@ -54,7 +66,13 @@ struct Pace<F> {
 impl Authorizing {
     /// Nothing is worked out yet.
     pub fn new(tenant: Arc<Tenant>) -> Self {
-        Self { tenant, heard: None, last: None, asking: None, before: Vec::new() }
+        let (heard, last, asking, before, changes) = (None, None, None, Vec::new(), None);
+        Self { tenant, heard, last, asking, before, changes }
+    }
+
+    /// The same for the channels of `changes` alone, and nothing else that is heard.
+    pub fn of_changes(tenant: Arc<Tenant>, changes: Rc<Changes>) -> Self {
+        Self { changes: Some(changes), ..Self::new(tenant) }
     }
 
     /// By which picture.
@@ -64,11 +82,16 @@ impl Authorizing {
 
     /// Goes on by another picture. What was answered holds for channels that have not changed.
     pub fn follow(&mut self, tenant: &Arc<Tenant>) {
-        if Arc::ptr_eq(&self.tenant, tenant) {
-            return;
+        if !Arc::ptr_eq(&self.tenant, tenant) {
+            self.turn_to(Self::new(tenant.clone()));
         }
+    }
+
+    /// Goes on with `next`, of which nothing is worked out yet. What was answered holds for
+    /// channels that have not changed.
+    pub fn turn_to(&mut self, next: Self) {
         let before = self.answered();
-        *self = Self { before, ..Self::new(tenant.clone()) };
+        *self = Self { before, ..next };
     }
 
     /// Asks rules until all is known or `has_time` says no; one rule at least. True when all is
@@ -81,14 +104,17 @@ impl Authorizing {
         known: Option<Known<'_>>,
         has_time: impl FnMut() -> bool,
     ) -> bool {
-        let Self { tenant, heard, last, asking, before } = self;
+        let Self { tenant, heard, last, asking, before, changes } = self;
         let who =
             Candidate { facts, connection: None, narrowing: only, channels: &tenant.channels };
-        let heard = heard.get_or_insert_with(|| own_audiences(&who));
+        let heard = heard.get_or_insert_with(|| match changes {
+            Some(_) => Vec::new(),
+            None => own_audiences(&who),
+        });
         let mut pace = Pace { has_time, asked: 0 };
         let from = last.clone();
         let behind = from.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (name, channel) in tenant.channels.range::<ChannelName, _>((behind, Bound::Unbounded)) {
+        for (name, channel) in looked_at(tenant, changes.as_deref(), (behind, Bound::Unbounded)) {
             if who.wants_channel(name) {
                 let known = known.and_then(|known| known.says_of(channel));
                 let at = asking.take().map(|(_, at)| Answer::Part(at));
@@ -129,7 +155,8 @@ impl Authorizing {
         let mut answered: Vec<(Arc<Channel>, Answer)> = Vec::new();
         if let Some(last) = &self.last {
             let known = Known { tenant: &self.tenant, heard: self.heard() };
-            let channels = self.tenant.channels.range::<ChannelName, _>(..=last);
+            let to = (Bound::Unbounded, Bound::Included(last));
+            let channels = looked_at(&self.tenant, self.changes.as_deref(), to);
             answered.extend(channels.filter_map(|(_, channel)| {
                 Some((channel.clone(), Answer::Whole(known.says_of(channel)?)))
             }));
@@ -139,6 +166,55 @@ impl Authorizing {
         let behind = |name: &ChannelName| last.as_ref().is_none_or(|last| name > last);
         answered.extend(self.before.drain(..).filter(|(channel, _)| behind(&channel.name)));
         answered
+    }
+}
+
+/// The channels between these, or those of `changes` among them, by name.
+fn looked_at<'a>(
+    tenant: &'a Tenant,
+    changes: Option<&'a Changes>,
+    between: (Bound<&'a ChannelName>, Bound<&'a ChannelName>),
+) -> Box<dyn Iterator<Item = (&'a ChannelName, &'a Arc<Channel>)> + 'a> {
+    let channels = &tenant.channels;
+    match changes {
+        None => Box::new(channels.range::<ChannelName, _>(between)),
+        Some(changes) => {
+            let names = changes.names.iter().filter(move |name| between.contains(name));
+            Box::new(names.filter_map(|name| channels.get_key_value(name)))
+        }
+    }
+}
+
+impl Changes {
+    /// What `now` has otherwise than `before`.
+    pub fn between(before: &Tenant, now: &Tenant) -> Self {
+        let (mut names, mut are_names_others) = (Vec::new(), false);
+        for (name, channel) in &now.channels {
+            match before.channels.get(name) {
+                Some(same) if Arc::ptr_eq(same, channel) => {}
+                Some(_) => names.push(name.clone()),
+                None => {
+                    are_names_others = true;
+                    names.push(name.clone());
+                }
+            }
+        }
+        let gone = before.channels.keys().filter(|name| !now.channels.contains_key(*name));
+        let kept = names.len();
+        names.extend(gone.cloned());
+        are_names_others |= names.len() > kept;
+        names.sort_unstable();
+        Self { names, are_names_others }
+    }
+
+    /// The channels that came, went or changed, by name.
+    pub fn names(&self) -> &[ChannelName] {
+        &self.names
+    }
+
+    /// Whether a channel came or went: a bare name may mean something else now.
+    pub fn are_names_others(&self) -> bool {
+        self.are_names_others
     }
 }
 

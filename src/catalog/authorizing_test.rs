@@ -85,6 +85,52 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn changes_say_of_what_came_went_or_changed_what_one_look_says(
+        first in prop::collection::vec(drawn(), 0..8),
+        changes in prop::collection::vec((0usize..8, prop::option::of(drawn()), 0u32..4), 1..6),
+        narrowing in prop::option::of(prop::sample::select(vec![r#"["c1","c3"]"#, r#"["ALL"]"#])),
+    ) {
+        let principal = Principal::new(UserId::new("a").unwrap(), i64::MAX);
+        let facts = Facts::new(&principal, None);
+        let only = narrowing.map(|text| Narrowing::parse(text).unwrap());
+        let before = tenant(first.iter().enumerate().map(|(at, drawn)| channel(at, drawn)));
+        let (mut picture, mut authorizing) = (before.clone(), None::<Authorizing>);
+        for (number, change, looks) in changes {
+            let name = format!("c{number}");
+            let others = picture.channels.values().filter(|it| it.name.as_str() != name);
+            let changed = change.map(|drawn| channel(number, &drawn));
+            picture = tenant(others.cloned().chain(changed).collect::<Vec<_>>());
+            let changes = Rc::new(Changes::between(&before, &picture));
+            let fresh = Authorizing::of_changes(picture.clone(), changes);
+            match &mut authorizing {
+                None => authorizing = Some(fresh),
+                Some(authorizing) => authorizing.turn_to(fresh),
+            }
+            for _ in 0..looks {
+                let authorizing = authorizing.as_mut().unwrap();
+                authorizing.go_on(&facts, only.as_ref(), None, || false);
+            }
+        }
+        let mut authorizing = authorizing.unwrap();
+        while !authorizing.go_on(&facts, only.as_ref(), None, || false) {}
+        let changes = Changes::between(&before, &picture);
+        let mut now = at_once(&picture, &facts, only.as_ref());
+        now.retain(|audience| match audience {
+            Audience::Channel(name) => changes.names().contains(name),
+            _ => false,
+        });
+        prop_assert_eq!(authorizing.into_heard(), now);
+        let names = |tenant: &Tenant| tenant.channels.keys().cloned().collect::<Vec<_>>();
+        prop_assert_eq!(changes.are_names_others(), names(&before) != names(&picture));
+        for (name, channel) in &picture.channels {
+            let is_same = before.channels.get(name).is_some_and(|it| Arc::ptr_eq(it, channel));
+            prop_assert_eq!(is_same, !changes.names().contains(name));
+        }
+    }
+}
+
 /// So many channels with three expressions each that are not true of anyone.
 fn heavy(channels: usize) -> Vec<Arc<Channel>> {
     (0..channels).map(|number| channel(number, &vec![(1, true); 3])).collect()

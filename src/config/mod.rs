@@ -179,6 +179,8 @@ pub struct Bounds {
     pub filters: usize,
     /// Connections of an instance that wait for its heavy rules, on each worker.
     pub newcomers: usize,
+    /// Bytes of the sets of groups and channels that an instance's connections hear, on each worker.
+    pub heard_bytes: usize,
     /// Explained at a time.
     pub explanations: usize,
     /// Of one replay.
@@ -407,6 +409,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         trace_total_bytes: reader.number("HERALD_TRACE_TOTAL_BYTES", 65_536, 1_099_511_627_776)?,
         filters: reader.number("HERALD_FILTERS", 1, 10_000)?,
         newcomers: reader.number("HERALD_NEWCOMERS", 1, 10_000)?,
+        heard_bytes: reader.number("HERALD_MEMBERSHIP_BYTES", 1_048_576, 1_099_511_627_776)?,
         explanations: reader.number("HERALD_EXPLANATIONS", 1, 256)?,
         replay_messages: reader.number("HERALD_REPLAY_MESSAGES", 1, 1_000_000)?,
         replay_bytes: reader.number("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824)?,

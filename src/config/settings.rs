@@ -173,6 +173,11 @@ pub const SETTINGS: &[Setting] = &[
         "Newcomers of an instance that wait in each worker while its rules are asked, 1 to 10,000",
     ),
     open(
+        "HERALD_MEMBERSHIP_BYTES",
+        "67108864",
+        "Bytes of the different sets of groups and channels that an instance's connections hear, in each worker, 1 MiB to 1 TiB",
+    ),
+    open(
         "HERALD_EXPLANATIONS",
         "4",
         "Explanations and traces of a user under way at a time, of all instances: one alone takes half, \

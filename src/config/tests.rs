@@ -86,6 +86,7 @@ fn every_number_has_a_range() {
         ("HERALD_TRACE_TOTAL_BYTES", 65_536, 1_099_511_627_776),
         ("HERALD_FILTERS", 1, 10_000),
         ("HERALD_NEWCOMERS", 1, 10_000),
+        ("HERALD_MEMBERSHIP_BYTES", 1_048_576, 1_099_511_627_776),
         ("HERALD_EXPLANATIONS", 1, 256),
         ("HERALD_REPLAY_MESSAGES", 1, 1_000_000),
         ("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824),

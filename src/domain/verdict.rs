@@ -97,12 +97,15 @@ pub fn hears(audience: &Audience, who: &Candidate<'_>) -> bool {
 }
 
 /// What someone hears whatever the rules say: of everyone, the user and its groups what the client
-/// wants, in this order, without doubles.
+/// wants, in the order of audiences, without doubles.
 pub fn own_audiences(who: &Candidate<'_>) -> Vec<Audience> {
     let principal = who.facts.principal();
     let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
     let groups = principal.groups.iter().cloned().map(Audience::Group);
-    own.chain(groups).filter(|audience| who.wants(audience)).collect()
+    let mut audiences: Vec<Audience> =
+        own.chain(groups).filter(|audience| who.wants(audience)).collect();
+    audiences.sort_unstable();
+    audiences
 }
 
 /// Whether a channel is among audiences whose channels stand by name, behind all others.

@@ -52,6 +52,11 @@ impl Close {
         Self::new(1012, "RESTARTING", "this node is going away; reconnect")
     }
 
+    /// 1013: a change made more sets of groups and channels than an instance's connections may hear.
+    pub fn too_many_sets() -> Self {
+        Self::new(1013, "OVERLOADED", "too many connections hear something of their own")
+    }
+
     /// 4403: the instance was disabled while the connection was open.
     pub fn instance_disabled() -> Self {
         Self::new(4403, "INSTANCE_DISABLED", "the instance was disabled")

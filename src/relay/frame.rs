@@ -3,7 +3,6 @@
 use super::close::Close;
 use super::head::Head;
 use super::progress::Step;
-use crate::domain::audience::Audience;
 use bytes::BufMut;
 use serde::Serialize;
 use std::sync::Arc;
@@ -46,15 +45,35 @@ impl Frame {
         Self(Arc::new(Encoded { bytes: bytes.into_boxed_slice(), head: Some(head) }))
     }
 
+    /// A frame that tells what is heard: `names` is a JSON array, of which the part that many share
+    /// is encoded once.
+    pub fn with_channels(notice: &Notice<'_>, names: &str) -> Self {
+        const FIELD: &[u8] = b"\"channels\":";
+        let json = Self::json_of_notice(notice);
+        // The text does not stand within a JSON string: a quote there follows a backslash.
+        let at = json.windows(FIELD.len()).position(|window| window == FIELD);
+        let (before, behind) = json.split_at(at.map_or(json.len(), |at| at + FIELD.len()));
+        let empty = behind.strip_prefix(b"[]").unwrap_or(behind);
+        Self::text(&[before, names.as_bytes(), empty].concat())
+    }
+
+    /// `CHANNELS`; `names` as above.
+    pub fn channels(names: &str) -> Self {
+        Self::with_channels(&Notice::Channels { channels: [] }, names)
+    }
+
     /// Any other frame of the contract's table.
     pub fn of(notice: &Notice<'_>) -> Self {
         // Texts and numbers are always JSON; should that change, the client is told and not left
         // with an empty frame.
-        let json = serde_json::to_vec(notice).unwrap_or_else(|error| {
+        Self::text(&Self::json_of_notice(notice))
+    }
+
+    fn json_of_notice(notice: &Notice<'_>) -> Vec<u8> {
+        serde_json::to_vec(notice).unwrap_or_else(|error| {
             tracing::error!(%error, "a frame could not be written");
             UNWRITABLE.to_vec()
-        });
-        Self::text(&json)
+        })
     }
 
     /// A WebSocket pong that answers a ping of this payload (at most 125 bytes).
@@ -180,8 +199,8 @@ pub enum Notice<'a> {
         instance: &'a str,
         /// The token's user.
         user_id: &'a str,
-        /// Canonical names of all it will hear.
-        channels: Vec<String>,
+        /// Canonical names of all it will hear: put in by [`Frame::with_channels`].
+        channels: [&'a str; 0],
         /// Everything after this position follows.
         cursor: String,
         /// Send a keep-alive at least this often.
@@ -197,8 +216,8 @@ pub enum Notice<'a> {
     Pong {},
     /// What it hears from now on.
     Channels {
-        /// Canonical names.
-        channels: Vec<String>,
+        /// Canonical names: put in by [`Frame::with_channels`].
+        channels: [&'a str; 0],
     },
     /// The token ends: send a new one.
     Expiring {
@@ -235,11 +254,6 @@ pub enum Notice<'a> {
     },
 }
 
-/// The canonical names of `audiences`.
-pub fn names(audiences: &[Audience]) -> Vec<String> {
-    audiences.iter().map(Audience::name).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,9 +274,28 @@ mod tests {
         };
         assert_eq!(text(Notice::Pong {}), r#"{"type":"PONG"}"#);
         assert_eq!(text(Notice::Reconnect { after_ms: 5 }), r#"{"type":"RECONNECT","afterMs":5}"#);
-        assert_eq!(
-            text(Notice::Channels { channels: vec!["ALL".into()] }),
-            r#"{"type":"CHANNELS","channels":["ALL"]}"#
-        );
+    }
+
+    #[test]
+    fn what_is_heard_stands_in_its_own_field_whatever_the_others_say() {
+        let text = |frame: Frame| String::from_utf8(frame.json().to_vec()).unwrap();
+        let expected = r#"{"type":"CHANNELS","channels":["ALL"]}"#;
+        assert_eq!(text(Frame::channels(r#"["ALL"]"#)), expected);
+        for user in ["a", r#""channels":[]"#, r#"","channels":["x"],""#] {
+            let connected = Notice::Connected {
+                connection_id: "c",
+                instance: "main",
+                user_id: user,
+                channels: [],
+                cursor: "AAA".into(),
+                keep_alive_seconds: 60,
+                recovered: None,
+                reason: None,
+            };
+            let frame = Frame::with_channels(&connected, r#"["ALL","user:x"]"#);
+            let frame: serde_json::Value = serde_json::from_str(&text(frame)).unwrap();
+            assert_eq!(frame["channels"], serde_json::json!(["ALL", "user:x"]));
+            assert_eq!(frame["userId"], user);
+        }
     }
 }

@@ -101,7 +101,7 @@ async fn life() {
     assert_eq!((head.cursor, head.cursor.position), (timeline.cursor(), 1));
 
     // It is APPLIED: the window keeps it, its id is known, and it is dispatched to the worker.
-    let who = Hearing { audiences: &[news], user: &alice() };
+    let who = Hearing { own: &[news], shared: &[], user: &alice() };
     assert_eq!(timeline.between(0, 1, who).len(), 1);
     assert!(timeline.find_id("life").is_some_and(|(known, _)| Arc::ptr_eq(&known, &head)));
     drop(claimed);

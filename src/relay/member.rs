@@ -3,12 +3,13 @@
 use super::close::Close;
 use super::frame::{Frame, Notice};
 use super::head::Head;
+use super::heard::Heard;
 use super::outbox::Outbox;
 use super::settings::ConnectionBounds;
 use super::snapshot::{Begun, ConnectionSnapshot, Origin, Stage};
 use super::timeline::{Hearing, Timeline};
 use crate::catalog::Tenant;
-use crate::domain::audience::{Audience, Narrowing};
+use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Facts, Outcome};
 use crate::domain::message::Exclusion;
@@ -83,8 +84,8 @@ pub(crate) struct Member {
     pub is_renewing: bool,
     /// Whether what it acknowledged is still being counted.
     pub is_counting: bool,
-    /// What it hears: the keys under which the index holds it.
-    pub audiences: Vec<Audience>,
+    /// What it hears.
+    pub heard: Heard,
     /// When that, or its token, last changed, in milliseconds since the Unix epoch.
     pub rights_since_ms: i64,
     /// By which picture of the instance that was decided.
@@ -178,7 +179,7 @@ impl Member {
     /// What is kept of what it was sent behind `after` and up to `to`, but for the answers of
     /// filters.
     pub fn sent_between(&self, after: u64, to: u64) -> Vec<Frame> {
-        let who = Hearing { audiences: &self.audiences, user: &self.principal.user };
+        let who = Hearing::of(&self.heard, &self.principal.user);
         let mut sent = self.timeline.between(after, to, who);
         sent.retain(|frame| frame.head().is_some_and(|head| self.was_sent(head)));
         sent

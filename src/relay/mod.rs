@@ -12,6 +12,7 @@ mod ids;
 mod queue;
 mod seats;
 
+mod heard;
 mod member;
 pub mod outbox;
 
@@ -327,7 +328,7 @@ impl Relay {
 
     /// How often a rule's or a message's expression was evaluated for a connection.
     pub fn evaluations(&self) -> u64 {
-        self.0.evaluations.load(Relaxed)
+        self.0.counts.evaluations.load(Relaxed)
     }
 
     /// Bytes of all windows.
@@ -342,7 +343,17 @@ impl Relay {
 
     /// Bytes that waited in all outboxes at the last tick.
     pub fn waiting_bytes(&self) -> usize {
-        self.0.waiting_bytes()
+        self.0.taken().waiting
+    }
+
+    /// Bytes of the sets of groups and channels that connections hear, at the last tick.
+    pub fn heard_bytes(&self) -> usize {
+        self.0.taken().heard
+    }
+
+    /// Connections that were closed since what an instance's connections hear took too much.
+    pub fn shed(&self) -> u64 {
+        self.0.counts.shed.load(Relaxed)
     }
 
     async fn counted(head: Arc<Head>, deadline: Instant) -> Published {

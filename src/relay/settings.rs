@@ -50,6 +50,9 @@ pub struct ConnectionBounds {
     pub filters: usize,
     /// Connections of an instance that wait, on each worker, until it is worked out what they hear.
     pub newcomers: usize,
+    /// Bytes that the sets of groups and channels take that an instance's connections hear, on each
+    /// worker.
+    pub heard_bytes: usize,
     /// How long an instance may authorize, answer and deliver before it is another's turn.
     pub slice: Duration,
 }
@@ -107,6 +110,7 @@ impl Default for RelaySettings {
                 expiring_seconds: 60,
                 filters: 64,
                 newcomers: 100,
+                heard_bytes: 64 << 20,
                 slice: SLICE,
             },
             history: HistoryBounds {

@@ -336,17 +336,17 @@ mod tests {
             connection_id: "c",
             instance: "main",
             user_id: ",\"cursor\":\"x",
-            channels: vec!["ALL".into(), "cursor".into()],
+            channels: [],
             cursor: "AAA".into(),
             keep_alive_seconds: 60,
             recovered: None,
             reason: None,
         };
         assert!(
-            text(&Frame::of(&connected))
+            text(&Frame::with_channels(&connected, r#"["ALL","cursor"]"#))
                 .starts_with("id: AAA\nevent: CONNECTED\ndata: {\"type\":\"CONNECTED\",")
         );
-        let channels = Frame::of(&Notice::Channels { channels: vec!["ALL".into()] });
+        let channels = Frame::channels(r#"["ALL"]"#);
         assert_eq!(
             text(&channels),
             "event: CHANNELS\ndata: {\"type\":\"CHANNELS\",\"channels\":[\"ALL\"]}\n\n"

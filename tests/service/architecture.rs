@@ -54,6 +54,7 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("relay/progress", &[]),
     ("relay/close", &[]),
     ("relay/head", &["progress"]),
+    ("relay/heard", &[]),
     ("relay/frame", &["close", "head", "progress"]),
     ("relay/sealed", &["frame", "head", "progress"]),
     ("relay/queue", &["frame", "settings"]),
@@ -65,8 +66,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     (
         "relay/timeline",
         &[
-            "frame", "head", "ids", "progress", "queue", "sealed", "seats", "settings", "snapshot",
-            "totals",
+            "frame", "head", "heard", "ids", "progress", "queue", "sealed", "seats", "settings",
+            "snapshot", "totals",
         ],
     ),
     ("relay/timelines", &["ids", "settings", "timeline"]),
@@ -74,7 +75,10 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("relay/log", &["head", "queue", "sealed", "timeline"]),
     (
         "relay/member",
-        &["close", "frame", "head", "outbox", "progress", "settings", "snapshot", "timeline"],
+        &[
+            "close", "frame", "head", "heard", "outbox", "progress", "settings", "snapshot",
+            "timeline",
+        ],
     ),
     ("relay/survey", &["close", "member", "outbox", "progress", "sealed", "settings", "snapshot"]),
     (
@@ -83,6 +87,7 @@ const INSIDE: &[inside::Row<'static>] = &[
             "close",
             "frame",
             "head",
+            "heard",
             "log",
             "member",
             "outbox",

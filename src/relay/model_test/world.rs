@@ -34,6 +34,7 @@ pub const SETTINGS: RelaySettings = RelaySettings {
         expiring_seconds: 60,
         filters: 4,
         newcomers: 100,
+        heard_bytes: 64 << 20,
         slice: SLICE,
     },
     history: HistoryBounds { messages: 6, replay_messages: REPLAYED, ..HistoryBounds::WIDE },

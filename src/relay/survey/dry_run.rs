@@ -99,11 +99,10 @@ impl DryRun {
     pub(super) fn look_at(
         &self,
         member: &Member,
-        hears: bool,
         (bounds, now): (OutboxBounds, Instant),
         report: &mut DryRunReport,
     ) {
-        let is_meant = hears
+        let is_meant = member.heard.hears_any(&self.reach.audiences)
             && !member.is_excluded(&self.reach.exclude)
             && self.reach.filter.as_ref().is_none_or(|filter| member.passes(filter));
         let would_take = || {

@@ -75,7 +75,7 @@ impl ConnectionInfo {
             id: member.link.id.clone(),
             user: member.principal.user.clone(),
             groups: member.principal.groups.clone(),
-            audiences: member.audiences.clone(),
+            audiences: member.heard.iter().cloned().collect(),
             transport: member.transport,
             origin: member.origin.clone(),
             expires_at: member.principal.expires_at,

@@ -98,19 +98,16 @@ impl Query {
         }
     }
 
-    /// Looks at one connection. `hears` says whether it hears one of some audiences; it is asked
-    /// about those of a dry run's message alone.
+    /// Looks at one connection.
     pub(crate) fn look_at(
         &self,
         member: &Member,
-        hears: impl FnOnce(&[Audience]) -> bool,
         (bounds, now): (ConnectionBounds, Instant),
         answer: &mut Answer,
     ) {
         match (self, answer) {
             (Self::DryRun(dry_run), Answer::DryRun(report)) => {
-                let hears = hears(&dry_run.reach.audiences);
-                dry_run.look_at(member, hears, (bounds.outbox, now), report);
+                dry_run.look_at(member, (bounds.outbox, now), report);
             }
             (Self::Trace { user, position }, Answer::Known(known))
                 if member.principal.user == *user =>

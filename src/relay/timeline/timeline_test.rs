@@ -4,8 +4,20 @@ use super::*;
 use crate::domain::audience::Audience;
 use crate::domain::message::{Message, Reach};
 use crate::relay::queue::bounded;
-use crate::relay::settings::QueueBounds;
+use crate::relay::settings::{QueueBounds, TraceBounds};
 use std::time::Duration;
+
+impl Timeline {
+    /// A timeline in epoch 1 with a wide window.
+    pub fn fresh(instance: &str) -> Self {
+        let memory = Memory {
+            window: Window::new(HistoryBounds::WIDE, 0, Arc::default()),
+            ids: Ids::new(1_000, Arc::default()),
+            traces: Traces::new(TraceBounds::WIDE, Arc::default()),
+        };
+        Self::new(InstanceId::new(instance).unwrap(), Cursor { epoch: 1, position: 0 }, memory)
+    }
+}
 
 fn publish(timeline: &Timeline, position: u64, queues: &[Sender]) -> Arc<Head> {
     publish_message(timeline, position, Message::of_a_test(&position.to_string()), queues)
@@ -23,7 +35,7 @@ fn publish_message(
     order.apply(position, sealed, spaces, Instant::now()).head
 }
 
-const WHO: fn(&UserId) -> Hearing<'_> = |user| Hearing { audiences: &[Audience::All], user };
+const WHO: fn(&UserId) -> Hearing<'_> = |user| Hearing { own: &[Audience::All], shared: &[], user };
 
 #[test]
 fn what_is_published_after_arriving_lies_behind_the_cursor() {
@@ -95,14 +107,14 @@ fn what_is_passed_over_with_a_loss_keeps_no_publisher_waiting() {
     let memory = Memory {
         window: Window::new(bounds, 0, Arc::default()),
         ids: Ids::new(1_000, Arc::default()),
-        traces: Traces::new(crate::relay::settings::TraceBounds::WIDE, Arc::default()),
+        traces: Traces::new(TraceBounds::WIDE, Arc::default()),
     };
     let instance = InstanceId::new("demo").unwrap();
     let timeline = Timeline::new(instance, Cursor { epoch: 1, position: 0 }, memory);
     let (queue, _receiver) = bounded(QueueBounds { messages: 2, bytes: 1 << 20 });
     let user = UserId::new("a").unwrap();
     let everything = [Audience::All, Audience::User(user.clone())];
-    timeline.arrive(0, None, Hearing { audiences: &everything, user: &user });
+    timeline.arrive(0, None, Hearing { own: &everything, shared: &[], user: &user });
     let queues = [queue];
     let sent: Vec<_> = (1..=1).map(|at| publish(&timeline, at, &queues)).collect();
     // The worker has no space for these: of two messages to all, the window keeps the newer one.

@@ -8,6 +8,7 @@ use crate::domain::expression::Expression;
 use crate::domain::principal::UserId;
 use crate::relay::frame::Frame;
 use crate::relay::head::Head;
+use crate::relay::heard::Heard;
 use crate::relay::settings::HistoryBounds;
 use crate::relay::totals::adjust;
 use ahash::RandomState;
@@ -81,10 +82,23 @@ struct Ring {
 /// Who resumes, or acknowledges.
 #[derive(Clone, Copy)]
 pub(crate) struct Hearing<'a> {
-    /// What it hears now.
-    pub audiences: &'a [Audience],
+    /// What it hears now of everyone and its own.
+    pub own: &'a [Audience],
+    /// What else it hears now.
+    pub shared: &'a [Audience],
     /// Whose connection it is.
     pub user: &'a UserId,
+}
+
+impl<'a> Hearing<'a> {
+    /// Of a connection of this user that hears this.
+    pub fn of(heard: &'a Heard, user: &'a UserId) -> Self {
+        Self { own: heard.own(), shared: heard.set().audiences(), user }
+    }
+
+    fn audiences(self) -> impl Iterator<Item = &'a Audience> {
+        self.own.iter().chain(self.shared)
+    }
 }
 
 /// A window between two processes.
@@ -167,7 +181,7 @@ impl Window {
         self.trim(now);
         let trimmed_to =
             |audience| self.rings.get(audience).map_or(self.forgotten_to, |ring| ring.trimmed_to);
-        if who.audiences.iter().any(|audience| trimmed_to(audience) > position) {
+        if who.audiences().any(|audience| trimmed_to(audience) > position) {
             return Err(Loss::TooOld);
         }
         let mut missed = self.between(position, u64::MAX, who);
@@ -191,7 +205,7 @@ impl Window {
     pub fn between(&self, after: u64, to: u64, who: Hearing<'_>) -> Vec<Frame> {
         let entries = &self.entries;
         let mut found: Vec<u64> = Vec::new();
-        for ring in who.audiences.iter().filter_map(|audience| self.rings.get(audience)) {
+        for ring in who.audiences().filter_map(|audience| self.rings.get(audience)) {
             let numbers = &ring.numbers;
             let from = numbers.partition_point(|number| entries.position_of(*number) <= after);
             let behind = numbers.range(from..).copied();

@@ -168,7 +168,7 @@ impl World {
     fn resume(&mut self, back: u64, audiences: &[usize], who: usize) {
         let position = self.position.saturating_sub(back);
         let groups: Vec<Audience> = audiences.iter().copied().map(group).collect();
-        let who_hears = Hearing { audiences: &groups, user: &user(who) };
+        let who_hears = Hearing { own: &groups, shared: &[], user: &user(who) };
         let now = self.at(self.now);
         let found = self.window.since(position, who_hears, now);
         let found = found.and_then(|missed| {
@@ -247,7 +247,7 @@ fn audiences_that_fell_silent_are_forgotten_by_halves_and_said_to_be() {
     }
     let later = start + Duration::from_secs(2);
     let mut since = |position, user: &UserId| {
-        let who = Hearing { audiences: &[Audience::User(user.clone())], user };
+        let who = Hearing { own: &[Audience::User(user.clone())], shared: &[], user };
         window.since(position, who, later).map(|missed| missed.len())
     };
     let stranger = UserId::new("stranger").unwrap();
@@ -281,7 +281,7 @@ fn without_history_everyone_who_resumes_is_told_of_the_loss_also_while_a_worker_
         let (start, who) = (Instant::now(), user(0));
         let frame = message(7, reach(vec![Audience::All], vec![]), 0, (None, None));
         window.push(&frame, workers, start + Duration::from_secs(1), start);
-        let hearing = Hearing { audiences: &[Audience::All], user: &who };
+        let hearing = Hearing { own: &[Audience::All], shared: &[], user: &who };
         assert_eq!(window.since(6, hearing, start), Err(Loss::TooOld));
         assert_eq!(window.since(7, hearing, start), Ok(vec![]));
         let lacking: Vec<u64> = window.behind(6).unwrap().map(|(position, _)| position).collect();

@@ -1,7 +1,6 @@
 //! A question on its way through one worker: who is still to be looked at, and the answer so far.
 
 use super::turns::Turn;
-use crate::domain::audience::Audience;
 use crate::domain::instance::InstanceId;
 use crate::relay::member::{Key, Member};
 use crate::relay::survey::{Answer, Query};
@@ -56,13 +55,7 @@ impl Asked {
     }
 
     /// Looks at some of those who are left until then, at some at least. True when nobody is left.
-    pub fn go_on(
-        &mut self,
-        members: &Slab<Member>,
-        hears: impl Fn(Key, &[Audience]) -> bool,
-        turn: &Turn<'_>,
-        until: Instant,
-    ) -> bool {
+    pub fn go_on(&mut self, members: &Slab<Member>, turn: &Turn<'_>, until: Instant) -> bool {
         let left = self.left.get_or_insert_default();
         while !left.is_empty() {
             for key in left.drain(left.len().saturating_sub(STRIDE)..).rev() {
@@ -71,7 +64,7 @@ impl Asked {
                 let own = member.filter(|it| *it.timeline.instance() == self.instance);
                 let Some(member) = own else { continue };
                 let at = (turn.bounds, turn.start);
-                self.query.look_at(member, |some| hears(key, some), at, &mut self.answer);
+                self.query.look_at(member, at, &mut self.answer);
             }
             if !left.is_empty() && Instant::now() >= until {
                 return false;

@@ -1,14 +1,14 @@
 //! Who may come and stay, and what follows where someone hears otherwise than before.
 
 use crate::catalog::Tenant;
-use crate::domain::audience::Audience;
 use crate::domain::principal::Principal;
-use crate::domain::verdict::hears_channel;
 use crate::relay::close::Close;
-use crate::relay::frame::{Frame, Notice, names};
+use crate::relay::frame::Frame;
+use crate::relay::heard::Heard;
 use crate::relay::member::Member;
 use crate::relay::settings::ConnectionBounds;
 use chrono::Utc;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,15 +41,6 @@ pub(super) enum Reason {
     Token,
 }
 
-/// What a connection hears otherwise than before.
-#[derive(Debug)]
-pub(super) struct Rights {
-    /// What it hears no more.
-    pub lost: Vec<Audience>,
-    /// What it hears now.
-    pub gained: Vec<Audience>,
-}
-
 /// The instance, for one who may stay there. Errors: `Refusal`.
 pub(super) fn may_stay<'a>(
     principal: &Principal,
@@ -79,49 +70,26 @@ pub(super) fn may_come<'a>(
     may_stay(principal, tenant)
 }
 
-/// A connection hears this from now on, by this picture of its instance. It is told where that is
-/// something else than before, or where it asked. None where nothing changed.
+/// A connection hears this from now on. It is told so where that is something else than before, or
+/// where it has a new token. What it heard before, unless it is the same.
 pub(super) fn settle(
     member: &mut Member,
-    tenant: &Arc<Tenant>,
-    heard: Vec<Audience>,
+    heard: Heard,
     reason: Reason,
-    (bounds, now): (ConnectionBounds, Instant),
-) -> Option<Rights> {
-    member.authorized_by = tenant.clone();
-    let is_changed = heard != member.audiences;
-    if is_changed || reason == Reason::Token {
-        tell(member, &heard, (bounds, now));
+    at: (ConnectionBounds, Instant),
+) -> Option<Heard> {
+    let is_same = Rc::ptr_eq(heard.set(), member.heard.set()) && heard.own() == member.heard.own();
+    let before = (!is_same).then(|| std::mem::replace(&mut member.heard, heard));
+    if before.is_some() || reason == Reason::Token {
+        tell(member, at);
         member.rights_since_ms = Utc::now().timestamp_millis();
     }
-    if !is_changed {
-        return (reason == Reason::Token).then(|| Rights { lost: vec![], gained: vec![] });
-    }
-    let before = std::mem::replace(&mut member.audiences, heard);
-    let now = &member.audiences;
-    Some(Rights { lost: without(&before, now), gained: without(now, &before) })
+    before
 }
 
 /// Tells a connection what it hears.
-pub(super) fn tell(
-    member: &Member,
-    heard: &[Audience],
-    (bounds, now): (ConnectionBounds, Instant),
-) {
-    let told = Frame::of(&Notice::Channels { channels: names(heard) });
-    member.link.outbox.push(&told, bounds.outbox, now);
-}
-
-/// Those of `these` that are not among `others`; the channels of both stand by name, behind all
-/// else.
-fn without(these: &[Audience], others: &[Audience]) -> Vec<Audience> {
-    let is_channel = |audience: &Audience| matches!(audience, Audience::Channel(_));
-    let own = &others[..others.partition_point(|audience| !is_channel(audience))];
-    let is_missing = |audience: &&Audience| match audience {
-        Audience::Channel(name) => !hears_channel(others, name),
-        _ => !own.contains(audience),
-    };
-    these.iter().filter(is_missing).cloned().collect()
+pub(super) fn tell(member: &Member, (bounds, now): (ConnectionBounds, Instant)) {
+    member.link.outbox.push(&Frame::channels(&member.heard.names()), bounds.outbox, now);
 }
 
 impl Refusal {

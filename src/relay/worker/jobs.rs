@@ -1,10 +1,11 @@
 //! What is worked out for one connection, a piece at each of its room's turns: what a newcomer or
 //! the bearer of a new token hears, and what an acknowledgement counts for.
 
-use super::authorize::{Reason, Rights, may_stay, settle};
+use super::authorize::may_stay;
 use super::newcomer::Newcomer;
 use super::turns::Turn;
-use crate::catalog::Authorizing;
+use crate::catalog::{Authorizing, Tenant};
+use crate::domain::audience::Audience;
 use crate::domain::expression::{Expression, Outcome};
 use crate::domain::principal::Principal;
 use crate::relay::frame::Frame;
@@ -69,8 +70,24 @@ pub(super) struct Count {
 pub(super) enum Advance {
     /// There is more to do.
     More(Job),
-    /// It is done; a connection with a new token may hear otherwise than before.
-    Done(Option<(Key, Rights)>),
+    /// It is done.
+    Done,
+    /// It is known what the bearer of a connection's new token hears.
+    Renewed(Renewed),
+}
+
+/// A new token of a connection, with what its bearer hears.
+pub(super) struct Renewed {
+    /// Whose.
+    pub key: Key,
+    /// The bearer.
+    pub principal: Arc<Principal>,
+    /// By which picture of the instance.
+    pub tenant: Arc<Tenant>,
+    /// In its order.
+    pub heard: Vec<Audience>,
+    /// Who waits until it holds.
+    pub done: oneshot::Sender<()>,
 }
 
 impl Job {
@@ -133,12 +150,12 @@ impl Arrive {
         let tenant = turn.snapshot.tenants.get(&joining.tenant.instance.id);
         // Who may not come any more is told so where it would register.
         if let Ok(tenant) = may_stay(&joining.principal, tenant)
-            && !self.newcomer.go_on(tenant, turn.evaluations, || Instant::now() < until)
+            && !self.newcomer.go_on(tenant, &turn.counts.evaluations, || Instant::now() < until)
         {
             return Advance::More(Job::Arrive(self));
         }
         let _has_gone = self.reply.send(self.newcomer);
-        Advance::Done(None)
+        Advance::Done
     }
 }
 
@@ -149,33 +166,27 @@ impl Renew {
         turn: &Turn<'_>,
         until: Instant,
     ) -> Advance {
-        let Some(member) = own(members, self.key, &self.link) else { return Advance::Done(None) };
+        let Some(member) = own(members, self.key, &self.link) else { return Advance::Done };
         let tenant = turn.snapshot.tenants.get(member.timeline.instance());
-        let rights = match may_stay(&self.principal, tenant) {
+        let tenant = match may_stay(&self.principal, tenant) {
+            Ok(tenant) => tenant,
             Err(refusal) => {
                 member.link.outbox.close(refusal.close(&self.principal));
-                None
-            }
-            Ok(tenant) => {
-                let Self { principal, authorizing, .. } = &mut *self;
-                authorizing.follow(tenant);
-                let (facts, only) = (member.origin.facts(principal), member.narrowing.as_ref());
-                let is_whole = authorizing.go_on(&facts, only, None, || Instant::now() < until);
-                turn.evaluations.fetch_add(facts.asked(), Relaxed);
-                if !is_whole {
-                    return Advance::More(Job::Renew(self));
-                }
-                // Token, rights and end change in one step.
-                member.principal = self.principal;
-                member.warned = false;
-                let heard = self.authorizing.into_heard();
-                settle(member, tenant, heard, Reason::Token, (turn.bounds, turn.start))
+                member.is_renewing = false;
+                return Advance::Done;
             }
         };
-        member.is_renewing = false;
-        member.link.last_heard.set(turn.start);
-        let _has_gone = self.done.send(());
-        Advance::Done(rights.map(|rights| (self.key, rights)))
+        let Self { principal, authorizing, .. } = &mut *self;
+        authorizing.follow(tenant);
+        let (facts, only) = (member.origin.facts(principal), member.narrowing.as_ref());
+        let is_whole = authorizing.go_on(&facts, only, None, || Instant::now() < until);
+        turn.counts.evaluations.fetch_add(facts.asked(), Relaxed);
+        if !is_whole {
+            return Advance::More(Job::Renew(self));
+        }
+        let Self { key, principal, authorizing, done, .. } = *self;
+        let (tenant, heard) = (tenant.clone(), authorizing.into_heard());
+        Advance::Renewed(Renewed { key, principal, tenant, heard, done })
     }
 }
 
@@ -186,7 +197,7 @@ impl Count {
         turn: &Turn<'_>,
         until: Instant,
     ) -> Advance {
-        let Some(member) = own(members, self.key, &self.link) else { return Advance::Done(None) };
+        let Some(member) = own(members, self.key, &self.link) else { return Advance::Done };
         while self.counted_to < self.to {
             if !self.count_some(member, turn, until) {
                 return Advance::More(Job::Count(self));
@@ -196,7 +207,7 @@ impl Count {
             self.to = said.map_or(self.to, |cursor| cursor.position);
         }
         member.is_counting = false;
-        Advance::Done(None)
+        Advance::Done
     }
 
     /// True when all up to `to` is counted.
@@ -218,7 +229,7 @@ impl Count {
                 break;
             }
         }
-        turn.evaluations.fetch_add(facts.asked(), Relaxed);
+        turn.counts.evaluations.fetch_add(facts.asked(), Relaxed);
         let is_whole = has_time || frames.len() == 0;
         if is_whole {
             (self.counted_to, self.begun) = (self.to, None);

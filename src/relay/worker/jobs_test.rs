@@ -6,11 +6,14 @@ mod scene;
 use super::authorize::Refusal;
 use super::registration::ConnectError;
 use crate::catalog::Tenant;
+use crate::domain::audience::Audience;
 use crate::domain::instance::{Instance, InstanceId};
-use crate::domain::principal::{KeyStanding, Principal};
+use crate::domain::principal::{GroupId, KeyStanding, Principal};
 use crate::domain::revocation::{Revocation, TokenId};
+use crate::relay::heard::HeardSet;
 use crate::relay::model_test::SETTINGS;
 use crate::relay::progress::Step;
+use crate::relay::settings::ConnectionBounds;
 use chrono::DateTime;
 use futures_util::FutureExt;
 use scene::*;
@@ -353,4 +356,72 @@ async fn messages_go_on_while_newcomers_and_new_tokens_are_worked_out() {
         }
     };
     LocalSet::new().run_until(scene).await;
+}
+
+#[test]
+fn those_who_hear_the_same_share_it_and_a_change_asks_them_about_that_channel_alone() {
+    stopped(|| {
+        let scene = Scene::new(1);
+        let someone = |number: usize| principal(&number.to_string(), &["eng"]);
+        let all: Vec<_> = (0..20).map(|number| scene.connect(HEAVY, someone(number))).collect();
+        let bytes = || scene.worker.shard().borrow().heard_bytes();
+        let (of_one_set, before) = (bytes(), scene.asked());
+        let is_there = scene.catalog.tenant(&InstanceId::new(HEAVY).unwrap()).unwrap();
+        let kept = is_there.channels.values().skip(1).cloned();
+        scene.configure(tenant(HEAVY, [heavy_channel(0, "ops")].into_iter().chain(kept)));
+        scene.follow();
+        scene.turns();
+        assert_eq!(scene.asked() - before, 20 * RULES as u64);
+        for connection in &all {
+            assert_eq!(json(&connection.link).unwrap()["channels"].as_array().unwrap().len(), 5);
+            assert_eq!(json(&connection.link), None);
+        }
+        assert!(bytes() < of_one_set, "all share the smaller set, and the other one is gone");
+        drop(all);
+        assert_eq!(bytes(), 0);
+    });
+}
+
+/// So many bytes that there is room for so many sets of one group of one letter.
+fn room_for(sets: usize) -> ConnectionBounds {
+    let one = HeardSet::bytes_of(&[Audience::Group(GroupId::new("0").unwrap())]);
+    ConnectionBounds { heard_bytes: one * sets, ..SETTINGS.connection }
+}
+
+#[test]
+fn sets_of_an_instance_have_a_bound_and_who_would_need_one_more_comes_later() {
+    stopped(|| {
+        let scene = Scene::with(room_for(3));
+        let connect = |group: &str| scene.arrive(LIGHT, principal("a", &[group]), None);
+        let held: Vec<_> =
+            ["0", "1", "2"].map(|it| connect(it).now_or_never().unwrap().unwrap()).into();
+        let limit = room_for(3).heard_bytes;
+        let refused = Some(ConnectError::TooManySets { limit });
+        assert_eq!(error(connect("3").now_or_never()), refused);
+        assert!(connect("2").now_or_never().unwrap().is_ok(), "that set is there");
+        assert_eq!(scene.relay.connections(&InstanceId::new(LIGHT).unwrap()), 3);
+        drop(held);
+        assert!(connect("3").now_or_never().unwrap().is_ok());
+    });
+}
+
+#[test]
+fn a_change_beyond_the_bound_is_taken_and_the_newest_connections_come_again_later() {
+    stopped(|| {
+        let scene = Scene::with(room_for(3));
+        let groups = ["0", "1", "2"];
+        let held = groups.map(|it| scene.connect(LIGHT, principal("a", &[it])));
+        // The newest two share a set.
+        let newest = scene.connect(LIGHT, principal("a", &["2"]));
+        let renewed = held[0].renew(Arc::new(principal("a", &["0", "1"])));
+        assert!(renewed.now_or_never().is_some());
+        assert_eq!(held[0].hears(), ["ALL", "user:a", "group:0", "group:1"]);
+        assert_eq!(json(&held[0].link).unwrap()["type"], "CHANNELS");
+        for shed in [&held[2], &newest] {
+            let reason = json(&shed.link).unwrap();
+            assert!(reason.as_str().unwrap().starts_with("OVERLOADED"), "{reason}");
+        }
+        assert_eq!((json(&held[0].link), json(&held[1].link)), (None, None));
+        assert_eq!(scene.relay.shed(), 2);
+    });
 }

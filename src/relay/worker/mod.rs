@@ -7,6 +7,7 @@ mod filter_index;
 mod following;
 mod inboxes;
 mod jobs;
+mod listeners;
 mod newcomer;
 mod registration;
 mod room;

@@ -105,8 +105,11 @@ impl Newcomer {
                 return true;
             }
             (self.looked_to, self.looks) = (Some(newest), self.looks + 1);
-            let who =
-                Hearing { audiences: self.authorizing.heard(), user: &facts.principal().user };
+            let who = Hearing {
+                own: self.authorizing.heard(),
+                shared: &[],
+                user: &facts.principal().user,
+            };
             self.unasked = self.passing.unknown_of(self.timeline.filtered(since, who));
         }
     }

@@ -8,7 +8,8 @@ use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Outcome};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
-use crate::relay::frame::{Frame, Notice, names};
+use crate::relay::frame::{Frame, Notice};
+use crate::relay::heard::{Heard, split};
 use crate::relay::member::{Key, Link, Member};
 use crate::relay::seats::NoSeat;
 use crate::relay::snapshot::{Begun, Stage};
@@ -45,6 +46,13 @@ pub enum ConnectError {
     /// The instance's rules are heavy, and so many wait for them already.
     #[error("{limit} connections wait until it is worked out what they hear")]
     Crowded {
+        /// The setting.
+        limit: usize,
+    },
+    /// What the instance's connections hear takes all that it may: too many hear something of their
+    /// own.
+    #[error("the sets of groups and channels that connections hear take {limit} bytes")]
+    TooManySets {
         /// The setting.
         limit: usize,
     },
@@ -109,8 +117,8 @@ pub(crate) async fn connect(
         let newest = workers.catalog.tenant(&tenant.instance.id);
         let newest = may_come(principal, newest.as_ref(), bounds)?;
         let until = Instant::now() + bounds.slice;
-        if newcomer.go_on(newest, &workers.evaluations, || Instant::now() < until) {
-            return Ok(register(worker, *newcomer, seat, process_seat));
+        if newcomer.go_on(newest, &workers.counts.evaluations, || Instant::now() < until) {
+            return register(worker, *newcomer, seat, process_seat);
         }
         newcomer = wait(worker, newcomer, deadline).await?;
     }
@@ -142,33 +150,37 @@ fn register(
     newcomer: Newcomer,
     seat: Seat,
     process_seat: ProcessSeat,
-) -> Registration {
+) -> Result<Registration, ConnectError> {
     let workers = &worker.workers;
     let Newcomer { joining, timeline, authorizing, mut passing, .. } = newcomer;
     let Joining { transport, principal, origin, narrowing, since, .. } = joining;
     let tenant = authorizing.tenant().clone();
-    let audiences = authorizing.into_heard();
+    let (own, shared) = split(authorizing.into_heard());
+    let set = worker.shard.borrow_mut().set_of(&tenant.instance.id, shared);
+    let limit = workers.settings.connection.heard_bytes;
+    let heard = Heard::new(own, set.ok_or(ConnectError::TooManySets { limit })?);
     let link = Rc::new(Link::new(Uuid::now_v7().to_string()));
-    let who = Hearing { audiences: &audiences, user: &principal.user };
+    let who = Hearing::of(&heard, &principal.user);
     let Arrival { cursor, missed } = timeline.arrive(worker.index, since, who);
     // Outside the order's lock: a filter takes longer than a position.
     let facts = origin.facts(&principal);
     let passes = |filter: &Expression| filter.evaluate(&facts) == Outcome::True;
     let bounds = workers.settings.history;
     let replay = missed.map(|missed| replay(missed?, bounds, &mut passing, passes));
-    workers.evaluations.fetch_add(facts.asked(), Relaxed);
+    workers.counts.evaluations.fetch_add(facts.asked(), Relaxed);
     let (beginning, now) = (Beginning { cursor, since, replay }, Instant::now());
     let connected = Notice::Connected {
         connection_id: &link.id,
         instance: tenant.instance.id.as_str(),
         user_id: principal.user.as_str(),
-        channels: names(&audiences),
+        channels: [],
         cursor: beginning.whole_to().to_text(),
         keep_alive_seconds: workers.settings.keep_alive_seconds,
         recovered: beginning.replay.as_ref().map(Result::is_ok),
         reason: beginning.loss().map(Loss::as_str),
     };
-    let (connected, begun) = (Frame::of(&connected), beginning.begun(now));
+    let (connected, begun) =
+        (Frame::with_channels(&connected, &heard.names()), beginning.begun(now));
     link.outbox.begin(connected, beginning.missed(), now);
     let member = Member {
         link: link.clone(),
@@ -180,14 +192,14 @@ fn register(
         narrowing,
         is_renewing: false,
         is_counting: false,
-        audiences,
+        heard,
         rights_since_ms: 0,
         authorized_by: tenant,
         begun,
         position: cursor.position,
     };
     let key = worker.shard.borrow_mut().insert(member);
-    Registration { worker: worker.clone(), key, link, seat, _process_seat: process_seat }
+    Ok(Registration { worker: worker.clone(), key, link, seat, _process_seat: process_seat })
 }
 
 impl Beginning {
@@ -287,7 +299,7 @@ impl Registration {
             .shard
             .borrow()
             .get(self.key)
-            .map(|member| names(&member.audiences))
+            .map(|member| member.heard.iter().map(ToString::to_string).collect())
             .unwrap_or_default()
     }
 }

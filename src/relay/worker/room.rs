@@ -2,16 +2,18 @@
 //! them, a piece at each of the room's turns.
 
 use super::asked::Asked;
-use super::authorize::Rights;
+use super::authorize::{Reason, settle};
 use super::delivery::{QUEUED, UnderWay};
 use super::filter_index::FilterIndex;
 use super::following::Following;
-use super::jobs::{Advance, Job};
+use super::jobs::{Advance, Job, Renewed};
+use super::listeners::{Listeners, is_roomy};
 use super::turns::{Turn, TurnKind};
 use crate::catalog::Tenant;
-use crate::domain::audience::Audience;
 use crate::domain::expression::Expression;
 use crate::domain::message::Reach;
+use crate::relay::close::Close;
+use crate::relay::heard::{Heard, HeardSet, split};
 use crate::relay::member::{Key, Member};
 use crate::relay::outbox::JOINED_BYTES;
 use crate::relay::queue::Dispatch;
@@ -44,7 +46,8 @@ const MAX_ASKED: usize = 64;
 pub(crate) struct Room {
     /// All of them.
     members: IndexSet<Key>,
-    index: HashMap<Audience, IndexSet<Key>, RandomState>,
+    /// By what they hear.
+    listeners: Listeners,
     /// How often what someone may hear, or whom filters are asked about, has changed.
     changes: u64,
     /// Who passes the filters that were used lately.
@@ -71,19 +74,29 @@ pub(crate) struct Room {
 
 impl Room {
     /// Puts a connection among the others.
-    pub fn insert(&mut self, key: Key, audiences: &[Audience]) {
+    pub fn insert(&mut self, key: Key, heard: &Heard) {
         self.members.insert(key);
         self.filters.forget(key);
-        audiences.iter().for_each(|audience| self.list(audience, key));
+        self.listeners.join(key, heard);
     }
 
     /// Takes it out of every index. Gives memory back that was needed for more than there are.
-    pub fn remove(&mut self, key: Key, audiences: &[Audience]) {
+    pub fn remove(&mut self, key: Key, heard: &Heard) {
         self.members.swap_remove(&key);
-        self.filters.remove(key);
         self.following.forget(key);
-        audiences.iter().for_each(|audience| self.unlist(audience, key));
+        self.filters.remove(key);
+        self.listeners.leave(key, heard);
         self.shrink();
+    }
+
+    /// Bytes of the sets that they hear.
+    pub fn heard_bytes(&self) -> usize {
+        self.listeners.bytes()
+    }
+
+    /// The connections by what they hear.
+    pub fn listeners(&mut self) -> &mut Listeners {
+        &mut self.listeners
     }
 
     /// Whether neither someone nor something is in it, and it stands in no line.
@@ -157,10 +170,11 @@ impl Room {
                 self.jobs.push_back(job.in_line());
                 true
             }
-            Advance::Done(renewed) => {
-                self.list_anew(renewed);
+            Advance::Renewed(renewed) => {
+                self.renew(renewed, members, turn);
                 false
             }
+            Advance::Done => false,
         }
     }
 
@@ -200,7 +214,8 @@ impl Room {
             }
             match job.go_on(members, turn, until) {
                 Advance::More(job) => return self.jobs.push_front(job),
-                Advance::Done(renewed) => self.list_anew(renewed),
+                Advance::Renewed(renewed) => self.renew(renewed, members, turn),
+                Advance::Done => {}
             }
             if Instant::now() >= until {
                 return;
@@ -208,27 +223,64 @@ impl Room {
         }
     }
 
-    /// A connection with a new token hears otherwise than before.
-    fn list_anew(&mut self, renewed: Option<(Key, Rights)>) {
-        let Some((key, rights)) = renewed else { return };
-        // What was worked out with the old one.
+    /// Token, rights and end of a connection change in one step.
+    fn renew(&mut self, renewed: Renewed, members: &mut Slab<Member>, turn: &Turn<'_>) {
+        let Renewed { key, principal, tenant, heard, done } = renewed;
+        let Some(member) = members.get_mut(key) else { return };
+        (member.principal, member.authorized_by, member.warned) = (principal, tenant, false);
+        member.is_renewing = false;
+        member.link.last_heard.set(turn.start);
+        let (own, shared) = split(heard);
+        let heard = Heard::new(own, self.listeners.set_of(shared));
+        if let Some(before) = settle(member, heard, Reason::Token, (turn.bounds, turn.start)) {
+            self.listeners.change(key, &before, &member.heard);
+        }
+        // What was worked out with the old token.
         self.following.forget(key);
         self.filters.forget(key);
-        self.apply(key, &rights);
-    }
-
-    fn apply(&mut self, key: Key, rights: &Rights) {
         self.changes += 1;
-        rights.lost.iter().for_each(|audience| self.unlist(audience, key));
-        rights.gained.iter().for_each(|audience| self.list(audience, key));
+        let _has_gone = done.send(());
+        self.shed(members, turn);
     }
 
     /// Asks rules again for as long as there is time. True when nobody is left to be asked.
     fn authorize_some(&mut self, members: &mut Slab<Member>, turn: &Turn<'_>) -> bool {
-        let mut changed = Vec::new();
-        let is_over = self.following.authorize_some(&self.members, members, turn, &mut changed);
-        changed.iter().for_each(|(key, rights)| self.apply(*key, rights));
+        let Self { following, listeners, members: own, changes, .. } = self;
+        let is_over = following.authorize_some(members, listeners, turn, (own, changes));
+        if is_over {
+            following.end();
+        }
+        self.shed(members, turn);
         is_over
+    }
+
+    /// Where what is heard takes more than it may, after a change that is taken all the same, the
+    /// newest connections are told to come again later: as many as take what is too much.
+    fn shed(&mut self, members: &Slab<Member>, turn: &Turn<'_>) {
+        let most = turn.bounds.heard_bytes;
+        let mut bytes = self.listeners.bytes();
+        if bytes <= most {
+            return;
+        }
+        let own = self.members.iter().filter_map(|key| members.get(*key));
+        let mut newest: Vec<&Member> = own.collect();
+        newest.sort_unstable_by_key(|member| std::cmp::Reverse(member.begun.at));
+        let mut left: HashMap<usize, usize, RandomState> = HashMap::default();
+        for member in newest {
+            if bytes <= most {
+                return;
+            }
+            let set = member.heard.set();
+            let left = left.entry(set.id).or_insert_with(|| self.listeners.hearers(set));
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                bytes -= HeardSet::bytes_of(set.audiences()).min(bytes);
+            }
+            if !member.link.outbox.is_ending() {
+                turn.counts.shed.fetch_add(1, Relaxed);
+                member.link.outbox.close(Close::too_many_sets());
+            }
+        }
     }
 
     /// Looks at some connections for the questions that wait, some at least; while messages wait
@@ -243,8 +295,7 @@ impl Room {
                 // Only now: whoever a change concerns was asked before.
                 asked.begin(self.concerned_by(asked.query()));
             }
-            let hears = |key: Key, audiences: &[Audience]| self.hears(key, audiences);
-            if !asked.go_on(members, hears, turn, until) {
+            if !asked.go_on(members, turn, until) {
                 return self.asked.push_front(asked);
             }
             asked.finish();
@@ -259,7 +310,7 @@ impl Room {
         let Some(audiences) = query.hearers_of() else {
             return self.members.iter().rev().copied().collect();
         };
-        let keys = audiences.iter().filter_map(|audience| self.index.get(audience));
+        let keys = audiences.iter().flat_map(|audience| self.listeners.of(audience));
         let keys: IndexSet<Key> = keys.flatten().copied().collect();
         keys.into_iter().rev().collect()
     }
@@ -305,17 +356,19 @@ impl Room {
         {
             return false;
         }
-        let Self { members, index, filters, under_way, changes, .. } = self;
+        let Self { members: own, listeners, filters, under_way, changes, .. } = self;
         let most = turn.bounds.filters;
-        let heard = || head.reach.audiences.iter().filter_map(|audience| index.get(audience));
+        let audiences = &head.reach.audiences;
+        let heard = || audiences.iter().flat_map(|audience| listeners.of(audience));
         let Some(filter) = &head.reach.filter else {
             under_way.look(heard().flatten().copied(), *changes);
             return true;
         };
-        let passing = &filters.answers(filter, members, most).passing;
+        let passing = &filters.answers(filter, own, most).passing;
         // The shorter list is walked, so that a filter that few pass costs no more than they do.
         if passing.len() < heard().map(IndexSet::len).sum::<usize>() {
-            let is_meant = |key: &&Key| heard().any(|keys| keys.contains(*key));
+            let hears = |member: &Member| member.heard.hears_any(audiences);
+            let is_meant = |key: &&Key| members.get(**key).is_some_and(hears);
             under_way.look(passing.iter().filter(is_meant).copied(), *changes);
         } else {
             let passes = |key: &&Key| passing.contains(*key);
@@ -334,9 +387,9 @@ impl Room {
         turn: &Turn<'_>,
     ) -> bool {
         let answers = self.filters.answers(filter, &self.members, turn.bounds.filters);
-        let meant = reach.audiences.iter().filter_map(|audience| self.index.get(audience));
+        let meant = reach.audiences.iter().flat_map(|audience| self.listeners.of(audience));
         let passes = |key: Key| {
-            turn.evaluations.fetch_add(1, Relaxed);
+            turn.counts.evaluations.fetch_add(1, Relaxed);
             members.get(key).is_some_and(|member| member.passes(filter))
         };
         answers.ask(meant.flatten().copied(), passes, || Instant::now() < turn.end())
@@ -362,38 +415,9 @@ impl Room {
         }
     }
 
-    /// Whether a connection hears one of these audiences.
-    fn hears(&self, key: Key, audiences: &[Audience]) -> bool {
-        let mut keys = audiences.iter().filter_map(|audience| self.index.get(audience));
-        keys.any(|keys| keys.contains(&key))
-    }
-
-    /// Puts a connection among those that hear an audience.
-    fn list(&mut self, audience: &Audience, key: Key) {
-        if let Some(keys) = self.index.get_mut(audience) {
-            keys.insert(key);
-        } else {
-            self.index.entry(audience.clone()).or_default().insert(key);
-        }
-    }
-
-    /// Takes it out again.
-    fn unlist(&mut self, audience: &Audience, key: Key) {
-        if let Some(keys) = self.index.get_mut(audience) {
-            keys.swap_remove(&key);
-            if keys.is_empty() {
-                self.index.remove(audience);
-            }
-        }
-    }
-
     fn shrink(&mut self) {
-        let is_roomy = |length: usize, capacity: usize| capacity > 64 && length * 4 < capacity;
         if is_roomy(self.members.len(), self.members.capacity()) {
             self.members.shrink_to_fit();
-        }
-        if is_roomy(self.index.len(), self.index.capacity()) {
-            self.index.shrink_to_fit();
         }
         if self.unwoken.is_empty() && self.unwoken.capacity() > QUEUED {
             self.unwoken = VecDeque::new();

@@ -4,20 +4,22 @@ use super::asked::Asked;
 use super::authorize::tell;
 use super::jobs::Job;
 use super::room::Room;
-use super::turns::{Turn, TurnKind, Turns};
+use super::turns::{Turn, TurnKind, Turns, WorkerCounts};
 use crate::catalog::Snapshot;
+use crate::domain::audience::Audience;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 use crate::relay::close::Close;
+use crate::relay::heard::HeardSet;
 use crate::relay::member::{Key, Member};
 use crate::relay::queue::Dispatch;
 use crate::relay::settings::ConnectionBounds;
 use ahash::RandomState;
 use slab::Slab;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -29,15 +31,15 @@ pub(crate) struct Shard {
     /// The instances for which something is to be done.
     turns: Turns,
     bounds: ConnectionBounds,
-    /// How often a rule or a filter was evaluated, on all workers.
-    evaluations: Arc<AtomicU64>,
+    /// What all workers count.
+    counts: Arc<WorkerCounts>,
 }
 
 impl Shard {
     /// An empty shard.
-    pub fn new(bounds: ConnectionBounds, evaluations: Arc<AtomicU64>) -> Self {
+    pub fn new(bounds: ConnectionBounds, counts: Arc<WorkerCounts>) -> Self {
         let (members, rooms, turns) = (Slab::new(), HashMap::default(), Turns::default());
-        Self { members, rooms, turns, bounds, evaluations }
+        Self { members, rooms, turns, bounds, counts }
     }
 
     /// Registers a connection under its audiences.
@@ -45,9 +47,22 @@ impl Shard {
         let room = self.rooms.entry(member.timeline.instance().clone()).or_default();
         let entry = self.members.vacant_entry();
         let key = entry.key();
-        room.insert(key, &member.audiences);
+        room.insert(key, &member.heard);
         entry.insert(member);
         key
+    }
+
+    /// The set of these groups and channels, for someone who is to be inserted now. None where the
+    /// instance's sets take what they may.
+    pub fn set_of(&mut self, instance: &InstanceId, shared: Vec<Audience>) -> Option<Rc<HeardSet>> {
+        let listeners = self.rooms.entry(instance.clone()).or_default().listeners();
+        let is_taken = listeners.takes(&shared, self.bounds.heard_bytes);
+        is_taken.then(|| listeners.set_of(shared))
+    }
+
+    /// Bytes of the sets that connections hear.
+    pub fn heard_bytes(&self) -> usize {
+        self.rooms.values().map(Room::heard_bytes).sum()
     }
 
     /// Takes a connection out of every index. Nothing of an empty audience or room stays.
@@ -55,7 +70,7 @@ impl Shard {
         let member = self.members.try_remove(key)?;
         let instance = member.timeline.instance();
         if let Some(room) = self.rooms.get_mut(instance) {
-            room.remove(key, &member.audiences);
+            room.remove(key, &member.heard);
             if room.is_empty() {
                 self.rooms.remove(instance);
             }
@@ -149,8 +164,8 @@ impl Shard {
     pub fn take_turn(&mut self, snapshot: &Snapshot, start: Instant, release: &dyn Fn(&Dispatch)) {
         let Some((instance, kind)) = self.turns.next() else { return };
         let Some(room) = self.rooms.get_mut(&instance) else { return };
-        let (bounds, evaluations) = (self.bounds, &*self.evaluations);
-        let turn = Turn { kind, start, snapshot, bounds, evaluations, release };
+        let (bounds, counts) = (self.bounds, &*self.counts);
+        let turn = Turn { kind, start, snapshot, bounds, counts, release };
         if room.take_turn(&mut self.members, &turn) {
             let slices = start.elapsed().as_micros().checked_div(bounds.slice.as_micros());
             self.turns.join_again(instance, slices.map_or(1, |slices| slices as u64));
@@ -172,7 +187,8 @@ impl Shard {
         let Some(member) = self.members.get_mut(key) else { return };
         if Arc::ptr_eq(&member.principal, &principal) || member.principal == principal {
             member.principal = principal;
-            return tell(member, &member.audiences, (self.bounds, start));
+            member.warned = false;
+            return tell(member, (self.bounds, start));
         }
         let job = Job::renew(key, member, principal, done);
         self.begin(key, job, (snapshot, start));
@@ -219,9 +235,9 @@ impl Shard {
         let Some(member) = self.members.get(key) else { return };
         let instance = member.timeline.instance().clone();
         let Some(room) = self.rooms.get_mut(&instance) else { return };
-        let (bounds, evaluations) = (self.bounds, &*self.evaluations);
+        let (bounds, counts) = (self.bounds, &*self.counts);
         let kind = TurnKind::First;
-        let turn = Turn { kind, start, snapshot, bounds, evaluations, release: &|_| {} };
+        let turn = Turn { kind, start, snapshot, bounds, counts, release: &|_| {} };
         if room.begin(job, &mut self.members, &turn) && room.wants_turn() {
             self.turns.join(instance);
         }

@@ -4,7 +4,7 @@
 use super::asked::Asked;
 use super::inboxes::MAX_ASKED;
 use super::shard::Shard;
-use super::workers::Workers;
+use super::workers::{Taken, Workers};
 use crate::admittance::Admittance;
 use crate::catalog::Snapshot;
 use crate::relay::close::Close;
@@ -57,7 +57,7 @@ impl Worker {
         let (sender, queue) = queue::bounded(workers.settings.queue);
         let (inbox, questions) = mpsc::channel(MAX_ASKED);
         let index = workers.add(sender, inbox);
-        let shard = Shard::new(workers.settings.connection, workers.evaluations.clone());
+        let shard = Shard::new(workers.settings.connection, workers.counts.clone());
         // Listens from now on, not from when it first runs: a connection may be there before that.
         let inputs = Inputs {
             queue,
@@ -134,8 +134,9 @@ impl Worker {
     }
 
     fn look_after_all(&self) {
-        let waiting = self.shard.borrow_mut().tick(Instant::now(), Utc::now().timestamp());
-        self.workers.note_waiting(self.index, waiting);
+        let mut shard = self.shard.borrow_mut();
+        let waiting = shard.tick(Instant::now(), Utc::now().timestamp());
+        self.workers.note_taken(self.index, Taken { waiting, heard: shard.heard_bytes() });
     }
 
     /// Takes what this worker lacks from the instances' windows, as far as its queue has space.

@@ -22,10 +22,19 @@ pub(crate) struct Turn<'a> {
     pub snapshot: &'a Snapshot,
     /// Of every connection.
     pub bounds: ConnectionBounds,
-    /// Where evaluations are counted.
-    pub evaluations: &'a AtomicU64,
+    /// What all workers count.
+    pub counts: &'a WorkerCounts,
     /// Gives back what a message took of the worker's queue.
     pub release: &'a dyn Fn(&Dispatch),
+}
+
+/// What all workers count, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerCounts {
+    /// How often a rule or a filter was evaluated.
+    pub evaluations: AtomicU64,
+    /// Connections that were closed since what is heard took more than it may.
+    pub shed: AtomicU64,
 }
 
 impl Turn<'_> {

@@ -3,6 +3,7 @@
 
 use super::asked::Asked;
 use super::inboxes::Inboxes;
+use super::turns::WorkerCounts;
 use crate::catalog::Catalog;
 use crate::domain::instance::InstanceId;
 use crate::relay::head::Head;
@@ -14,7 +15,7 @@ use crate::relay::timeline::Timeline;
 use crate::relay::timelines::Timelines;
 use arc_swap::ArcSwap;
 use prometheus_client::metrics::histogram::Histogram;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -43,16 +44,25 @@ pub(crate) struct Workers {
     pub inboxes: Inboxes,
     /// How far acknowledgements lag behind what was queued, in messages.
     pub lag: Histogram,
-    /// Bytes that waited in the outboxes of each worker at its last tick.
-    waiting: RwLock<Vec<usize>>,
-    /// How often a rule or a filter was evaluated.
-    pub evaluations: Arc<AtomicU64>,
+    /// What each worker took at its last tick.
+    taken: RwLock<Vec<Taken>>,
+    /// What they count.
+    pub counts: Arc<WorkerCounts>,
     /// Connections of the process.
     pub open: Arc<AtomicUsize>,
     /// True once the node is going away.
     draining: watch::Sender<bool>,
     /// Rung when all are to look after their connections at once.
     recheck: watch::Sender<()>,
+}
+
+/// What workers take, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    /// What waits in outboxes.
+    pub waiting: usize,
+    /// The sets that connections hear.
+    pub heard: usize,
 }
 
 /// How a drain goes about it.
@@ -75,8 +85,8 @@ impl Workers {
             queues: ArcSwap::from_pointee(Vec::new()),
             inboxes: Inboxes::default(),
             lag: Histogram::new(LAG_BUCKETS),
-            waiting: RwLock::default(),
-            evaluations: Arc::default(),
+            taken: RwLock::default(),
+            counts: Arc::default(),
             open: Arc::default(),
             draining: watch::Sender::new(false),
             recheck: watch::Sender::new(()),
@@ -85,9 +95,9 @@ impl Workers {
 
     /// One more worker; its index.
     pub(super) fn add(&self, queue: Sender, inbox: mpsc::Sender<Asked>) -> usize {
-        let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
-        let index = waiting.len();
-        waiting.push(0);
+        let mut taken = self.taken.write().unwrap_or_else(PoisonError::into_inner);
+        let index = taken.len();
+        taken.push(Taken::default());
         self.queues.rcu(|queues| queues.iter().cloned().chain([queue.clone()]).collect::<Vec<_>>());
         self.inboxes.add(inbox);
         index
@@ -125,15 +135,19 @@ impl Workers {
         Some(applied.head().clone())
     }
 
-    /// Bytes that waited in all outboxes at the last tick.
-    pub fn waiting_bytes(&self) -> usize {
-        self.waiting.read().unwrap_or_else(PoisonError::into_inner).iter().sum()
+    /// What all workers took at the last tick.
+    pub fn taken(&self) -> Taken {
+        let taken = self.taken.read().unwrap_or_else(PoisonError::into_inner);
+        taken.iter().fold(Taken::default(), |all, one| Taken {
+            waiting: all.waiting + one.waiting,
+            heard: all.heard + one.heard,
+        })
     }
 
-    pub(super) fn note_waiting(&self, worker: usize, bytes: usize) {
-        let mut waiting = self.waiting.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = waiting.get_mut(worker) {
-            *waiting = bytes;
+    pub(super) fn note_taken(&self, worker: usize, now: Taken) {
+        let mut taken = self.taken.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = taken.get_mut(worker) {
+            *taken = now;
         }
     }
 

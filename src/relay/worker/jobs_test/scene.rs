@@ -88,8 +88,12 @@ pub fn json(link: &Link) -> Option<Value> {
 
 impl Scene {
     pub fn new(newcomers: usize) -> Self {
-        let connection =
-            ConnectionBounds { newcomers, slice: Duration::ZERO, ..SETTINGS.connection };
+        Self::with(ConnectionBounds { newcomers, ..SETTINGS.connection })
+    }
+
+    /// With these bounds, and turns without time.
+    pub fn with(bounds: ConnectionBounds) -> Self {
+        let connection = ConnectionBounds { slice: Duration::ZERO, ..bounds };
         let history = HistoryBounds::WIDE;
         let catalog = Catalog::new(Snapshot::default());
         let settings = RelaySettings { connection, history, ..SETTINGS };
