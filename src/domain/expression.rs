@@ -15,13 +15,16 @@ pub mod fuzzing;
 mod kinds;
 mod linear;
 mod meter;
+mod pattern;
 mod price;
 mod syntax;
 mod tree;
 mod value;
 mod write;
 
-pub use bounds::{MAX_BYTES, MAX_ELEMENTS, MAX_REASON, MAX_STEPS, MAX_TEXT};
+pub use bounds::{
+    MAX_BYTES, MAX_ELEMENTS, MAX_PATTERN_STEPS, MAX_REASON, MAX_STEPS, MAX_TEXT, MAX_WORK,
+};
 pub use check::Scope;
 pub use error::ExpressionError;
 pub use facts::{ConnectionFacts, Facts};
@@ -81,13 +84,8 @@ impl Expression {
     fn read(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
         let (parsed, positions) = syntax::read(text)?;
         let root = check::check(text, scope, &parsed, &positions)?;
-        let price = price::price(&root);
-        if price > MAX_STEPS {
-            let reason = format!(
-                "evaluating this could take {price} steps; at most {MAX_STEPS} are allowed"
-            );
-            return Err(ExpressionError { position: root.at, reason });
-        }
+        let price = price::price(&root).within_bounds();
+        let price = price.map_err(|reason| ExpressionError { position: root.at, reason })?;
         Ok(Self(Arc::new(Checked { text: text.into(), scope, root, price })))
     }
 
@@ -134,7 +132,7 @@ impl Expression {
 
     fn truth<'a>(&'a self, facts: &'a Facts<'a>) -> (Result<bool, Failure<'a>>, Work) {
         facts.count();
-        let mut evaluator = Evaluator::new(facts, Meter::new(MAX_STEPS));
+        let mut evaluator = Evaluator::new(facts, Meter::new(MAX_WORK));
         let truth = evaluator.truth(&self.0.root);
         (truth, evaluator.meter.work())
     }
