@@ -193,7 +193,7 @@ impl Batch<'_> {
     }
 
     fn read(&self, entry: BatchEntry) -> Outcome<EntryStep> {
-        let draft = entry.read()?.into_draft(self.api, &self.admission.principal)?;
+        let draft = entry.read()?.into_draft(self.api, self.admission)?;
         match (self.mode, &draft.id) {
             (Mode::Send, None) => messages::address(self.admission, draft).map(EntryStep::Join),
             _ => Ok(EntryStep::Alone(draft)),

@@ -1,6 +1,6 @@
 //! The one place where an error becomes a status, a code and a problem body (RFC 9457).
 
-use crate::domain::expression::ExpressionError;
+use crate::domain::expression::{Excess, ExpressionError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::Bytes;
@@ -144,6 +144,19 @@ impl Problem {
         problem.errors.push(FieldError { pointer, detail });
         problem.expression = Some(Box::new(error));
         problem
+    }
+
+    /// `EXPRESSION_INVALID` for what all expressions of an instance cost together.
+    pub fn too_costly(excess: Excess) -> Self {
+        let (limit, actual) = (excess.limit(), excess.actual());
+        let cost = match excess {
+            Excess::Steps { .. } => "could take so many steps",
+            Excess::Bytes { .. } => "would take so many bytes compiled",
+        };
+        let detail = format!(
+            "the expressions of all channels of the instance together {cost}: {actual}; at most {limit} are allowed"
+        );
+        Self::new(Code::ExpressionInvalid, detail).with_limit(limit, actual)
     }
 
     /// Adds the figures concerned.

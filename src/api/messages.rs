@@ -114,7 +114,7 @@ pub async fn publish_message(
     let mode = inquiry.as_ref().map_or(Mode::Send, |inquiry| Mode::DryRun(Some(inquiry)));
     let body = PublishRequest { id: key.or(body.id)?, ..body };
     let Spent { remaining, outcome } = Rates::of(&api, &admission, 1).spend();
-    let receipt = match outcome.and_then(|()| body.into_draft(&api, &admission.principal)) {
+    let receipt = match outcome.and_then(|()| body.into_draft(&api, &admission)) {
         Ok(draft) => publish(&api, &admission, draft, mode).await,
         Err(problem) => Err(problem),
     };
@@ -221,7 +221,7 @@ fn unplaced(error: NotPlaced) -> Problem {
 impl PublishRequest {
     /// What it asks for, where it is well formed. Errors: 403 `ROLE_REQUIRED` for a filter, 422
     /// `INVALID_REQUEST` and `EXPRESSION_INVALID` with a pointer.
-    pub fn into_draft(self, api: &Api, principal: &Principal) -> Outcome<Draft> {
+    pub fn into_draft(self, api: &Api, admission: &Publisher) -> Outcome<Draft> {
         let address = Address::parse(&self.channel)
             .map_err(|error| Problem::invalid("/channel", error.to_string()))?;
         let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
@@ -249,7 +249,9 @@ impl PublishRequest {
         let ttl = self.ttl.map(Duration::from_secs);
         let id = self.id.map(MessageId::new).transpose();
         let id = id.map_err(|error| Problem::invalid("/id", error.to_string()))?;
-        let filter = self.filter.map(|filter| api.filters.get(&filter, principal)).transpose()?;
+        let Publisher { principal, tenant, .. } = admission;
+        let filter = |text: String| api.filters.get(&text, &tenant.instance.id, principal);
+        let filter = self.filter.map(filter).transpose()?;
         Ok(Draft {
             id,
             written: self.channel.into(),

@@ -1,6 +1,6 @@
 //! A named audience that an administrator configured, with rules.
 
-use super::expression::Facts;
+use super::expression::{Cost, Excess, Facts};
 use super::rule::Rules;
 use super::text::text_value;
 use std::collections::BTreeMap;
@@ -51,6 +51,20 @@ impl Channel {
         self.enabled && self.rules.decide(facts).allowed
     }
 
+    /// What the expressions of its rules cost together.
+    pub fn cost(&self) -> Cost {
+        self.rules.cost() + self.publish_rules.cost()
+    }
+
+    /// Why it counts as disabled, whatever room there is.
+    fn fault(&self) -> Option<Misfit> {
+        let lists = [("rules", &self.rules), ("publishRules", &self.publish_rules)];
+        lists.into_iter().find_map(|(list, rules)| {
+            let (rule, fault) = rules.fault()?;
+            Some(Misfit::Fault { list, rule, reason: fault.reason.clone() })
+        })
+    }
+
     /// One that everyone hears and may publish to.
     #[cfg(test)]
     pub fn of_a_test(name: &str) -> Self {
@@ -67,6 +81,48 @@ impl Channel {
     }
 }
 
+/// Why a channel that is stored counts as disabled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// With the channels before it, its expressions are beyond what those of an instance may cost.
+    #[error(
+        "the channel counts as disabled: with the channels before it, the expressions of the instance have {} {}, \
+         and at most {} are allowed",
+        .0.actual(), .0.unit(), .0.limit()
+    )]
+    Beyond(Excess),
+    /// An expression of it is not understood any more.
+    #[error(
+        "the channel counts as disabled: /{list}/{rule}/when is refused by this version: {reason}"
+    )]
+    Fault {
+        /// `rules` or `publishRules`.
+        list: &'static str,
+        /// By its place in the list, from 0.
+        rule: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Disables the channels, by name, that do not fit what the expressions of an instance may cost
+/// together; why of each.
+pub fn fit(channels: &mut Channels, bound: Cost) -> BTreeMap<ChannelName, Misfit> {
+    let (mut taken, mut misfits) = (Cost::default(), BTreeMap::new());
+    for (name, channel) in channels {
+        let total = taken + channel.cost();
+        let misfit = channel.fault().or_else(|| total.within(bound).err().map(Misfit::Beyond));
+        match misfit {
+            None => taken = total,
+            Some(misfit) => {
+                Arc::make_mut(channel).enabled = false;
+                misfits.insert(name.clone(), misfit);
+            }
+        }
+    }
+    misfits
+}
+
 /// What happens to a channel's messages where a receiver does not read them fast enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Slow {
@@ -80,7 +136,72 @@ pub enum Slow {
 
 #[cfg(test)]
 mod tests {
-    use super::ChannelName;
+    use super::*;
+    use crate::domain::expression::compiled::{Compiled, CompiledBounds};
+    use crate::domain::expression::{Expression, Scope};
+    use crate::domain::instance::InstanceId;
+    use crate::domain::rule::{Effect, Rule, Subject};
+
+    fn channel(name: &str, when: Expression) -> (ChannelName, Arc<Channel>) {
+        let rule = Rule { effect: Effect::Allow, subject: Subject::When(when) };
+        let rules = Rules::new(vec![rule]).unwrap();
+        let channel = Channel { rules, ..Channel::of_a_test(name) };
+        (channel.name.clone(), Arc::new(channel))
+    }
+
+    #[test]
+    fn channels_fit_by_name_and_one_that_does_not_leaves_room_for_the_next() {
+        let small = Expression::parse("user == 'a'", Scope::Hear).unwrap();
+        let large = Expression::parse("claims.l.exists(x, x == 'a')", Scope::Hear).unwrap();
+        let of = |list: [(&str, &Expression); 3]| -> Channels {
+            list.into_iter().map(|(name, when)| channel(name, when.clone())).collect()
+        };
+        let steps = small.price() + large.price();
+        let wide = usize::MAX;
+        for (list, bound, left_out) in [
+            ([("a", &small), ("b", &large), ("c", &small)], (steps + small.price(), wide), &[][..]),
+            ([("a", &small), ("b", &large), ("c", &small)], (steps, wide), &["c"]),
+            ([("a", &large), ("b", &large), ("c", &small)], (steps, wide), &["b"]),
+            ([("a", &large), ("b", &small), ("c", &small)], (large.price() - 1, wide), &["a"]),
+            (
+                [("a", &small), ("b", &small), ("c", &small)],
+                (steps, 2 * small.cost().bytes),
+                &["c"],
+            ),
+            ([("a", &small), ("b", &small), ("c", &small)], (0, 0), &["a", "b", "c"]),
+        ] {
+            let mut channels = of(list);
+            let misfits = fit(&mut channels, Cost { steps: bound.0, bytes: bound.1 });
+            assert_eq!(misfits.keys().map(ChannelName::as_str).collect::<Vec<_>>(), left_out);
+            for (name, channel) in &channels {
+                assert_eq!(channel.enabled, !misfits.contains_key(name), "{name}");
+            }
+        }
+        let mut channels = of([("a", &small), ("b", &large), ("c", &small)]);
+        let misfits = fit(&mut channels, Cost { steps: steps - 1, bytes: wide });
+        let said = format!(
+            "the expressions of the instance have {steps} steps, and at most {} are",
+            steps - 1
+        );
+        assert!(misfits[&ChannelName::new("b").unwrap()].to_string().contains(&said));
+    }
+
+    #[test]
+    fn a_channel_with_an_expression_that_is_refused_now_is_disabled_and_takes_no_room() {
+        let instance = Cost { steps: 1_000, bytes: 10_000 };
+        let compiled = Compiled::new(CompiledBounds { instance, total_bytes: 10_000 });
+        let pool = compiled.pool(&InstanceId::new("demo").unwrap());
+        let faulty = pool.parse_stored("nobody == 1", Scope::Hear);
+        let sound = pool.parse_stored("user == 'a'", Scope::Hear);
+        let mut channels = Channels::from([channel("a", faulty), channel("b", sound)]);
+        let misfits = fit(&mut channels, instance);
+        assert_eq!(misfits.len(), 1);
+        let said = misfits[&ChannelName::new("a").unwrap()].to_string();
+        assert!(
+            said.contains("/rules/0/when is refused by this version: nobody is not known"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn names_are_ascii_words_of_at_most_64_and_never_all() {

@@ -5,6 +5,7 @@ mod bounds;
 mod calls;
 mod check;
 pub mod compiled;
+mod cost;
 mod error;
 mod evaluate;
 mod explain;
@@ -26,28 +27,47 @@ pub use bounds::{
     MAX_BYTES, MAX_ELEMENTS, MAX_PATTERN_STEPS, MAX_REASON, MAX_STEPS, MAX_TEXT, MAX_WORK,
 };
 pub use check::Scope;
+pub use cost::{Cost, Excess};
 pub use error::ExpressionError;
 pub use facts::{ConnectionFacts, Facts};
 pub use meter::Work;
 
+use arc_swap::ArcSwapOption;
+use compiled::Pool;
 use evaluate::Evaluator;
 use explain::Explainer;
 use meter::{Cause, Failure, Meter};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tree::Node;
 
+/// What an expression is counted with beyond its text while it is not compiled, its places in its
+/// pool included.
+const KEPT_BYTES: usize = 256;
+
 /// An expression that was checked: it can be true or false, and its evaluation takes at most
-/// `MAX_STEPS`. Cloning copies a reference. Two are equal if their texts and scopes are.
+/// `MAX_WORK`. Cloning copies a reference. Two are equal if their texts and scopes are.
 #[derive(Clone)]
 pub struct Expression(Arc<Checked>);
 
+/// A text that was checked. What it is evaluated by may give way, and is then made again.
 struct Checked {
     text: Box<str>,
     scope: Scope,
-    root: Node,
+    /// The most steps of an evaluation.
     price: u64,
+    /// The most bytes that its form takes.
+    form_bytes: usize,
+    /// What it is evaluated by; none while it has given way.
+    form: ArcSwapOption<Node>,
+    /// Whether it was evaluated since its pool last looked.
+    used: AtomicBool,
+    /// Where its form is counted, and its hash there; none where it is kept as long as this.
+    pool: Option<(Pool, u64)>,
+    /// Why it has no answer for anyone: only of a text that was stored by an earlier version.
+    fault: Option<Box<ExpressionError>>,
 }
 
 /// What an expression says of someone.
@@ -75,18 +95,16 @@ impl Expression {
     /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the
     /// first mistake found.
     pub fn parse(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
-        Self::read(text, scope).map_err(|ExpressionError { position, reason }| ExpressionError {
-            position,
-            reason: write::without_long_words(&reason),
-        })
+        let (root, checked) = Checked::read(text, scope)?;
+        checked.form.store(Some(Arc::new(root)));
+        Ok(Self(Arc::new(checked)))
     }
 
-    fn read(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
-        let (parsed, positions) = syntax::read(text)?;
-        let root = check::check(text, scope, &parsed, &positions)?;
-        let price = price::price(&root).within_bounds();
-        let price = price.map_err(|reason| ExpressionError { position: root.at, reason })?;
-        Ok(Self(Arc::new(Checked { text: text.into(), scope, root, price })))
+    /// One that has no answer for anyone, for this reason.
+    fn without_answer(text: &str, scope: Scope, fault: ExpressionError) -> Self {
+        let mut checked = Checked::new(text, scope, 0, 0);
+        checked.fault = Some(Box::new(fault));
+        Self(Arc::new(checked))
     }
 
     /// The text that was parsed.
@@ -99,12 +117,28 @@ impl Expression {
         self.0.scope
     }
 
-    /// The most steps that evaluating it takes for any token of at most 8 KiB; at most `MAX_STEPS`.
+    /// The most steps that evaluating it takes for any token of at most 16 KiB; at most
+    /// `MAX_WORK`.
     pub fn price(&self) -> u64 {
         self.0.price
     }
 
-    /// What it says of someone. For claims larger than a token can carry it ends after `MAX_STEPS`
+    /// What it costs to have and to evaluate.
+    pub fn cost(&self) -> Cost {
+        Cost { steps: self.0.price, bytes: self.kept_bytes() + self.0.form_bytes }
+    }
+
+    /// What it takes while it is not compiled, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        KEPT_BYTES + self.0.text.len()
+    }
+
+    /// Why it has no answer for anyone, where it was stored and is not understood any more.
+    pub fn fault(&self) -> Option<&ExpressionError> {
+        self.0.fault.as_deref()
+    }
+
+    /// What it says of someone. For claims larger than a token can carry it ends after `MAX_WORK`
     /// with `Error`.
     pub fn evaluate(&self, facts: &Facts<'_>) -> Outcome {
         self.evaluate_counted(facts).0
@@ -112,30 +146,103 @@ impl Expression {
 
     /// What `evaluate` says, and what it took.
     pub fn evaluate_counted(&self, facts: &Facts<'_>) -> (Outcome, Work) {
-        let (truth, work) = self.truth(facts);
-        (Outcome::of(&truth), work)
+        facts.count();
+        let counted = |root: &Node| {
+            let (truth, work) = truth(root, facts);
+            (Outcome::of(&truth), work)
+        };
+        self.with_form(counted).unwrap_or((Outcome::Error, Work::default()))
     }
 
     /// What `evaluate` says, and why.
     pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
-        let (truth, _) = self.truth(facts);
-        let outcome = Outcome::of(&truth);
-        let reason = match truth {
-            // Its parts may well have an answer, and would seem to contradict it.
-            Err(failure) if failure.cause == Cause::TooMuchWork => {
-                explain::failed(&self.0.root, &failure)
-            }
-            _ => Explainer::new(facts).reason(&self.0.root),
-        };
-        Explanation { outcome, reason }
+        facts.count();
+        self.with_form(|root| explained(root, facts)).unwrap_or_else(|fault| Explanation {
+            outcome: Outcome::Error,
+            reason: write::bounded(MAX_REASON, fault),
+        })
     }
 
-    fn truth<'a>(&'a self, facts: &'a Facts<'a>) -> (Result<bool, Failure<'a>>, Work) {
-        facts.count();
-        let mut evaluator = Evaluator::new(facts, Meter::new(MAX_WORK));
-        let truth = evaluator.truth(&self.0.root);
-        (truth, evaluator.meter.work())
+    /// Does something with what it is evaluated by, which is made where it has given way. Errors:
+    /// why it has no answer for anyone.
+    fn with_form<T>(&self, act: impl FnOnce(&Node) -> T) -> Result<T, ExpressionError> {
+        if let Some(root) = &*self.0.form.load() {
+            self.0.note_use();
+            return Ok(act(root));
+        }
+        if let Some(fault) = self.fault() {
+            return Err(fault.clone());
+        }
+        let (root, _) = Checked::read(&self.0.text, self.0.scope)?;
+        let root = Arc::new(root);
+        if let Some((pool, _)) = &self.0.pool {
+            pool.keep(&self.0, root.clone());
+        }
+        Ok(act(&root))
     }
+}
+
+impl Checked {
+    /// Reads and checks a text. Errors: `ExpressionError`.
+    fn read(text: &str, scope: Scope) -> Result<(Node, Self), ExpressionError> {
+        let root = Self::root(text, scope).map_err(ExpressionError::without_long_words)?;
+        let price = price::price(&root).within_bounds();
+        let price = price.map_err(|reason| ExpressionError { position: root.at, reason })?;
+        let bytes = root.bytes();
+        Ok((root, Self::new(text, scope, price, bytes)))
+    }
+
+    fn root(text: &str, scope: Scope) -> Result<Node, ExpressionError> {
+        let (parsed, positions) = syntax::read(text)?;
+        check::check(text, scope, &parsed, &positions)
+    }
+
+    /// Without its form, and in no pool.
+    fn new(text: &str, scope: Scope, price: u64, form_bytes: usize) -> Self {
+        Self {
+            text: text.into(),
+            scope,
+            price,
+            form_bytes,
+            form: ArcSwapOption::empty(),
+            used: AtomicBool::new(false),
+            pool: None,
+            fault: None,
+        }
+    }
+
+    /// It is used: others give way before it.
+    fn note_use(&self) {
+        // Writing takes the place from the other workers.
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        if let Some((pool, hash)) = self.pool.take() {
+            pool.forget(self, hash);
+        }
+    }
+}
+
+fn truth<'a>(root: &'a Node, facts: &'a Facts<'a>) -> (Result<bool, Failure<'a>>, Work) {
+    let mut evaluator = Evaluator::new(facts, Meter::new(MAX_WORK));
+    let truth = evaluator.truth(root);
+    (truth, evaluator.meter.work())
+}
+
+fn explained(root: &Node, facts: &Facts<'_>) -> Explanation {
+    let (truth, _) = truth(root, facts);
+    let outcome = Outcome::of(&truth);
+    let reason = match truth {
+        // Its parts may well have an answer, and would seem to contradict it.
+        Err(failure) if failure.cause == Cause::TooMuchWork => explain::failed(root, &failure),
+        _ => Explainer::new(facts).reason(root),
+    };
+    Explanation { outcome, reason }
 }
 
 impl Outcome {

@@ -3,7 +3,7 @@
 
 pub mod explain;
 
-use super::expression::{Expression, Facts, Outcome};
+use super::expression::{Cost, Expression, ExpressionError, Facts, Outcome};
 use super::principal::{GroupId, UserId};
 
 /// Most rules of one list (contract, "Channels and rules").
@@ -79,6 +79,23 @@ impl Rules {
     /// The rules in order.
     pub fn as_slice(&self) -> &[Rule] {
         &self.0
+    }
+
+    /// What its expressions cost together.
+    pub fn cost(&self) -> Cost {
+        self.expressions().map(|(_, expression)| expression.cost()).sum()
+    }
+
+    /// The first rule, by its index, whose expression was stored and is not understood any more.
+    pub fn fault(&self) -> Option<(usize, &ExpressionError)> {
+        self.expressions().find_map(|(index, expression)| Some((index, expression.fault()?)))
+    }
+
+    fn expressions(&self) -> impl Iterator<Item = (usize, &Expression)> {
+        self.0.iter().enumerate().filter_map(|(index, rule)| match &rule.subject {
+            Subject::When(expression) => Some((index, expression)),
+            _ => None,
+        })
     }
 
     /// Deny wins; no matching allow = denied.

@@ -1,10 +1,11 @@
 //! Channels: listed and found, and changed with their audit entries.
 
 use super::change::{Change, Committed, Entry};
+use super::costs::KnownCost;
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
 use crate::domain::expression::Scope;
-use crate::domain::expression::compiled::Compiled;
+use crate::domain::expression::compiled::{Compiled, Pool};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};
@@ -19,20 +20,8 @@ impl Store {
         after: Option<&ChannelName>,
         limit: u32,
     ) -> Result<Vec<Channel>, StoreError> {
-        let rows = sqlx::query_as!(
-            ChannelRow,
-            "select name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
-             where instance = $1 and ($2::text is null or name > $2) order by name limit $3",
-            instance.as_str(),
-            after.map(ChannelName::as_str),
-            i64::from(limit),
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| row.into_channel(&self.compiled))
-            .collect::<Result<_, _>>()?)
+        let pool = self.compiled().pool(instance);
+        list_channels(&self.pool, instance, (after, limit.into()), &pool).await
     }
 
     /// One channel. Errors: `StoreError`.
@@ -41,16 +30,18 @@ impl Store {
         instance: &InstanceId,
         name: &ChannelName,
     ) -> Result<Option<Channel>, StoreError> {
-        find_channel(&self.pool, instance, name, &self.compiled).await
+        find_channel(&self.pool, instance, name, &self.compiled().pool(instance)).await
     }
 
-    /// Makes a channel, with version 1 whatever it says.
-    /// Errors: `Exists`, `InstanceMissing`, `Full` at 1,000 channels of the instance, `Store`.
+    /// Makes a channel, with version 1 whatever it says. `known` may tell what the instance's other
+    /// expressions cost. Errors: `Exists`, `InstanceMissing`, `Full` at 1,000 channels of the
+    /// instance, `TooCostly`, `Store`.
     pub async fn insert_channel(
         &self,
         actor: &UserId,
         instance: &InstanceId,
         channel: &Channel,
+        known: Option<KnownCost>,
     ) -> Result<Committed<Channel>, InsertError> {
         let channel = Channel { version: 1, ..channel.clone() };
         let mut change = self.begin_change(actor).await?;
@@ -58,6 +49,7 @@ impl Store {
         if count_channels(&mut change, instance).await? > MAX_CHANNELS as i64 {
             return Err(InsertError::Full);
         }
+        self.hold_to_bound(&mut change, instance, (None, &channel), known).await?;
         change
             .record(entry("channel.create", instance, &channel.name, None, Some(&channel)))
             .await?;
@@ -65,18 +57,20 @@ impl Store {
     }
 
     /// Replaces a channel; `channel.version` is the one that the caller saw, and grows by one.
-    /// Errors: `Missing`, `Stale`, `Store`.
+    /// `known` as when making one. Errors: `Missing`, `Stale`, `TooCostly`, `Store`.
     pub async fn update_channel(
         &self,
         actor: &UserId,
         instance: &InstanceId,
         channel: &Channel,
+        known: Option<KnownCost>,
     ) -> Result<Committed<Channel>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before =
-            expect_channel(&mut change, instance, (&channel.name, channel.version), &self.compiled)
-                .await?;
+        let pool = self.compiled().pool(instance);
+        let expected = (&channel.name, channel.version);
+        let before = expect_channel(&mut change, instance, expected, &pool).await?;
         let channel = Channel { version: before.version + 1, ..channel.clone() };
+        self.hold_to_bound(&mut change, instance, (Some(&before), &channel), known).await?;
         update_channel(&mut change, instance, &channel).await?;
         change
             .record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel)))
@@ -94,8 +88,8 @@ impl Store {
         expected: i64,
     ) -> Result<Committed<()>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before =
-            expect_channel(&mut change, instance, (name, expected), &self.compiled).await?;
+        let pool = self.compiled().pool(instance);
+        let before = expect_channel(&mut change, instance, (name, expected), &pool).await?;
         delete_channel(&mut change, instance, name).await?;
         change.record(entry("channel.delete", instance, name, Some(&before), None)).await?;
         Ok(change.commit(()).await?)
@@ -130,16 +124,37 @@ pub(super) async fn list_all_channels(
         .map(|(instance, row)| {
             let instance =
                 InstanceId::new(instance).map_err(CorruptRow::at("channels", "instance"))?;
-            Ok((instance, row.into_channel(compiled)?))
+            let channel = row.into_channel(&compiled.pool(&instance))?;
+            Ok((instance, channel))
         })
         .collect()
+}
+
+/// At most `limit` channels of an instance behind `after`, by name.
+pub(super) async fn list_channels(
+    executor: impl PgExecutor<'_>,
+    instance: &InstanceId,
+    (after, limit): (Option<&ChannelName>, i64),
+    pool: &Pool,
+) -> Result<Vec<Channel>, StoreError> {
+    let rows = sqlx::query_as!(
+        ChannelRow,
+        "select name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
+             where instance = $1 and ($2::text is null or name > $2) order by name limit $3",
+        instance.as_str(),
+        after.map(ChannelName::as_str),
+        limit,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.into_channel(pool)).collect::<Result<_, _>>()?)
 }
 
 async fn find_channel(
     executor: impl PgExecutor<'_>,
     instance: &InstanceId,
     name: &ChannelName,
-    compiled: &Compiled,
+    pool: &Pool,
 ) -> Result<Option<Channel>, StoreError> {
     let row = sqlx::query_as!(
         ChannelRow,
@@ -150,16 +165,16 @@ async fn find_channel(
     )
     .fetch_optional(executor)
     .await?;
-    Ok(row.map(|row| row.into_channel(compiled)).transpose()?)
+    Ok(row.map(|row| row.into_channel(pool)).transpose()?)
 }
 
 async fn expect_channel(
     change: &mut Change,
     instance: &InstanceId,
     (name, expected): (&ChannelName, i64),
-    compiled: &Compiled,
+    pool: &Pool,
 ) -> Result<Channel, UpdateError> {
-    match find_channel(change.connection(), instance, name, compiled).await? {
+    match find_channel(change.connection(), instance, name, pool).await? {
         None => Err(UpdateError::Missing),
         Some(channel) if channel.version != expected => {
             Err(UpdateError::Stale { current: channel.version })
@@ -293,14 +308,14 @@ struct ChannelRow {
 }
 
 impl ChannelRow {
-    fn into_channel(self, compiled: &Compiled) -> Result<Channel, CorruptRow> {
+    fn into_channel(self, pool: &Pool) -> Result<Channel, CorruptRow> {
         let payload_limit = self.payload_limit.map(u32::try_from).transpose();
         Ok(Channel {
             name: ChannelName::new(self.name).map_err(CorruptRow::at("channels", "name"))?,
             description: self.description,
             enabled: self.enabled,
-            rules: rules::from_json(self.rules, Scope::Hear, compiled)?,
-            publish_rules: rules::from_json(self.publish_rules, Scope::Publish, compiled)?,
+            rules: rules::from_json(self.rules, Scope::Hear, pool)?,
+            publish_rules: rules::from_json(self.publish_rules, Scope::Publish, pool)?,
             payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
             slow: if self.slow == slow_text(Slow::Latest) {
                 Slow::Latest
