@@ -11,7 +11,6 @@ use super::receipt::Receipt;
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
-use crate::domain::expression::Facts;
 use crate::domain::message::{
     Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach,
 };
@@ -268,7 +267,7 @@ impl PublishRequest {
 /// `CHANNEL_DISABLED`, 403 `PUBLISH_DENIED`, 413 `PAYLOAD_TOO_LARGE`, and 422 for a message that is
 /// nested too deep.
 pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
-    let Publisher { principal, author, tenant } = admission;
+    let Publisher { principal, author, tenant, rights } = admission;
     let (audiences, channel) = tenant.resolve(&draft.address).map_err(|error| {
         let code = match error {
             ResolveError::Unknown(_) => Code::ChannelNotFound,
@@ -276,8 +275,7 @@ pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
         };
         Problem::new(code, error.to_string())
     })?;
-    let facts = Facts::new(principal, None);
-    if let Some(channel) = channel.filter(|channel| !channel.publish_rules.decide(&facts).allowed) {
+    if let Some(channel) = channel.filter(|channel| !rights.allow(principal, channel)) {
         let detail = format!("the publishRules of the channel {} do not allow it", channel.name);
         return Err(Problem::new(Code::PublishDenied, detail));
     }
