@@ -13,7 +13,7 @@ use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
 use crate::domain::expression::Scope;
 use crate::domain::expression::compiled::Compiled;
 use crate::domain::instance::InstanceId;
-use crate::store::InsertError;
+use crate::store::{InsertError, KnownCost};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post, put};
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,7 @@ pub async fn create_channel(
         ChannelName::new(name).map_err(|error| Problem::invalid("/name", error.to_string()))?;
     let instance = &tenant.instance.id;
     let channel = body.into_channel(name, 1, api.store.compiled(), instance).await?;
-    let known = api.catalog.cost_beside(instance, &channel.name);
+    let known = known_cost(&api, instance, &channel.name);
     let inserted = api.store.insert_channel(&principal.user, instance, &channel, known).await;
     let channel = settle(&api, inserted.map_err(not_inserted)?).await;
     Ok(created(
@@ -237,7 +237,7 @@ pub async fn replace_channel(
     let old = find(&api, instance, &name).await?;
     let version = if_match.check(old.version)?;
     let channel = body.into_channel(old.name, version, api.store.compiled(), instance).await?;
-    let known = api.catalog.cost_beside(instance, &channel.name);
+    let known = known_cost(&api, instance, &channel.name);
     let updated = api.store.update_channel(&principal.user, instance, &channel, known).await;
     let channel = settle(&api, updated.map_err(|error| not_changed(error, missing))?).await;
     Ok(versioned(channel.version, ChannelBody::from(channel)))
@@ -268,6 +268,11 @@ pub async fn delete_channel(
         api.store.delete_channel(&admin.principal.user, instance, &old.name, version).await;
     settle(&api, deleted.map_err(|error| not_changed(error, missing))?).await;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// What the instance's other expressions cost, as this node knows it.
+fn known_cost(api: &Api, instance: &InstanceId, name: &ChannelName) -> Option<KnownCost> {
+    api.catalog.cost_beside(instance, name, api.store.compiled().bounds().instance)
 }
 
 async fn find(api: &Api, instance: &InstanceId, name: &str) -> Outcome<Channel> {

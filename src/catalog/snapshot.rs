@@ -2,6 +2,7 @@
 
 use super::tenant::Tenant;
 use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::expression::Cost;
 use crate::domain::instance::InstanceId;
 use crate::store::KnownCost;
 use ahash::RandomState;
@@ -71,11 +72,16 @@ impl Catalog {
     }
 
     /// What an instance's expressions cost beside one channel's, for whoever changes it.
-    pub fn cost_beside(&self, id: &InstanceId, name: &ChannelName) -> Option<KnownCost> {
+    pub fn cost_beside(
+        &self,
+        id: &InstanceId,
+        name: &ChannelName,
+        bound: Cost,
+    ) -> Option<KnownCost> {
         // In this order: what is current may be newer than the version, and then nothing follows on
         // the version.
         let catalog_version = self.version()?;
-        let others = self.tenant(id)?.cost_beside(name);
+        let others = self.tenant(id)?.cost_beside(name, bound);
         Some(KnownCost { catalog_version, others })
     }
 

@@ -1,7 +1,7 @@
 //! One instance with what belongs to it: whom an address means there, and who hears what.
 
 use crate::domain::audience::{Address, Audience, Audiences, Narrowing};
-use crate::domain::channel::{Channel, ChannelName, Channels, Misfit, fit};
+use crate::domain::channel::{Channel, ChannelName, Channels, Misfit, cost_of, fit};
 use crate::domain::expression::{Cost, Facts};
 use crate::domain::instance::Instance;
 use crate::domain::principal::Principal;
@@ -48,10 +48,11 @@ impl Tenant {
         Self { channels, revocations, misfits, ..self }
     }
 
-    /// What the expressions of all its channels but one cost together.
-    pub fn cost_beside(&self, name: &ChannelName) -> Cost {
+    /// What the expressions of all its channels but one cost together, as far as that is within a
+    /// bound.
+    pub fn cost_beside(&self, name: &ChannelName, bound: Cost) -> Cost {
         let others = self.channels.values().filter(|channel| channel.name != *name);
-        others.map(|channel| channel.cost()).sum()
+        cost_of(others.map(|channel| &**channel), bound)
     }
 
     /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.

@@ -39,8 +39,8 @@ use explain::Explainer;
 use meter::{Cause, Failure, Meter};
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use tree::Node;
 
 /// What an expression is counted with beyond its text while it is not compiled, its places in its
@@ -52,22 +52,28 @@ const KEPT_BYTES: usize = 256;
 #[derive(Clone)]
 pub struct Expression(Arc<Checked>);
 
-/// A text that was checked. What it is evaluated by may give way, and is then made again.
+/// A text that was checked, or is when that is needed. What it is evaluated by may give way, and is
+/// then made again.
 struct Checked {
     text: Box<str>,
     scope: Scope,
-    /// The most steps of an evaluation.
-    price: u64,
-    /// The most bytes that its form takes.
-    form_bytes: usize,
+    /// What reading it showed; empty of a stored text that was not read yet.
+    measured: OnceLock<Result<Measure, Box<ExpressionError>>>,
     /// What it is evaluated by; none while it has given way.
     form: ArcSwapOption<Node>,
     /// Whether it was evaluated since its pool last looked.
     used: AtomicBool,
     /// Where its form is counted, and its hash there; none where it is kept as long as this.
     pool: Option<(Pool, u64)>,
-    /// Why it has no answer for anyone: only of a text that was stored by an earlier version.
-    fault: Option<Box<ExpressionError>>,
+}
+
+/// What a text that was read costs.
+#[derive(Clone, Copy)]
+struct Measure {
+    /// The most steps of an evaluation.
+    price: u64,
+    /// The most bytes that its form takes.
+    form_bytes: usize,
 }
 
 /// What an expression says of someone.
@@ -95,16 +101,11 @@ impl Expression {
     /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the
     /// first mistake found.
     pub fn parse(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
-        let (root, checked) = Checked::read(text, scope)?;
+        let (root, measure) = Checked::read(text, scope)?;
+        let checked = Checked::new(text, scope, None);
+        let _was_empty = checked.measured.set(Ok(measure));
         checked.form.store(Some(Arc::new(root)));
         Ok(Self(Arc::new(checked)))
-    }
-
-    /// One that has no answer for anyone, for this reason.
-    fn without_answer(text: &str, scope: Scope, fault: ExpressionError) -> Self {
-        let mut checked = Checked::new(text, scope, 0, 0);
-        checked.fault = Some(Box::new(fault));
-        Self(Arc::new(checked))
     }
 
     /// The text that was parsed.
@@ -120,12 +121,13 @@ impl Expression {
     /// The most steps that evaluating it takes for any token of at most 16 KiB; at most
     /// `MAX_WORK`.
     pub fn price(&self) -> u64 {
-        self.0.price
+        self.0.measure().map_or(0, |measure| measure.price)
     }
 
     /// What it costs to have and to evaluate.
     pub fn cost(&self) -> Cost {
-        Cost { steps: self.0.price, bytes: self.kept_bytes() + self.0.form_bytes }
+        let form_bytes = self.0.measure().map_or(0, |measure| measure.form_bytes);
+        Cost { steps: self.price(), bytes: self.kept_bytes() + form_bytes }
     }
 
     /// What it takes while it is not compiled, in bytes.
@@ -135,7 +137,7 @@ impl Expression {
 
     /// Why it has no answer for anyone, where it was stored and is not understood any more.
     pub fn fault(&self) -> Option<&ExpressionError> {
-        self.0.fault.as_deref()
+        self.0.measure().err()
     }
 
     /// What it says of someone. For claims larger than a token can carry it ends after `MAX_WORK`
@@ -170,26 +172,19 @@ impl Expression {
             self.0.note_use();
             return Ok(act(root));
         }
-        if let Some(fault) = self.fault() {
-            return Err(fault.clone());
-        }
-        let (root, _) = Checked::read(&self.0.text, self.0.scope)?;
-        let root = Arc::new(root);
-        if let Some((pool, _)) = &self.0.pool {
-            pool.keep(&self.0, root.clone());
-        }
+        let root = self.0.make()?;
         Ok(act(&root))
     }
 }
 
 impl Checked {
     /// Reads and checks a text. Errors: `ExpressionError`.
-    fn read(text: &str, scope: Scope) -> Result<(Node, Self), ExpressionError> {
+    fn read(text: &str, scope: Scope) -> Result<(Node, Measure), ExpressionError> {
         let root = Self::root(text, scope).map_err(ExpressionError::without_long_words)?;
         let price = price::price(&root).within_bounds();
         let price = price.map_err(|reason| ExpressionError { position: root.at, reason })?;
-        let bytes = root.bytes();
-        Ok((root, Self::new(text, scope, price, bytes)))
+        let form_bytes = root.bytes();
+        Ok((root, Measure { price, form_bytes }))
     }
 
     fn root(text: &str, scope: Scope) -> Result<Node, ExpressionError> {
@@ -197,17 +192,56 @@ impl Checked {
         check::check(text, scope, &parsed, &positions)
     }
 
-    /// Without its form, and in no pool.
-    fn new(text: &str, scope: Scope, price: u64, form_bytes: usize) -> Self {
+    /// Not read yet.
+    fn new(text: &str, scope: Scope, pool: Option<(Pool, u64)>) -> Self {
         Self {
             text: text.into(),
             scope,
-            price,
-            form_bytes,
+            measured: OnceLock::new(),
             form: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
-            pool: None,
-            fault: None,
+            pool,
+        }
+    }
+
+    /// What reading it showed. Errors: why it is not understood.
+    fn measure(self: &Arc<Self>) -> Result<Measure, &ExpressionError> {
+        if self.measured.get().is_none() {
+            drop(self.make());
+        }
+        match self.measured.get() {
+            Some(Ok(measure)) => Ok(*measure),
+            Some(Err(fault)) => Err(fault),
+            None => Ok(Measure { price: 0, form_bytes: 0 }),
+        }
+    }
+
+    /// What it is evaluated by, made from its text. Errors: why it is not understood.
+    fn make(self: &Arc<Self>) -> Result<Arc<Node>, ExpressionError> {
+        if let Some(Err(fault)) = self.measured.get() {
+            return Err((**fault).clone());
+        }
+        match Self::read(&self.text, self.scope) {
+            Ok((root, measure)) => {
+                let root = Arc::new(root);
+                self.measured.get_or_init(|| Ok(measure));
+                if let Some((pool, _)) = &self.pool {
+                    pool.keep(self, measure.form_bytes, root.clone());
+                }
+                Ok(root)
+            }
+            Err(fault) => {
+                self.measured.get_or_init(|| Err(Box::new(fault.clone())));
+                Err(fault)
+            }
+        }
+    }
+
+    /// What its form takes, where it has one.
+    fn form_bytes(&self) -> usize {
+        match (self.measured.get(), &*self.form.load()) {
+            (Some(Ok(measure)), Some(_)) => measure.form_bytes,
+            _ => 0,
         }
     }
 

@@ -3,7 +3,7 @@
 
 pub mod explain;
 
-use super::expression::{Cost, Expression, ExpressionError, Facts, Outcome};
+use super::expression::{Expression, Facts, Outcome};
 use super::principal::{GroupId, UserId};
 
 /// Most rules of one list (contract, "Channels and rules").
@@ -81,17 +81,8 @@ impl Rules {
         &self.0
     }
 
-    /// What its expressions cost together.
-    pub fn cost(&self) -> Cost {
-        self.expressions().map(|(_, expression)| expression.cost()).sum()
-    }
-
-    /// The first rule, by its index, whose expression was stored and is not understood any more.
-    pub fn fault(&self) -> Option<(usize, &ExpressionError)> {
-        self.expressions().find_map(|(index, expression)| Some((index, expression.fault()?)))
-    }
-
-    fn expressions(&self) -> impl Iterator<Item = (usize, &Expression)> {
+    /// The expressions of its rules, with the rules' places in the list.
+    pub fn expressions(&self) -> impl Iterator<Item = (usize, &Expression)> {
         self.0.iter().enumerate().filter_map(|(index, rule)| match &rule.subject {
             Subject::When(expression) => Some((index, expression)),
             _ => None,

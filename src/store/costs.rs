@@ -4,7 +4,7 @@
 use super::change::Change;
 use super::channels::list_channels;
 use super::{Store, StoreError};
-use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::channel::{Channel, ChannelName, cost_of};
 use crate::domain::expression::{Cost, Excess};
 use crate::domain::instance::InstanceId;
 
@@ -41,7 +41,7 @@ impl Store {
         known: Option<KnownCost>,
     ) -> Result<(), CostError> {
         let cost = channel.cost();
-        if cost.is_at_most(before.map(Channel::cost).unwrap_or_default()) {
+        if cost == Cost::default() {
             return Ok(());
         }
         let follows = |known: &KnownCost| change.follows_on(known.catalog_version);
@@ -49,8 +49,12 @@ impl Store {
             Some(known) => known.others,
             None => self.cost_of_others(change, instance, &channel.name).await?,
         };
-        let total = others + cost;
-        total.within(self.compiled().bounds().instance).map_err(CostError::TooCostly)
+        match (others + cost).within(self.compiled().bounds().instance) {
+            Err(excess) if !before.is_some_and(|before| cost.is_at_most(before.cost())) => {
+                Err(CostError::TooCostly(excess))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn cost_of_others(
@@ -61,6 +65,7 @@ impl Store {
     ) -> Result<Cost, StoreError> {
         let pool = self.compiled().pool(instance);
         let all = list_channels(change.connection(), instance, (None, i64::MAX), &pool).await?;
-        Ok(all.iter().filter(|channel| channel.name != *name).map(Channel::cost).sum())
+        let others = all.iter().filter(|channel| channel.name != *name);
+        Ok(cost_of(others, self.compiled().bounds().instance))
     }
 }

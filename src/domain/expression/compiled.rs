@@ -111,21 +111,22 @@ impl Compiled {
 impl Pool {
     /// The same as [`Expression::parse`]; a text that somebody holds is not read again.
     pub fn parse(&self, text: &str, scope: Scope) -> Result<Expression, ExpressionError> {
+        let stored = self.parse_stored(text, scope);
+        match stored.fault() {
+            None => Ok(stored),
+            Some(fault) => Err(fault.clone()),
+        }
+    }
+
+    /// The same of a text that was stored; it is read once somebody needs that. Where it is not
+    /// understood any more, it has no answer for anyone and tells why.
+    pub fn parse_stored(&self, text: &str, scope: Scope) -> Expression {
         let hash = self.0.process.hashes.hash_one((text, scope));
         if let Some(known) = self.find(hash, text, scope) {
             known.note_use();
-            return Ok(Expression(known));
+            return Expression(known);
         }
-        let (root, mut checked) = Checked::read(text, scope)?;
-        checked.pool = Some((self.clone(), hash));
-        Ok(Expression(self.insert(Arc::new(checked), hash, root)))
-    }
-
-    /// The same of a text that was stored: where it is not understood any more, or is beyond a
-    /// bound, an expression that has no answer for anyone and tells why.
-    pub fn parse_stored(&self, text: &str, scope: Scope) -> Expression {
-        let parsed = self.parse(text, scope);
-        parsed.unwrap_or_else(|fault| Expression::without_answer(text, scope, fault))
+        Expression(self.insert(text, scope, hash))
     }
 
     fn find(&self, hash: u64, text: &str, scope: Scope) -> Option<Arc<Checked>> {
@@ -142,24 +143,21 @@ impl Pool {
         looked_at.pop().filter(|_| is_found)
     }
 
-    /// Makes an expression known, unless another thread was faster.
-    fn insert(&self, checked: Arc<Checked>, hash: u64, root: Node) -> Arc<Checked> {
-        if let Some(known) = self.find(hash, &checked.text, checked.scope) {
-            return known;
-        }
+    /// Makes an expression known. Another thread that does so at the same moment has one of its own.
+    fn insert(&self, text: &str, scope: Scope, hash: u64) -> Arc<Checked> {
+        let checked = Arc::new(Checked::new(text, scope, Some((self.clone(), hash))));
         let known = (hash, Arc::downgrade(&checked));
         self.0.lock().known.insert_unique(hash, known, |(hash, _)| *hash);
-        self.keep(&checked, Arc::new(root));
         checked
     }
 
-    /// Keeps what an expression is evaluated by; what was used least gives way.
-    pub(super) fn keep(&self, checked: &Arc<Checked>, root: Arc<Node>) {
-        let Inner { process, state: _ } = &*self.0;
+    /// Keeps what an expression is evaluated by, of so many bytes; what was used least gives way.
+    pub(super) fn keep(&self, checked: &Arc<Checked>, bytes: usize, root: Arc<Node>) {
+        let process = &self.0.process;
         let mut state = self.0.lock();
         if checked.form.load().is_none() {
             checked.form.store(Some(root));
-            state.add(checked.form_bytes, process);
+            state.add(bytes, process);
             state.order.push_back(Arc::downgrade(checked));
         }
         let gone = state.give_way(process.bounds.instance.bytes, process);
@@ -175,9 +173,7 @@ impl Pool {
         if let Ok(known) = state.known.find_entry(hash, is_it) {
             known.remove();
         }
-        if checked.form.load().is_some() {
-            state.subtract(checked.form_bytes, &self.0.process);
-        }
+        state.subtract(checked.form_bytes(), &self.0.process);
         if state.order.len() > 64 + 2 * state.known.len() {
             state.order.retain(|known| known.strong_count() > 0);
             state.order.shrink_to_fit();
@@ -241,8 +237,8 @@ impl State {
             if is_spared {
                 self.order.push_back(first);
             } else {
+                self.subtract(checked.form_bytes(), process);
                 gone._compiled.extend(checked.form.swap(None));
-                self.subtract(checked.form_bytes, process);
             }
             gone._looked_at.push(checked);
         }

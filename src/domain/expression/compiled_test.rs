@@ -31,7 +31,7 @@ fn the_same_text_in_the_same_scope_is_read_once_while_somebody_holds_it() {
     assert!(
         pool.parse(address, Scope::Hear).is_ok() && pool.parse(address, Scope::Publish).is_err()
     );
-    assert_eq!(compiled.bytes(), 2 * first.0.form_bytes, "the others are held by nobody");
+    assert_eq!(compiled.bytes(), 2 * first.0.form_bytes(), "the others are held by nobody");
     drop(first);
     assert_eq!(pool.0.lock().known.len(), 0);
     drop(elsewhere);
@@ -40,7 +40,8 @@ fn the_same_text_in_the_same_scope_is_read_once_while_somebody_holds_it() {
 
 #[test]
 fn an_instance_holds_so_many_bytes_and_what_was_used_least_gives_way_and_is_made_again() {
-    let one = numbered(&Compiled::new(WIDE).pool(&instance("a")), 0).0.form_bytes;
+    let one =
+        numbered(&Compiled::new(WIDE).pool(&instance("a")), 0).0.measure().unwrap().form_bytes;
     let bytes = 3 * one + one / 2;
     let bounds = CompiledBounds { instance: Cost { bytes, ..WIDE.instance }, ..WIDE };
     let compiled = Compiled::new(bounds);
@@ -81,7 +82,8 @@ fn what_is_larger_than_the_bound_is_evaluated_and_not_kept() {
 
 #[test]
 fn beyond_the_processs_bound_the_instance_that_holds_the_most_gives_way() {
-    let one = numbered(&Compiled::new(WIDE).pool(&instance("a")), 0).0.form_bytes;
+    let one =
+        numbered(&Compiled::new(WIDE).pool(&instance("a")), 0).0.measure().unwrap().form_bytes;
     for (more, small_keeps, large_keeps) in [(6, 2, 6), (7, 2, 7), (8, 2, 6)] {
         let compiled = Compiled::new(CompiledBounds { total_bytes: 9 * one + one / 2, ..WIDE });
         let [small, large] = ["small", "large"].map(|name| compiled.pool(&instance(name)));
@@ -104,6 +106,7 @@ fn a_stored_text_that_is_not_understood_any_more_has_no_answer_and_tells_why() {
     );
     let text = "user.matches('(a{1000}){1000}')";
     let faulty = pool.parse_stored(text, Scope::Hear);
+    assert!(faulty.0.measured.get().is_none(), "it is read once that is needed");
     let alice = principal(&alice());
     let explained = faulty.explain(&Facts::new(&alice, None));
     assert_eq!(explained.outcome, crate::domain::expression::Outcome::Error);

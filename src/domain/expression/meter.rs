@@ -25,8 +25,8 @@ pub struct Work {
     /// A step is up to 16 bytes of text read, or one byte of a new text or list written: one to
     /// five nanoseconds, as measured. A part of the expression evaluated, an element or a pair
     /// looked at is four, a key looked up in claims eight, a text made of a number sixteen, a byte
-    /// that a regular expression reads eight and three for each place of it that may wait, a byte
-    /// that `bucket` reads one and `bucket` itself 64.
+    /// that a regular expression reads one, or of a large one eight and three for each place of it
+    /// that may wait, a byte that `bucket` reads one and `bucket` itself 64.
     pub steps: u64,
     /// The bytes of texts, lists and maps that were made; each was a step.
     pub bytes_written: u64,

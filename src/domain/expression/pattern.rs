@@ -1,6 +1,7 @@
 //! Regular expressions of `matches`: compiled to what says yes or no alone, of bounded size and
 //! work.
 
+use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::pikevm::PikeVM;
 use regex_automata::nfa::thompson::{self, NFA, WhichCaptures};
@@ -14,33 +15,45 @@ use std::sync::{Mutex, TryLockError};
 pub const MAX_PATTERN_BYTES: usize = 64 << 10;
 /// How deep brackets may nest in a regular expression.
 const MAX_NESTING: u32 = 32;
+/// Bytes that making the whole table of one may take meanwhile.
+const MAX_TABLE_WORK: usize = 128 << 10;
 /// Bytes that the states which one remembers may take, beside half of its automaton.
 const LEAST_CACHE: usize = 8 << 10;
 /// A state is worth being made where so many bytes are read for each, once there were too many of
 /// them; else simulating is faster.
 const LEAST_BYTES_PER_STATE: usize = 10;
-/// What one is counted with beyond its automaton and what it remembers.
-const PATTERN_BYTES: usize = 2 << 10;
-/// Steps for one byte of a text that the smallest one reads.
+/// What one is counted with beyond its automata and what it remembers.
+const PATTERN_BYTES: usize = 1 << 10;
+/// Most steps for one byte of a text that a small one reads.
 pub(super) const STEPS_PER_BYTE: u64 = 8;
 /// Steps for one byte at each place of the pattern that may wait for it.
 const STEPS_PER_PLACE: u64 = 3;
 
-/// One regular expression. What it remembers of earlier texts makes it fast and takes a bounded
-/// number of bytes; the work of a byte is bounded whatever was read before.
+/// One regular expression; the work of a byte is bounded whatever was read before.
 pub(super) struct Pattern {
     text: Box<str>,
-    /// Makes its states as texts need them.
+    engine: Engine,
+    /// The most steps that one byte of a text costs.
+    steps_per_byte: u64,
+    /// What it takes at most.
+    bytes: usize,
+}
+
+enum Engine {
+    /// All states are made: a byte costs one look into a table. Most patterns are of this kind.
+    Table(Box<dense::DFA<Vec<u32>>>),
+    /// There are too many states, or too large ones.
+    Lazy(Box<Lazy>),
+}
+
+/// Makes its states as texts need them, and remembers a bounded number of bytes of them.
+struct Lazy {
     states: DFA,
     /// For what the other cannot do, word boundaries beside letters that are not ASCII, and for
     /// texts that need another state at every byte.
     simulation: PikeVM,
     /// The states that were made; whoever finds another at work makes its own.
     remembered: Mutex<Cache>,
-    /// Places of the pattern that can wait for a byte at a time.
-    places: u64,
-    /// What it takes at most.
-    bytes: usize,
 }
 
 /// Why a text is no regular expression.
@@ -60,6 +73,50 @@ impl Pattern {
         let mut parser = ParserBuilder::new().nest_limit(MAX_NESTING).build();
         let hir = parser.parse(text).map_err(|error| syntax(&error.to_string()))?;
         let automaton = compile(&hir)?;
+        let (engine, bytes, steps_per_byte) = match table(&hir, &automaton) {
+            Some(table) => {
+                let bytes = table.memory_usage();
+                (Engine::Table(Box::new(table)), bytes, 1)
+            }
+            None => {
+                let (lazy, bytes) = Lazy::new(automaton)?;
+                let waiting = places(&hir).saturating_mul(STEPS_PER_PLACE);
+                (Engine::Lazy(Box::new(lazy)), bytes, STEPS_PER_BYTE.saturating_add(waiting))
+            }
+        };
+        let bytes = PATTERN_BYTES + text.len() + bytes;
+        Ok(Self { text: text.into(), engine, steps_per_byte, bytes })
+    }
+
+    /// The text that was compiled.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What it takes at most, with what it remembers.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The most steps that one byte of a text costs.
+    pub fn steps_per_byte(&self) -> u64 {
+        self.steps_per_byte
+    }
+
+    /// Whether it is found in a text.
+    pub fn is_match(&self, text: &str) -> bool {
+        let input = Input::new(text).earliest(true);
+        match &self.engine {
+            // It has no byte at which it gives up.
+            Engine::Table(table) => table.try_search_fwd(&input).is_ok_and(|found| found.is_some()),
+            Engine::Lazy(lazy) => lazy.is_match(&input),
+        }
+    }
+}
+
+impl Lazy {
+    /// With the most bytes that it takes.
+    fn new(automaton: NFA) -> Result<(Self, usize), PatternError> {
         let bytes = automaton.memory_usage();
         let config = DFA::config()
             .match_kind(MatchKind::All)
@@ -75,44 +132,25 @@ impl Pattern {
         let simulation = PikeVM::builder().build_from_nfa(automaton);
         let simulation = simulation.map_err(|error| syntax(&error.to_string()))?;
         let remembered = Mutex::new(states.create_cache());
-        let places = places(&hir);
         // Lists grow by doubling: what is remembered may take twice what is counted of it.
-        let bytes = PATTERN_BYTES + bytes + 2 * capacity;
-        Ok(Self { text: text.into(), states, simulation, remembered, places, bytes })
+        Ok((Self { states, simulation, remembered }, bytes + 2 * capacity))
     }
 
-    /// The text that was compiled.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// What it takes at most, with what it remembers.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The most steps that one byte of a text costs.
-    pub fn steps_per_byte(&self) -> u64 {
-        STEPS_PER_BYTE.saturating_add(self.places.saturating_mul(STEPS_PER_PLACE))
-    }
-
-    /// Whether it is found in a text.
-    pub fn is_match(&self, text: &str) -> bool {
-        let input = Input::new(text).earliest(true);
+    fn is_match(&self, input: &Input<'_>) -> bool {
         let found = match self.remembered.try_lock() {
-            Ok(mut remembered) => self.states.try_search_fwd(&mut remembered, &input),
+            Ok(mut remembered) => self.states.try_search_fwd(&mut remembered, input),
             Err(TryLockError::Poisoned(poisoned)) => {
                 let mut remembered = poisoned.into_inner();
                 remembered.reset(&self.states);
-                self.states.try_search_fwd(&mut remembered, &input)
+                self.states.try_search_fwd(&mut remembered, input)
             }
             Err(TryLockError::WouldBlock) => {
-                self.states.try_search_fwd(&mut self.states.create_cache(), &input)
+                self.states.try_search_fwd(&mut self.states.create_cache(), input)
             }
         };
         match found {
             Ok(found) => found.is_some(),
-            Err(_) => self.simulation.is_match(&mut self.simulation.create_cache(), input),
+            Err(_) => self.simulation.is_match(&mut self.simulation.create_cache(), input.clone()),
         }
     }
 }
@@ -132,6 +170,20 @@ fn compile(hir: &Hir) -> Result<NFA, PatternError> {
         Some(_) => PatternError::TooLarge,
         None => syntax(&error.to_string()),
     })
+}
+
+/// All states of a pattern, where they take no more than a pattern may and know all letters.
+fn table(hir: &Hir, automaton: &NFA) -> Option<dense::DFA<Vec<u32>>> {
+    if hir.properties().look_set().contains_word_unicode() {
+        return None;
+    }
+    let config = dense::Config::new()
+        .match_kind(MatchKind::All)
+        .start_kind(StartKind::Unanchored)
+        .accelerate(false)
+        .dfa_size_limit(Some(MAX_PATTERN_BYTES))
+        .determinize_size_limit(Some(MAX_TABLE_WORK));
+    dense::Builder::new().configure(config).build_from_nfa(automaton).ok()
 }
 
 /// The parser's last line says what is wrong; those before show where.
@@ -197,34 +249,37 @@ mod tests {
         assert!((MAX_PATTERN_BYTES..4 * MAX_PATTERN_BYTES).contains(&most), "{most}");
         let refused = Pattern::new(&largest(fits + 1)).unwrap_err();
         assert!(matches!(refused, PatternError::TooLarge), "{refused}");
-        assert!(pattern("^a$").bytes() < 32 << 10);
+        for plain in ["^svc-", "Android|iPhone", "^[a-z0-9-]{1,64}$", "^.+@(example|acme)[.]com$"] {
+            assert!(pattern(plain).bytes() < 10 << 10, "{plain}: {}", pattern(plain).bytes());
+        }
     }
 
     #[test]
     fn what_it_remembers_stays_within_what_it_is_counted_with() {
         let texts = ["a".repeat(1_024), "ab".repeat(512), "é".repeat(512), "aab".repeat(341)];
-        for text in ["(a?){300}a{300}", "(x{100}){10}", "[ab]*a[ab]{200}", "(.*a){20}", "\\w+@"] {
+        for text in ["(a?){300}a{300}", "(x{100}){10}", "[ab]*a[ab]{200}$", "\\w+@", "\\ba"] {
             let pattern = pattern(text);
+            let Engine::Lazy(lazy) = &pattern.engine else { panic!("{text} has a table") };
             for text in &texts {
                 pattern.is_match(text);
-                let remembered = pattern.remembered.lock().unwrap().memory_usage();
+                let remembered = lazy.remembered.lock().unwrap().memory_usage();
                 assert!(remembered <= pattern.bytes(), "{pattern:?}: {remembered}");
             }
         }
     }
 
     #[test]
-    fn the_work_of_a_byte_grows_with_the_places_that_may_wait_for_it() {
-        for (text, places) in [
+    fn the_work_of_a_byte_is_one_step_or_grows_with_the_places_that_may_wait_for_it() {
+        for (text, steps) in [
             ("a", 1),
-            ("^abc", 4),
-            ("\\w", 2),
-            ("a{10}", 20),
-            ("(a|bc)", 5),
-            ("(x{100}){10}", 2_010),
+            ("^[a-z0-9-]{1,253}$", 1),
+            ("[^\\s@]+@[^\\s@]+", 1),
+            ("\\w", 8 + 3 * 2),
+            ("\\ba|bc", 8 + 3 * 6),
+            ("\\w{3}", 8 + 3 * 9),
+            ("(x{100}){10}", 8 + 3 * 2_010),
         ] {
-            assert_eq!(pattern(text).places, places, "{text}");
-            assert_eq!(pattern(text).steps_per_byte(), 8 + 3 * places);
+            assert_eq!(pattern(text).steps_per_byte(), steps, "{text}");
         }
     }
 
@@ -241,7 +296,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn both_ways_of_looking_say_the_same(
+        fn all_ways_of_looking_say_the_same(
             parts in prop::collection::vec(
                 prop::sample::select(&["a", "é", "[ab]", ".", "\\w", "(a|bb)", "\\b", "^", "$", "b*", "a?", "x{2,3}"][..]),
                 1..6,
@@ -249,9 +304,13 @@ mod tests {
             texts in prop::collection::vec("[abxé ]{0,12}", 1..8),
         ) {
             let pattern = pattern(&parts.concat());
-            let mut cache = pattern.simulation.create_cache();
+            let mut parser = ParserBuilder::new().build();
+            let automaton = compile(&parser.parse(pattern.as_str()).unwrap()).unwrap();
+            let (lazy, _) = Lazy::new(automaton).unwrap();
+            let mut cache = lazy.simulation.create_cache();
             for text in texts {
-                let simulated = pattern.simulation.is_match(&mut cache, Input::new(&text));
+                let simulated = lazy.simulation.is_match(&mut cache, Input::new(&text));
+                prop_assert_eq!(lazy.is_match(&Input::new(&text).earliest(true)), simulated);
                 prop_assert_eq!(pattern.is_match(&text), simulated, "{:?} in {}", &pattern, text);
             }
         }

@@ -157,7 +157,7 @@ impl Pricer {
     fn matches(&mut self, text: &Node, pattern: &Pattern) -> Estimate {
         let text = self.estimate(text);
         let each = match self.counted {
-            Patterns::AsTheSmallest => STEPS_PER_BYTE,
+            Patterns::AsTheSmallest => pattern.steps_per_byte().min(STEPS_PER_BYTE),
             Patterns::BySize => pattern.steps_per_byte(),
         };
         let read = text.size.bytes.times(each).by_weight();
