@@ -31,7 +31,7 @@ impl Filters {
                 "filter needs a component token or REALTIME_ADMIN",
             ));
         }
-        let parsed = self.0.pool(instance).parse(text, Scope::Filter);
+        let parsed = Expression::parse_in(&self.0.pool(instance), text, Scope::Filter);
         parsed.map_err(|error| Problem::expression("/filter", error))
     }
 }

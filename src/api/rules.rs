@@ -2,7 +2,7 @@
 
 use super::error::{Outcome, Problem};
 use crate::domain::expression::compiled::{Compiled, Pool};
-use crate::domain::expression::{Cost, Scope};
+use crate::domain::expression::{Cost, Expression, Scope};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, MAX_RULES, Rule, Rules, Subject};
@@ -110,7 +110,7 @@ impl RuleBody {
                 Subject::Group(GroupId::new(group).map_err(|error| at("group", error.to_string()))?)
             }
             (None, None, Some(when), None) => {
-                let expression = pool.parse(&when, scope);
+                let expression = Expression::parse_in(pool, &when, scope);
                 Subject::When(
                     expression
                         .map_err(|error| Problem::expression(format!("{pointer}/when"), error))?,

@@ -169,7 +169,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     open(
         "HERALD_EXPRESSION_STEPS",
-        "32000000",
+        "25000000",
         "Steps that all expressions of an instance's rules may take together, 1,000 to 1,000,000,000,000",
     ),
     open(

@@ -236,7 +236,7 @@ mod tests {
         let pool = compiled.pool(&InstanceId::new("demo").unwrap());
         let large = |number: usize| {
             let text = format!("claims.l.exists(x, x == '{number}')");
-            channel(&format!("c{number}"), pool.parse_stored(&text, Scope::Hear))
+            channel(&format!("c{number}"), Expression::stored_in(&pool, &text, Scope::Hear))
         };
         let mut channels: Channels = (0..3).map(large).collect();
         let small = Expression::parse("user == 'a'", Scope::Hear).unwrap();
@@ -266,8 +266,8 @@ mod tests {
         let instance = Cost { steps: 1_000, bytes: 10_000 };
         let compiled = Compiled::new(CompiledBounds { instance, total_bytes: 10_000 });
         let pool = compiled.pool(&InstanceId::new("demo").unwrap());
-        let faulty = pool.parse_stored("nobody == 1", Scope::Hear);
-        let sound = pool.parse_stored("user == 'a'", Scope::Hear);
+        let faulty = Expression::stored_in(&pool, "nobody == 1", Scope::Hear);
+        let sound = Expression::stored_in(&pool, "user == 'a'", Scope::Hear);
         let mut channels = Channels::from([channel("a", faulty), channel("b", sound)]);
         let misfits = fit(&mut channels, instance);
         assert_eq!(misfits.len(), 1);

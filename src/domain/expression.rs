@@ -32,15 +32,13 @@ pub use error::ExpressionError;
 pub use facts::{ConnectionFacts, Facts};
 pub use meter::Work;
 
-use arc_swap::ArcSwapOption;
-use compiled::Pool;
+use compiled::{Checked, Pool};
 use evaluate::Evaluator;
 use explain::Explainer;
 use meter::{Cause, Failure, Meter};
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use tree::Node;
 
 /// What an expression is counted with beyond its text while it is not compiled, its places in its
@@ -51,30 +49,6 @@ const KEPT_BYTES: usize = 256;
 /// `MAX_WORK`. Cloning copies a reference. Two are equal if their texts and scopes are.
 #[derive(Clone)]
 pub struct Expression(Arc<Checked>);
-
-/// A text that was checked, or is when that is needed. What it is evaluated by may give way, and is
-/// then made again.
-struct Checked {
-    text: Box<str>,
-    scope: Scope,
-    /// What reading it showed; empty of a stored text that was not read yet.
-    measured: OnceLock<Result<Measure, Box<ExpressionError>>>,
-    /// What it is evaluated by; none while it has given way.
-    form: ArcSwapOption<Node>,
-    /// Whether it was evaluated since its pool last looked.
-    used: AtomicBool,
-    /// Where its form is counted, and its hash there; none where it is kept as long as this.
-    pool: Option<(Pool, u64)>,
-}
-
-/// What a text that was read costs.
-#[derive(Clone, Copy)]
-struct Measure {
-    /// The most steps of an evaluation.
-    price: u64,
-    /// The most bytes that its form takes.
-    form_bytes: usize,
-}
 
 /// What an expression says of someone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,21 +75,32 @@ impl Expression {
     /// Reads and checks a text (contract, "Channels and rules"). Errors: `ExpressionError`, the
     /// first mistake found.
     pub fn parse(text: &str, scope: Scope) -> Result<Self, ExpressionError> {
-        let (root, measure) = Checked::read(text, scope)?;
-        let checked = Checked::new(text, scope, None);
-        let _was_empty = checked.measured.set(Ok(measure));
-        checked.form.store(Some(Arc::new(root)));
-        Ok(Self(Arc::new(checked)))
+        Checked::alone(text, scope).map(Self)
+    }
+
+    /// The same, compiled with an instance's others; a text that somebody holds is not read again.
+    pub fn parse_in(pool: &Pool, text: &str, scope: Scope) -> Result<Self, ExpressionError> {
+        let stored = Self::stored_in(pool, text, scope);
+        match stored.fault() {
+            None => Ok(stored),
+            Some(fault) => Err(fault.clone()),
+        }
+    }
+
+    /// The same of a text that was stored; it is read once somebody needs that. Where it is not
+    /// understood any more, it has no answer for anyone and tells why.
+    pub fn stored_in(pool: &Pool, text: &str, scope: Scope) -> Self {
+        Self(pool.checked(text, scope))
     }
 
     /// The text that was parsed.
     pub fn as_str(&self) -> &str {
-        &self.0.text
+        self.0.text()
     }
 
     /// Where it stands.
     pub fn scope(&self) -> Scope {
-        self.0.scope
+        self.0.scope()
     }
 
     /// The most steps that evaluating it takes for any token of at most 16 KiB; at most
@@ -132,7 +117,7 @@ impl Expression {
 
     /// What it takes while it is not compiled, in bytes.
     pub fn kept_bytes(&self) -> usize {
-        KEPT_BYTES + self.0.text.len()
+        KEPT_BYTES + self.0.text().len()
     }
 
     /// Why it has no answer for anyone, where it was stored and is not understood any more.
@@ -168,97 +153,11 @@ impl Expression {
     /// Does something with what it is evaluated by, which is made where it has given way. Errors:
     /// why it has no answer for anyone.
     fn with_form<T>(&self, act: impl FnOnce(&Node) -> T) -> Result<T, ExpressionError> {
-        if let Some(root) = &*self.0.form.load() {
-            self.0.note_use();
+        if let Some(root) = &*self.0.form() {
             return Ok(act(root));
         }
         let root = self.0.make()?;
         Ok(act(&root))
-    }
-}
-
-impl Checked {
-    /// Reads and checks a text. Errors: `ExpressionError`.
-    fn read(text: &str, scope: Scope) -> Result<(Node, Measure), ExpressionError> {
-        let root = Self::root(text, scope).map_err(ExpressionError::without_long_words)?;
-        let price = price::price(&root).within_bounds();
-        let price = price.map_err(|reason| ExpressionError { position: root.at, reason })?;
-        let form_bytes = root.bytes();
-        Ok((root, Measure { price, form_bytes }))
-    }
-
-    fn root(text: &str, scope: Scope) -> Result<Node, ExpressionError> {
-        let (parsed, positions) = syntax::read(text)?;
-        check::check(text, scope, &parsed, &positions)
-    }
-
-    /// Not read yet.
-    fn new(text: &str, scope: Scope, pool: Option<(Pool, u64)>) -> Self {
-        Self {
-            text: text.into(),
-            scope,
-            measured: OnceLock::new(),
-            form: ArcSwapOption::empty(),
-            used: AtomicBool::new(false),
-            pool,
-        }
-    }
-
-    /// What reading it showed. Errors: why it is not understood.
-    fn measure(self: &Arc<Self>) -> Result<Measure, &ExpressionError> {
-        if self.measured.get().is_none() {
-            drop(self.make());
-        }
-        match self.measured.get() {
-            Some(Ok(measure)) => Ok(*measure),
-            Some(Err(fault)) => Err(fault),
-            None => Ok(Measure { price: 0, form_bytes: 0 }),
-        }
-    }
-
-    /// What it is evaluated by, made from its text. Errors: why it is not understood.
-    fn make(self: &Arc<Self>) -> Result<Arc<Node>, ExpressionError> {
-        if let Some(Err(fault)) = self.measured.get() {
-            return Err((**fault).clone());
-        }
-        match Self::read(&self.text, self.scope) {
-            Ok((root, measure)) => {
-                let root = Arc::new(root);
-                self.measured.get_or_init(|| Ok(measure));
-                if let Some((pool, _)) = &self.pool {
-                    pool.keep(self, measure.form_bytes, root.clone());
-                }
-                Ok(root)
-            }
-            Err(fault) => {
-                self.measured.get_or_init(|| Err(Box::new(fault.clone())));
-                Err(fault)
-            }
-        }
-    }
-
-    /// What its form takes, where it has one.
-    fn form_bytes(&self) -> usize {
-        match (self.measured.get(), &*self.form.load()) {
-            (Some(Ok(measure)), Some(_)) => measure.form_bytes,
-            _ => 0,
-        }
-    }
-
-    /// It is used: others give way before it.
-    fn note_use(&self) {
-        // Writing takes the place from the other workers.
-        if !self.used.load(Relaxed) {
-            self.used.store(true, Relaxed);
-        }
-    }
-}
-
-impl Drop for Checked {
-    fn drop(&mut self) {
-        if let Some((pool, hash)) = self.pool.take() {
-            pool.forget(self, hash);
-        }
     }
 }
 

@@ -7,8 +7,8 @@ use super::progress::Progress;
 use crate::domain::audience::{Address, Audience};
 use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
-use crate::domain::expression::Scope;
 use crate::domain::expression::compiled::Pool;
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::message::{Author, Exclusion, Message, Reach};
 use crate::domain::principal::UserId;
 use base64::Engine;
@@ -203,7 +203,7 @@ impl Line<'_> {
             users: users.collect::<Result<_, _>>()?,
             connections: self.without_connections,
         };
-        let filter = self.filter.map(|filter| pool.parse(&filter, Scope::Filter));
+        let filter = self.filter.map(|filter| Expression::parse_in(pool, &filter, Scope::Filter));
         let filter = filter.transpose().map_err(|_| SealedError)?;
         let audiences = audiences.collect::<Result<_, _>>()?;
         let user = UserId::new(self.user).map_err(|_| SealedError)?;
@@ -389,7 +389,7 @@ mod tests {
         let reach = Reach {
             audiences: smallvec![Audience::All, Audience::User(user("a:\"b"))],
             exclude: Exclusion { users: vec![user("x")], connections: vec!["c".into()] },
-            filter: Some(pool().parse("user == 'é'", Scope::Filter).unwrap()),
+            filter: Some(Expression::parse_in(&pool(), "user == 'é'", Scope::Filter).unwrap()),
         };
         Message {
             address: "bare \"word\"".into(),

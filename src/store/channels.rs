@@ -1,15 +1,24 @@
 //! Channels: listed and found, and changed with their audit entries.
 
 use super::change::{Change, Committed, Entry};
-use super::costs::KnownCost;
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
-use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
-use crate::domain::expression::Scope;
+use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow, cost_of};
 use crate::domain::expression::compiled::{Compiled, Pool};
+use crate::domain::expression::{Cost, Excess, Scope};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};
 use sqlx::PgExecutor;
+
+/// What the catalog says of an instance's expressions; it holds for a change that follows on that
+/// version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownCost {
+    /// The catalog's version.
+    pub catalog_version: i64,
+    /// Of all its channels but the one that is changed.
+    pub others: Cost,
+}
 
 impl Store {
     /// At most `limit` channels of an instance behind `after`, by name in byte order; none if there
@@ -49,7 +58,10 @@ impl Store {
         if count_channels(&mut change, instance).await? > MAX_CHANNELS as i64 {
             return Err(InsertError::Full);
         }
-        self.hold_to_bound(&mut change, instance, (None, &channel), known).await?;
+        let excess = self.excess_with(&mut change, instance, (None, &channel), known).await?;
+        if let Some(excess) = excess {
+            return Err(InsertError::TooCostly(excess));
+        }
         change
             .record(entry("channel.create", instance, &channel.name, None, Some(&channel)))
             .await?;
@@ -70,7 +82,10 @@ impl Store {
         let expected = (&channel.name, channel.version);
         let before = expect_channel(&mut change, instance, expected, &pool).await?;
         let channel = Channel { version: before.version + 1, ..channel.clone() };
-        self.hold_to_bound(&mut change, instance, (Some(&before), &channel), known).await?;
+        let both = (Some(&before), &channel);
+        if let Some(excess) = self.excess_with(&mut change, instance, both, known).await? {
+            return Err(UpdateError::TooCostly(excess));
+        }
         update_channel(&mut change, instance, &channel).await?;
         change
             .record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel)))
@@ -93,6 +108,45 @@ impl Store {
         delete_channel(&mut change, instance, name).await?;
         change.record(entry("channel.delete", instance, name, Some(&before), None)).await?;
         Ok(change.commit(()).await?)
+    }
+
+    /// Holds an instance's expressions to their bound, as they are once `channel` is in place of
+    /// `before`. What costs no more than before is taken: so an instance that is beyond the bound
+    /// finds its way back. By how much it is too costly. Errors: `StoreError`.
+    async fn excess_with(
+        &self,
+        change: &mut Change,
+        instance: &InstanceId,
+        (before, channel): (Option<&Channel>, &Channel),
+        known: Option<KnownCost>,
+    ) -> Result<Option<Excess>, StoreError> {
+        let cost = channel.cost();
+        if cost == Cost::default() {
+            return Ok(None);
+        }
+        let follows = |known: &KnownCost| change.follows_on(known.catalog_version);
+        let others = match known.filter(follows) {
+            Some(known) => known.others,
+            None => self.cost_of_others(change, instance, &channel.name).await?,
+        };
+        match (others + cost).within(self.compiled().bounds().instance) {
+            Err(excess) if !before.is_some_and(|before| cost.is_at_most(before.cost())) => {
+                Ok(Some(excess))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn cost_of_others(
+        &self,
+        change: &mut Change,
+        instance: &InstanceId,
+        name: &ChannelName,
+    ) -> Result<Cost, StoreError> {
+        let pool = self.compiled().pool(instance);
+        let all = list_channels(change.connection(), instance, (None, i64::MAX), &pool).await?;
+        let others = all.iter().filter(|channel| channel.name != *name);
+        Ok(cost_of(others, self.compiled().bounds().instance))
     }
 }
 

@@ -1,7 +1,6 @@
 //! What can go wrong between Herald and its Postgres, told apart by what the caller can do about
 //! it.
 
-use super::costs::CostError;
 use crate::domain::expression::Excess;
 use sqlx::migrate::MigrateError;
 
@@ -128,24 +127,6 @@ impl From<sqlx::Error> for UpdateError {
 impl From<sqlx::Error> for DecideError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
-    }
-}
-
-impl From<CostError> for InsertError {
-    fn from(error: CostError) -> Self {
-        match error {
-            CostError::TooCostly(excess) => Self::TooCostly(excess),
-            CostError::Store(error) => Self::Store(error),
-        }
-    }
-}
-
-impl From<CostError> for UpdateError {
-    fn from(error: CostError) -> Self {
-        match error {
-            CostError::TooCostly(excess) => Self::TooCostly(excess),
-            CostError::Store(error) => Self::Store(error),
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 mod audit;
 mod change;
 mod channels;
-mod costs;
 mod error;
 mod instances;
 mod pool;
@@ -14,7 +13,7 @@ mod snapshot;
 
 pub use audit::AuditEntry;
 pub use change::Committed;
-pub use costs::KnownCost;
+pub use channels::KnownCost;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};
 pub use pool::Store;
 pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};

@@ -1,8 +1,8 @@
 //! How rule lists are stored, and shown in audit entries.
 
 use super::CorruptRow;
-use crate::domain::expression::Scope;
 use crate::domain::expression::compiled::Pool;
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use serde::{Deserialize, Serialize};
@@ -73,7 +73,9 @@ impl RuleRow {
         let subject = match (self.user, self.group, self.when, self.everyone) {
             (Some(user), None, None, None) => Subject::User(UserId::new(user).ok()?),
             (None, Some(group), None, None) => Subject::Group(GroupId::new(group).ok()?),
-            (None, None, Some(when), None) => Subject::When(pool.parse_stored(&when, scope)),
+            (None, None, Some(when), None) => {
+                Subject::When(Expression::stored_in(pool, &when, scope))
+            }
             (None, None, None, Some(true)) => Subject::Everyone,
             _ => return None,
         };
@@ -84,8 +86,8 @@ impl RuleRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::expression::Cost;
     use crate::domain::expression::compiled::{Compiled, CompiledBounds};
-    use crate::domain::expression::{Cost, Expression};
     use crate::domain::instance::InstanceId;
 
     fn pool() -> Pool {

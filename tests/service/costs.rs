@@ -282,6 +282,34 @@ async fn filters_hold_no_more_than_their_bound_compiled_and_are_right_when_they_
     assert!(metric(&app, "herald_expression_bytes").await <= BOUND);
 }
 
+#[actix_web::test]
+async fn beyond_the_processs_bound_what_is_compiled_gives_way_and_disables_nobody() {
+    const BOUND: usize = 65_536;
+    let options = Options::default().with("HERALD_EXPRESSION_TOTAL_BYTES", BOUND);
+    let app = App::start_with(options).await;
+    app.create_instance("other", json!({})).await;
+    let letters: Vec<Value> = (0..10)
+        .map(|number| json!({"effect": "allow", "when": format!("user.matches('(?i)\\\\pL{number}')")}))
+        .collect();
+    let weight: usize =
+        letters.iter().map(|rule| cost(rule["when"].as_str().expect("a text")).bytes).sum();
+    assert!(weight > 2 * BOUND, "{weight}");
+    for instance in ["main", "other"] {
+        let by = Token::admin("root").instances(&["*"]).sign();
+        let request = app.request("POST", "/v1/channels").header("instance", instance);
+        let body = json!({"name": "letters", "rules": letters});
+        app.send(request.bearer_auth(by).json(&body), 201).await;
+    }
+    for round in 0..3 {
+        for (user, is_heard) in [("a9", true), ("99", false)] {
+            let socket = app.connect(&token(user)).await;
+            let heard = socket.connected["channels"].as_array().expect("a list");
+            assert_eq!(heard.contains(&json!("channel:letters")), is_heard, "{round}: {user}");
+            assert!(metric(&app, "herald_expression_bytes").await <= BOUND);
+        }
+    }
+}
+
 /// A call to a process of its own, as whoever has this token.
 async fn call(herald: &Herald, path: &str, by: &Token, body: &Value) -> String {
     let bearer = format!("Bearer {}", by.sign());

@@ -1,14 +1,18 @@
 //! What expressions are evaluated by, counted: it gives way where an instance or the process has
 //! its share, and is made again from the text when it is needed.
 
+use super::check::{Scope, check};
+use super::cost::Cost;
+use super::error::ExpressionError;
 use super::tree::Node;
-use super::{Checked, Cost, Expression, ExpressionError, Scope};
+use super::{price, syntax};
 use crate::domain::instance::InstanceId;
 use ahash::RandomState;
+use arc_swap::{ArcSwapOption, Guard};
 use hashbrown::HashTable;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 /// Where all instances' expressions are compiled; cheap to clone.
 #[derive(Clone)]
@@ -27,7 +31,7 @@ pub struct CompiledBounds {
 impl Default for CompiledBounds {
     /// What a service has with nothing set.
     fn default() -> Self {
-        let instance = Cost { steps: 32_000_000, bytes: 32 << 20 };
+        let instance = Cost { steps: 25_000_000, bytes: 32 << 20 };
         Self { instance, total_bytes: 256 << 20 }
     }
 }
@@ -35,6 +39,30 @@ impl Default for CompiledBounds {
 /// One instance's expressions; cheap to clone. Those of the same text share one compilation.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
+
+/// A text that was checked, or is when that is needed. What it is evaluated by may give way, and is
+/// then made again.
+pub(super) struct Checked {
+    text: Box<str>,
+    scope: Scope,
+    /// What reading it showed; empty of a stored text that was not read yet.
+    measured: OnceLock<Result<Measure, Box<ExpressionError>>>,
+    /// What it is evaluated by; none while it has given way.
+    form: ArcSwapOption<Node>,
+    /// Whether it was evaluated since its pool last looked.
+    used: AtomicBool,
+    /// Where its form is counted, and its hash there; none where it is kept as long as this.
+    pool: Option<(Pool, u64)>,
+}
+
+/// What a text that was read costs.
+#[derive(Clone, Copy)]
+pub(super) struct Measure {
+    /// The most steps of an evaluation.
+    pub price: u64,
+    /// The most bytes that its form takes.
+    pub form_bytes: usize,
+}
 
 struct Process {
     bounds: CompiledBounds,
@@ -109,24 +137,14 @@ impl Compiled {
 }
 
 impl Pool {
-    /// The same as [`Expression::parse`]; a text that somebody holds is not read again.
-    pub fn parse(&self, text: &str, scope: Scope) -> Result<Expression, ExpressionError> {
-        let stored = self.parse_stored(text, scope);
-        match stored.fault() {
-            None => Ok(stored),
-            Some(fault) => Err(fault.clone()),
-        }
-    }
-
-    /// The same of a text that was stored; it is read once somebody needs that. Where it is not
-    /// understood any more, it has no answer for anyone and tells why.
-    pub fn parse_stored(&self, text: &str, scope: Scope) -> Expression {
+    /// A text, read once that is needed; the same for all who hold it.
+    pub(super) fn checked(&self, text: &str, scope: Scope) -> Arc<Checked> {
         let hash = self.0.process.hashes.hash_one((text, scope));
         if let Some(known) = self.find(hash, text, scope) {
             known.note_use();
-            return Expression(known);
+            return known;
         }
-        Expression(self.insert(text, scope, hash))
+        self.insert(text, scope, hash)
     }
 
     fn find(&self, hash: u64, text: &str, scope: Scope) -> Option<Arc<Checked>> {
@@ -152,7 +170,7 @@ impl Pool {
     }
 
     /// Keeps what an expression is evaluated by, of so many bytes; what was used least gives way.
-    pub(super) fn keep(&self, checked: &Arc<Checked>, bytes: usize, root: Arc<Node>) {
+    fn keep(&self, checked: &Arc<Checked>, bytes: usize, root: Arc<Node>) {
         let process = &self.0.process;
         let mut state = self.0.lock();
         if checked.form.load().is_none() {
@@ -167,7 +185,7 @@ impl Pool {
     }
 
     /// Nobody holds an expression any more.
-    pub(super) fn forget(&self, checked: &Checked, hash: u64) {
+    fn forget(&self, checked: &Checked, hash: u64) {
         let mut state = self.0.lock();
         let is_it = |(_, known): &(u64, Weak<Checked>)| std::ptr::eq(known.as_ptr(), checked);
         if let Ok(known) = state.known.find_entry(hash, is_it) {
@@ -188,10 +206,7 @@ impl Process {
     fn give_way(&self) {
         let most = self.bounds.total_bytes;
         while self.bytes.load(Relaxed) > most {
-            let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-            let pools: Vec<_> = pools.values().filter_map(Weak::upgrade).collect();
-            let held = |pool: &Arc<Inner>| pool.lock().bytes;
-            let Some(largest) = pools.iter().max_by_key(|pool| held(pool)) else { return };
+            let Some(largest) = self.largest() else { return };
             let excess = self.bytes.load(Relaxed).saturating_sub(most) + most / 16;
             let mut state = largest.lock();
             let before = state.bytes;
@@ -203,6 +218,12 @@ impl Process {
                 return;
             }
         }
+    }
+
+    /// The pool that holds the most.
+    fn largest(&self) -> Option<Arc<Inner>> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.values().filter_map(Weak::upgrade).max_by_key(|pool| pool.lock().bytes)
     }
 }
 
@@ -243,6 +264,116 @@ impl State {
             gone._looked_at.push(checked);
         }
         gone
+    }
+}
+
+impl Checked {
+    /// A text that was read, and is kept compiled as long as it is held. Errors: `ExpressionError`.
+    pub fn alone(text: &str, scope: Scope) -> Result<Arc<Self>, ExpressionError> {
+        let (root, measure) = Self::read(text, scope)?;
+        let checked = Self::new(text, scope, None);
+        let _was_empty = checked.measured.set(Ok(measure));
+        checked.form.store(Some(Arc::new(root)));
+        Ok(Arc::new(checked))
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where it stands.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// What it is evaluated by, where it has not given way.
+    pub fn form(&self) -> Guard<Option<Arc<Node>>> {
+        self.note_use();
+        self.form.load()
+    }
+
+    /// Reads and checks a text. Errors: `ExpressionError`.
+    fn read(text: &str, scope: Scope) -> Result<(Node, Measure), ExpressionError> {
+        let root = Self::root(text, scope).map_err(ExpressionError::without_long_words)?;
+        let price = price::price(&root).within_bounds();
+        let price = price.map_err(|reason| ExpressionError { position: root.at, reason })?;
+        let form_bytes = root.bytes();
+        Ok((root, Measure { price, form_bytes }))
+    }
+
+    fn root(text: &str, scope: Scope) -> Result<Node, ExpressionError> {
+        let (parsed, positions) = syntax::read(text)?;
+        check(text, scope, &parsed, &positions)
+    }
+
+    /// Not read yet.
+    fn new(text: &str, scope: Scope, pool: Option<(Pool, u64)>) -> Self {
+        Self {
+            text: text.into(),
+            scope,
+            measured: OnceLock::new(),
+            form: ArcSwapOption::empty(),
+            used: AtomicBool::new(false),
+            pool,
+        }
+    }
+
+    /// What reading it showed. Errors: why it is not understood.
+    pub fn measure(self: &Arc<Self>) -> Result<Measure, &ExpressionError> {
+        if self.measured.get().is_none() {
+            drop(self.make());
+        }
+        match self.measured.get() {
+            Some(Ok(measure)) => Ok(*measure),
+            Some(Err(fault)) => Err(fault),
+            None => Ok(Measure { price: 0, form_bytes: 0 }),
+        }
+    }
+
+    /// What it is evaluated by, made from its text. Errors: why it is not understood.
+    pub fn make(self: &Arc<Self>) -> Result<Arc<Node>, ExpressionError> {
+        if let Some(Err(fault)) = self.measured.get() {
+            return Err((**fault).clone());
+        }
+        match Self::read(&self.text, self.scope) {
+            Ok((root, measure)) => {
+                let root = Arc::new(root);
+                self.measured.get_or_init(|| Ok(measure));
+                if let Some((pool, _)) = &self.pool {
+                    pool.keep(self, measure.form_bytes, root.clone());
+                }
+                Ok(root)
+            }
+            Err(fault) => {
+                self.measured.get_or_init(|| Err(Box::new(fault.clone())));
+                Err(fault)
+            }
+        }
+    }
+
+    /// What its form takes, where it has one.
+    fn form_bytes(&self) -> usize {
+        match (self.measured.get(), &*self.form.load()) {
+            (Some(Ok(measure)), Some(_)) => measure.form_bytes,
+            _ => 0,
+        }
+    }
+
+    /// It is used: others give way before it.
+    fn note_use(&self) {
+        // Writing takes the place from the other workers.
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        if let Some((pool, hash)) = self.pool.take() {
+            pool.forget(self, hash);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
+//! What is compiled is shared, counted, gives way within its bounds, and is made again.
+
 use super::*;
-use crate::domain::expression::Facts;
 use crate::domain::expression::support_test::{alice, principal};
+use crate::domain::expression::{Expression, Facts};
 
 const WIDE: CompiledBounds =
     CompiledBounds { instance: Cost { steps: 1_000_000, bytes: 1 << 20 }, total_bytes: 1 << 30 };
@@ -10,7 +12,7 @@ fn instance(name: &str) -> InstanceId {
 }
 
 fn numbered(pool: &Pool, number: usize) -> Expression {
-    pool.parse(&format!("user.matches('^alice|{number}$')"), Scope::Filter).unwrap()
+    Expression::parse_in(pool, &format!("user.matches('^alice|{number}$')"), Scope::Filter).unwrap()
 }
 
 fn compiled_among(expressions: &[Expression]) -> Vec<usize> {
@@ -22,14 +24,22 @@ fn compiled_among(expressions: &[Expression]) -> Vec<usize> {
 fn the_same_text_in_the_same_scope_is_read_once_while_somebody_holds_it() {
     let compiled = Compiled::new(WIDE);
     let pool = compiled.pool(&instance("a"));
-    let first = pool.parse("user == 'a'", Scope::Hear).unwrap();
-    assert!(Arc::ptr_eq(&first.0, &pool.parse("user == 'a'", Scope::Hear).unwrap().0));
-    assert!(!Arc::ptr_eq(&first.0, &pool.parse("user == 'a'", Scope::Filter).unwrap().0));
-    let elsewhere = compiled.pool(&instance("b")).parse("user == 'a'", Scope::Hear).unwrap();
+    let first = Expression::parse_in(&pool, "user == 'a'", Scope::Hear).unwrap();
+    assert!(Arc::ptr_eq(
+        &first.0,
+        &Expression::parse_in(&pool, "user == 'a'", Scope::Hear).unwrap().0
+    ));
+    assert!(!Arc::ptr_eq(
+        &first.0,
+        &Expression::parse_in(&pool, "user == 'a'", Scope::Filter).unwrap().0
+    ));
+    let elsewhere =
+        Expression::parse_in(&compiled.pool(&instance("b")), "user == 'a'", Scope::Hear).unwrap();
     assert!(!Arc::ptr_eq(&first.0, &elsewhere.0), "each instance has its own");
     let address = "connection.address == '::1'";
     assert!(
-        pool.parse(address, Scope::Hear).is_ok() && pool.parse(address, Scope::Publish).is_err()
+        Expression::parse_in(&pool, address, Scope::Hear).is_ok()
+            && Expression::parse_in(&pool, address, Scope::Publish).is_err()
     );
     assert_eq!(compiled.bytes(), 2 * first.0.form_bytes(), "the others are held by nobody");
     drop(first);
@@ -99,13 +109,13 @@ fn beyond_the_processs_bound_the_instance_that_holds_the_most_gives_way() {
 fn a_stored_text_that_is_not_understood_any_more_has_no_answer_and_tells_why() {
     let compiled = Compiled::new(WIDE);
     let pool = compiled.pool(&instance("a"));
-    let kept = pool.parse_stored("user == 'a'", Scope::Hear);
+    let kept = Expression::stored_in(&pool, "user == 'a'", Scope::Hear);
     assert_eq!(
-        (kept.fault(), kept == pool.parse("user == 'a'", Scope::Hear).unwrap()),
+        (kept.fault(), kept == Expression::parse_in(&pool, "user == 'a'", Scope::Hear).unwrap()),
         (None, true)
     );
     let text = "user.matches('(a{1000}){1000}')";
-    let faulty = pool.parse_stored(text, Scope::Hear);
+    let faulty = Expression::stored_in(&pool, text, Scope::Hear);
     assert!(faulty.0.measured.get().is_none(), "it is read once that is needed");
     let alice = principal(&alice());
     let explained = faulty.explain(&Facts::new(&alice, None));

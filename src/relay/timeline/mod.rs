@@ -485,19 +485,5 @@ impl Drop for Seat {
 }
 
 #[cfg(test)]
-impl Timeline {
-    /// A timeline in epoch 1 with a wide window.
-    pub fn fresh(instance: &str) -> Self {
-        use super::settings::TraceBounds;
-        let memory = Memory {
-            window: Window::new(HistoryBounds::WIDE, 0, Arc::default()),
-            ids: Ids::new(1_000, Arc::default()),
-            traces: Traces::new(TraceBounds::WIDE, Arc::default()),
-        };
-        Self::new(InstanceId::new(instance).unwrap(), Cursor { epoch: 1, position: 0 }, memory)
-    }
-}
-
-#[cfg(test)]
 #[path = "timeline_test.rs"]
 mod tests;

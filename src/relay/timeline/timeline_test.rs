@@ -4,8 +4,20 @@ use super::*;
 use crate::domain::audience::Audience;
 use crate::domain::message::{Message, Reach};
 use crate::relay::queue::bounded;
-use crate::relay::settings::QueueBounds;
+use crate::relay::settings::{QueueBounds, TraceBounds};
 use std::time::Duration;
+
+impl Timeline {
+    /// A timeline in epoch 1 with a wide window.
+    pub fn fresh(instance: &str) -> Self {
+        let memory = Memory {
+            window: Window::new(HistoryBounds::WIDE, 0, Arc::default()),
+            ids: Ids::new(1_000, Arc::default()),
+            traces: Traces::new(TraceBounds::WIDE, Arc::default()),
+        };
+        Self::new(InstanceId::new(instance).unwrap(), Cursor { epoch: 1, position: 0 }, memory)
+    }
+}
 
 fn publish(timeline: &Timeline, position: u64, queues: &[Sender]) -> Arc<Head> {
     publish_message(timeline, position, Message::of_a_test(&position.to_string()), queues)
