@@ -6,6 +6,7 @@ use super::body::{RequestBody, has_body, read_json};
 use super::credentials::Credentials;
 use super::error::{Code, Outcome, Problem};
 use super::middleware::RequestedInstance;
+use super::publish_rights::PublishRights;
 use crate::auth::AuthError;
 use crate::catalog::Tenant;
 use crate::domain::instance::InstanceId;
@@ -88,6 +89,8 @@ pub struct Publisher {
     pub author: Arc<Author>,
     /// The instance.
     pub tenant: Arc<Tenant>,
+    /// Which channels it may publish to, as far as they were asked.
+    pub rights: PublishRights,
 }
 
 /// May connect to the named instance.
@@ -158,7 +161,7 @@ impl Admission for Publisher {
         }
         let component = principal.component.as_deref().map(Into::into);
         let author = Arc::new(Author { user: principal.user.clone(), component });
-        Ok(Self { principal, author, tenant })
+        Ok(Self { principal, author, tenant, rights: PublishRights::default() })
     }
 
     fn instance(&self) -> Option<&InstanceId> {

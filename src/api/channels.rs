@@ -8,11 +8,12 @@ use super::resource::{
     IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned,
 };
 use super::responses::{Changing, Creating, Reading};
-use super::rules::{self, RuleBody};
+use super::rules::{self, RuleBody, RuleReader};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
 use crate::domain::expression::Scope;
+use crate::domain::expression::compiled::Compiled;
 use crate::domain::instance::InstanceId;
-use crate::store::InsertError;
+use crate::store::{InsertError, KnownCost};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, delete, get, post, put};
 use serde::{Deserialize, Serialize};
@@ -146,8 +147,10 @@ pub async fn create_channel(
         body.name.clone().ok_or_else(|| Problem::invalid("/name", "a channel needs a name"))?;
     let name =
         ChannelName::new(name).map_err(|error| Problem::invalid("/name", error.to_string()))?;
-    let channel = body.into_channel(name, 1)?;
-    let inserted = api.store.insert_channel(&principal.user, &tenant.instance.id, &channel).await;
+    let instance = &tenant.instance.id;
+    let channel = body.into_channel(name, 1, api.store.compiled(), instance).await?;
+    let known = known_cost(&api, instance, &channel.name);
+    let inserted = api.store.insert_channel(&principal.user, instance, &channel, known).await;
     let channel = settle(&api, inserted.map_err(not_inserted)?).await;
     Ok(created(
         &format!("/v1/channels/{}", channel.name),
@@ -232,8 +235,10 @@ pub async fn replace_channel(
     }
     let instance = &tenant.instance.id;
     let old = find(&api, instance, &name).await?;
-    let channel = body.into_channel(old.name, if_match.check(old.version)?)?;
-    let updated = api.store.update_channel(&principal.user, instance, &channel).await;
+    let version = if_match.check(old.version)?;
+    let channel = body.into_channel(old.name, version, api.store.compiled(), instance).await?;
+    let known = known_cost(&api, instance, &channel.name);
+    let updated = api.store.update_channel(&principal.user, instance, &channel, known).await;
     let channel = settle(&api, updated.map_err(|error| not_changed(error, missing))?).await;
     Ok(versioned(channel.version, ChannelBody::from(channel)))
 }
@@ -265,6 +270,11 @@ pub async fn delete_channel(
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// What the instance's other expressions cost, as this node knows it.
+fn known_cost(api: &Api, instance: &InstanceId, name: &ChannelName) -> Option<KnownCost> {
+    api.catalog.cost_beside(instance, name, api.store.compiled().bounds().instance)
+}
+
 async fn find(api: &Api, instance: &InstanceId, name: &str) -> Outcome<Channel> {
     let Ok(name) = ChannelName::new(name) else { return Err(missing()) };
     api.store.find_channel(instance, &name).await?.ok_or_else(missing)
@@ -288,6 +298,7 @@ fn not_inserted(error: InsertError) -> Problem {
         InsertError::InstanceMissing => {
             Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile")
         }
+        InsertError::TooCostly(excess) => Problem::too_costly(excess),
         InsertError::Store(error) => error.into(),
     }
 }
@@ -297,7 +308,13 @@ fn enabled() -> bool {
 }
 
 impl ChannelRequest {
-    fn into_channel(self, name: ChannelName, version: i64) -> Outcome<Channel> {
+    async fn into_channel(
+        self,
+        name: ChannelName,
+        version: i64,
+        compiled: &Compiled,
+        instance: &InstanceId,
+    ) -> Outcome<Channel> {
         if let Some(limit) =
             self.payload_limit.filter(|limit| !(1..=MAX_PAYLOAD_LIMIT).contains(limit))
         {
@@ -307,12 +324,13 @@ impl ChannelRequest {
             );
             return Err(problem.with_limit(MAX_PAYLOAD_LIMIT.into(), limit.into()));
         }
+        let mut reader = RuleReader::new(compiled, instance);
         Ok(Channel {
             name,
             description: text("/description", self.description, MAX_DESCRIPTION)?,
             enabled: self.enabled,
-            rules: rules::parse("/rules", self.rules, Scope::Hear)?,
-            publish_rules: rules::parse("/publishRules", self.publish_rules, Scope::Publish)?,
+            rules: reader.read("/rules", self.rules, Scope::Hear).await?,
+            publish_rules: reader.read("/publishRules", self.publish_rules, Scope::Publish).await?,
             payload_limit: self.payload_limit,
             slow: self.slow.into(),
             version,

@@ -1,6 +1,6 @@
 //! The one place where an error becomes a status, a code and a problem body (RFC 9457).
 
-use crate::domain::expression::ExpressionError;
+use crate::domain::expression::{Excess, ExpressionError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::Bytes;
@@ -71,7 +71,7 @@ codes! {
     BodyTooLarge "BODY_TOO_LARGE" 413 "The request body is too large" "limit is in bytes: 64 KiB, and for a batch 1 MiB, unless the operator of this server chose otherwise.";
     JsonRequired "JSON_REQUIRED" 415 "The body must be JSON" "Send `Content-Type: application/json`.";
     InvalidRequest "INVALID_REQUEST" 422 "The request does not have the right shape" "errors lists where (a JSON pointer, RFC 6901, or the parameter's name) and why. Unknown fields are refused too, so that a typing error is never ignored.";
-    ExpressionInvalid "EXPRESSION_INVALID" 422 "The expression was not accepted" "position is where it is wrong, in bytes from its start, and reason says why. It is CEL over user, groups, roles, claims and connection, at most 512 bytes; docs/expressions.md has the language and twenty examples.";
+    ExpressionInvalid "EXPRESSION_INVALID" 422 "The expression was not accepted" "position is where it is wrong, in bytes from its start, and reason says why. It is CEL over user, groups, roles, claims and connection, at most 512 bytes; docs/expressions.md has the language and twenty examples. limit and actual tell that all expressions of the instance together would cost too much.";
     TlsRequired "TLS_REQUIRED" 426 "Only TLS is served" "Use https and wss. The proxy listener takes requests only from the configured proxies with X-Forwarded-Proto: https.";
     UpgradeRequired "UPGRADE_REQUIRED" 426 "This route is a WebSocket" "Connect with a WebSocket client (RFC 6455).";
     IfMatchRequired "IF_MATCH_REQUIRED" 428 "The If-Match header is missing" "Send the ETag that you read, so that you change what you saw.";
@@ -144,6 +144,19 @@ impl Problem {
         problem.errors.push(FieldError { pointer, detail });
         problem.expression = Some(Box::new(error));
         problem
+    }
+
+    /// `EXPRESSION_INVALID` for what all expressions of an instance cost together.
+    pub fn too_costly(excess: Excess) -> Self {
+        let (limit, actual) = (excess.limit(), excess.actual());
+        let cost = match excess {
+            Excess::Steps { .. } => "could take so many steps",
+            Excess::Bytes { .. } => "would take so many bytes compiled",
+        };
+        let detail = format!(
+            "the expressions of all channels of the instance together {cost}: {actual}; at most {limit} are allowed"
+        );
+        Self::new(Code::ExpressionInvalid, detail).with_limit(limit, actual)
     }
 
     /// Adds the figures concerned.

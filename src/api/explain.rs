@@ -25,6 +25,7 @@ use chrono::Utc;
 use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::hash::Hash;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -312,7 +313,7 @@ impl Whom {
         };
         let decision = DecisionBody::new(&channel.rules, &facts);
         if let Some(reason) = self.shut_out(tenant, channel) {
-            return decision.refused(reason);
+            return decision.refused(&reason);
         }
         let audience = Audience::Channel(channel.name.clone());
         match narrowing {
@@ -330,7 +331,7 @@ impl Whom {
         // Publishing has no connection.
         let decision = DecisionBody::new(&channel.publish_rules, &Facts::new(principal, None));
         match self.shut_out(tenant, channel) {
-            Some(reason) => decision.refused(reason),
+            Some(reason) => decision.refused(&reason),
             None if !principal.may_publish(&tenant.instance.publish_roles) => {
                 decision.refused(NO_PUBLISHER)
             }
@@ -339,15 +340,18 @@ impl Whom {
     }
 
     /// What keeps anyone like this out, whatever the rules say.
-    fn shut_out(&self, tenant: &Tenant, channel: &Channel) -> Option<&'static str> {
+    fn shut_out(&self, tenant: &Tenant, channel: &Channel) -> Option<Cow<'static, str>> {
         let principal = self.principal();
+        if let Some(misfit) = tenant.misfits.get(&channel.name) {
+            return Some(misfit.to_string().into());
+        }
         if !channel.enabled {
-            return Some(wording::CHANNEL_DISABLED);
+            return Some(wording::CHANNEL_DISABLED.into());
         }
         if !principal.has_role(Role::CONNECT) {
-            return Some("the token lacks the role REALTIME_CONNECT");
+            return Some("the token lacks the role REALTIME_CONNECT".into());
         }
-        tenant.revokes(principal).then_some("an administrator revoked the token")
+        tenant.revokes(principal).then_some("an administrator revoked the token".into())
     }
 }
 

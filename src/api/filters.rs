@@ -3,31 +3,35 @@
 use super::error::{Code, Outcome, Problem};
 use crate::domain::expression::compiled::Compiled;
 use crate::domain::expression::{Expression, Scope};
+use crate::domain::instance::InstanceId;
 use crate::domain::principal::Principal;
 
-/// Compiled filters that are kept, of all instances: an expression says the same everywhere.
-const MAX_COMPILED: usize = 1_000;
-
-/// Compiled filters by their text; cheap to clone.
+/// Filters by their instance and text; cheap to clone. One that a message, or a worker, still holds
+/// is not read again.
 #[derive(Clone)]
 pub struct Filters(Compiled);
 
-impl Default for Filters {
-    fn default() -> Self {
-        Self(Compiled::new(MAX_COMPILED))
-    }
-}
-
 impl Filters {
+    /// Compiled where the rules are.
+    pub fn new(compiled: Compiled) -> Self {
+        Self(compiled)
+    }
+
     /// The expression of a message's `filter`. Errors: 403 `ROLE_REQUIRED` for whom others' claims
     /// are none of their business, 422 `EXPRESSION_INVALID`.
-    pub fn get(&self, text: &str, principal: &Principal) -> Outcome<Expression> {
+    pub fn get(
+        &self,
+        text: &str,
+        instance: &InstanceId,
+        principal: &Principal,
+    ) -> Outcome<Expression> {
         if !principal.may_see_others() {
             return Err(Problem::new(
                 Code::RoleRequired,
                 "filter needs a component token or REALTIME_ADMIN",
             ));
         }
-        self.0.parse(text, Scope::Filter).map_err(|error| Problem::expression("/filter", error))
+        let parsed = Expression::parse_in(&self.0.pool(instance), text, Scope::Filter);
+        parsed.map_err(|error| Problem::expression("/filter", error))
     }
 }

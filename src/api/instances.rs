@@ -284,7 +284,7 @@ fn not_inserted(error: InsertError) -> Problem {
             Problem::new(Code::InstanceExists, "there is an instance of this id")
         }
         InsertError::Store(error) => error.into(),
-        InsertError::Full | InsertError::InstanceMissing => missing(),
+        InsertError::Full | InsertError::InstanceMissing | InsertError::TooCostly(_) => missing(),
     }
 }
 

@@ -11,7 +11,6 @@ use super::receipt::Receipt;
 use crate::catalog::{ResolveError, Tenant};
 use crate::domain::audience::Address;
 use crate::domain::channel::{Channel, Slow};
-use crate::domain::expression::Facts;
 use crate::domain::message::{
     Draft, Exclusion, MAX_EXCLUDED, Message, MessageId, Payload, PayloadError, Reach,
 };
@@ -114,7 +113,7 @@ pub async fn publish_message(
     let mode = inquiry.as_ref().map_or(Mode::Send, |inquiry| Mode::DryRun(Some(inquiry)));
     let body = PublishRequest { id: key.or(body.id)?, ..body };
     let Spent { remaining, outcome } = Rates::of(&api, &admission, 1).spend();
-    let receipt = match outcome.and_then(|()| body.into_draft(&api, &admission.principal)) {
+    let receipt = match outcome.and_then(|()| body.into_draft(&api, &admission)) {
         Ok(draft) => publish(&api, &admission, draft, mode).await,
         Err(problem) => Err(problem),
     };
@@ -221,7 +220,7 @@ fn unplaced(error: NotPlaced) -> Problem {
 impl PublishRequest {
     /// What it asks for, where it is well formed. Errors: 403 `ROLE_REQUIRED` for a filter, 422
     /// `INVALID_REQUEST` and `EXPRESSION_INVALID` with a pointer.
-    pub fn into_draft(self, api: &Api, principal: &Principal) -> Outcome<Draft> {
+    pub fn into_draft(self, api: &Api, admission: &Publisher) -> Outcome<Draft> {
         let address = Address::parse(&self.channel)
             .map_err(|error| Problem::invalid("/channel", error.to_string()))?;
         let ExcludeRequest { users, connections } = self.exclude.unwrap_or_default();
@@ -249,7 +248,9 @@ impl PublishRequest {
         let ttl = self.ttl.map(Duration::from_secs);
         let id = self.id.map(MessageId::new).transpose();
         let id = id.map_err(|error| Problem::invalid("/id", error.to_string()))?;
-        let filter = self.filter.map(|filter| api.filters.get(&filter, principal)).transpose()?;
+        let Publisher { principal, tenant, .. } = admission;
+        let filter = |text: String| api.filters.get(&text, &tenant.instance.id, principal);
+        let filter = self.filter.map(filter).transpose()?;
         Ok(Draft {
             id,
             written: self.channel.into(),
@@ -266,7 +267,7 @@ impl PublishRequest {
 /// `CHANNEL_DISABLED`, 403 `PUBLISH_DENIED`, 413 `PAYLOAD_TOO_LARGE`, and 422 for a message that is
 /// nested too deep.
 pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
-    let Publisher { principal, author, tenant } = admission;
+    let Publisher { principal, author, tenant, rights } = admission;
     let (audiences, channel) = tenant.resolve(&draft.address).map_err(|error| {
         let code = match error {
             ResolveError::Unknown(_) => Code::ChannelNotFound,
@@ -274,8 +275,7 @@ pub fn address(admission: &Publisher, draft: Draft) -> Outcome<Message> {
         };
         Problem::new(code, error.to_string())
     })?;
-    let facts = Facts::new(principal, None);
-    if let Some(channel) = channel.filter(|channel| !channel.publish_rules.decide(&facts).allowed) {
+    if let Some(channel) = channel.filter(|channel| !rights.allow(principal, channel)) {
         let detail = format!("the publishRules of the channel {} do not allow it", channel.name);
         return Err(Problem::new(Code::PublishDenied, detail));
     }

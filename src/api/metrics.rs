@@ -46,6 +46,11 @@ fn registry(api: &Api) -> Registry {
         "Bytes held by request bodies that have not come whole",
         gauge(api.unfinished.bytes() as f64),
     );
+    registry.register(
+        "expression_bytes",
+        "Bytes of the compiled expressions of rules and filters",
+        gauge(api.store.compiled().bytes() as f64),
+    );
     let age = api.catalog.age().as_secs_f64();
     registry.register_with_unit(
         "catalog_age",

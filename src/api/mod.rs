@@ -26,6 +26,7 @@ pub mod openapi;
 pub mod pages;
 pub mod patience;
 pub mod pieces;
+pub mod publish_rights;
 pub mod quotas;
 pub mod rates;
 pub mod receipt;

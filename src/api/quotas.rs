@@ -290,7 +290,7 @@ fn not_inserted(error: InsertError) -> Problem {
             Problem::new(Code::InvalidRequest, detail).with_limit(most, most + 1)
         }
         InsertError::Store(error) => error.into(),
-        InsertError::Exists | InsertError::InstanceMissing => {
+        InsertError::Exists | InsertError::InstanceMissing | InsertError::TooCostly(_) => {
             Problem::new(Code::InstanceNotFound, "the instance was deleted meanwhile")
         }
     }

@@ -129,6 +129,7 @@ pub fn not_changed(error: UpdateError, missing: impl FnOnce() -> Problem) -> Pro
     match error {
         UpdateError::Missing => missing(),
         UpdateError::Stale { current } => stale(current),
+        UpdateError::TooCostly(excess) => Problem::too_costly(excess),
         UpdateError::Store(error) => error.into(),
     }
 }

@@ -1,10 +1,13 @@
 //! The rules of channels as they are written and read.
 
 use super::error::{Outcome, Problem};
-use crate::domain::expression::{Expression, Scope};
+use crate::domain::expression::compiled::{Compiled, Pool};
+use crate::domain::expression::{Cost, Expression, Scope};
+use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, MAX_RULES, Rule, Rules, Subject};
 use serde::{Deserialize, Serialize};
+use tokio::task::yield_now;
 use utoipa::ToSchema;
 
 /// One rule: an effect, and exactly one of `user`, `group`, `when` and `everyone`.
@@ -49,16 +52,45 @@ pub fn everyone() -> Vec<RuleBody> {
     show(&Rules::everyone())
 }
 
-/// A list of rules. Errors: 422 at the rule that is none, or at `pointer` for more than 100.
-pub fn parse(pointer: &str, bodies: Vec<RuleBody>, scope: Scope) -> Outcome<Rules> {
-    let each = bodies.into_iter().take(MAX_RULES + 1).enumerate();
-    let rules = each
-        .map(|(index, body)| body.into_rule(&format!("{pointer}/{index}"), scope))
-        .collect::<Outcome<Vec<_>>>()?;
-    Rules::new(rules).map_err(|error| {
-        Problem::invalid(pointer, error.to_string())
-            .with_limit(MAX_RULES as u64, error.actual as u64)
-    })
+/// Reads the lists of one channel, and no further than what an instance's expressions may cost.
+pub struct RuleReader {
+    pool: Pool,
+    bound: Cost,
+    /// Of what was read so far.
+    cost: Cost,
+}
+
+impl RuleReader {
+    /// For a channel of this instance.
+    pub fn new(compiled: &Compiled, instance: &InstanceId) -> Self {
+        let bound = compiled.bounds().instance;
+        Self { pool: compiled.pool(instance), bound, cost: Cost::default() }
+    }
+
+    /// A list of rules. Lets others go on between two expressions, since regular expressions take
+    /// long to compile. Errors: 422 at the rule that is none, or at `pointer` for more than 100, or
+    /// for what costs more than all of the instance may.
+    pub async fn read(
+        &mut self,
+        pointer: &str,
+        bodies: Vec<RuleBody>,
+        scope: Scope,
+    ) -> Outcome<Rules> {
+        let mut rules = Vec::new();
+        for (index, body) in bodies.into_iter().take(MAX_RULES + 1).enumerate() {
+            let rule = body.into_rule(&format!("{pointer}/{index}"), scope, &self.pool)?;
+            if let Subject::When(expression) = &rule.subject {
+                self.cost = self.cost + expression.cost();
+                self.cost.within(self.bound).map_err(Problem::too_costly)?;
+                yield_now().await;
+            }
+            rules.push(rule);
+        }
+        Rules::new(rules).map_err(|error| {
+            Problem::invalid(pointer, error.to_string())
+                .with_limit(MAX_RULES as u64, error.actual as u64)
+        })
+    }
 }
 
 /// The rules as they are shown.
@@ -67,7 +99,7 @@ pub fn show(rules: &Rules) -> Vec<RuleBody> {
 }
 
 impl RuleBody {
-    fn into_rule(self, pointer: &str, scope: Scope) -> Outcome<Rule> {
+    fn into_rule(self, pointer: &str, scope: Scope, pool: &Pool) -> Outcome<Rule> {
         let at =
             |field: &str, detail: String| Problem::invalid(format!("{pointer}/{field}"), detail);
         let subject = match (self.user, self.group, self.when, self.everyone) {
@@ -78,7 +110,7 @@ impl RuleBody {
                 Subject::Group(GroupId::new(group).map_err(|error| at("group", error.to_string()))?)
             }
             (None, None, Some(when), None) => {
-                let expression = Expression::parse(&when, scope);
+                let expression = Expression::parse_in(pool, &when, scope);
                 Subject::When(
                     expression
                         .map_err(|error| Problem::expression(format!("{pointer}/when"), error))?,

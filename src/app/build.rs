@@ -15,6 +15,8 @@ use crate::api::unfinished::{Unfinished, UnfinishedBounds};
 use crate::api::{Api, ApiSettings};
 use crate::catalog::{self, Catalog, Snapshot};
 use crate::config::Config;
+use crate::domain::expression::Cost;
+use crate::domain::expression::compiled::{Compiled, CompiledBounds};
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
@@ -56,7 +58,7 @@ pub(super) async fn open_store(
             (postgres.options().disable_statement_logging(), Some(postgres))
         }
     };
-    Ok((Store::new(options), postgres))
+    Ok((Store::new(options, Compiled::new(compiled_bounds(config))), postgres))
 }
 
 /// Builds the service's state and starts its tasks, which end when `stopped` turns true. Errors:
@@ -92,15 +94,15 @@ pub(super) async fn build(
         http_per_address: bounds.http_per_address,
     });
     let relay = Relay::new(catalog.clone(), relay_settings(config, connections));
-    memory::take_up(&config.data_dir, &relay);
+    memory::take_up(&config.data_dir, &relay, store.compiled());
     let rate = NonZeroU32::new(bounds.connects_per_address).unwrap_or(NonZeroU32::MIN);
     let api = Api {
         relay,
         catalog,
+        filters: Filters::new(store.compiled().clone()),
         store,
         authenticator,
         limits: RateLimits::default(),
-        filters: Filters::default(),
         explain_pool: ExplainPool::new(bounds.explanations),
         places,
         gate: Gate::new(bounds.connections_per_address, rate),
@@ -212,6 +214,15 @@ fn relay_settings(config: &Config, connections: usize) -> RelaySettings {
     }
 }
 
+/// How much expressions may cost.
+fn compiled_bounds(config: &Config) -> CompiledBounds {
+    let bounds = &config.bounds;
+    CompiledBounds {
+        instance: Cost { steps: bounds.expression_steps, bytes: bounds.expression_bytes },
+        total_bytes: bounds.expression_total_bytes,
+    }
+}
+
 /// How much unfinished bodies may hold.
 fn unfinished_bounds(config: &Config) -> UnfinishedBounds {
     let bounds = &config.bounds;
@@ -269,9 +280,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_relays_own_defaults_are_those_of_a_service_with_nothing_set() {
+    fn the_parts_own_defaults_are_those_of_a_service_with_nothing_set() {
         let nothing = Config::from_settings([].into()).unwrap();
         let default = RelaySettings::default();
         assert_eq!(relay_settings(&nothing, default.connections), default);
+        assert_eq!(compiled_bounds(&nothing), CompiledBounds::default());
     }
 }

@@ -1,5 +1,6 @@
 //! What a graceful stop keeps for the next start: the messages that clients may still resume.
 
+use crate::domain::expression::compiled::Compiled;
 use crate::relay::{Relay, WindowError};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
@@ -18,8 +19,8 @@ pub(super) fn keep(data_dir: &Path, relay: &Relay) {
 
 /// Takes up the windows that the last stop kept. The file is gone before anything is served, so
 /// that no later start can mistake it for its own.
-pub(super) fn take_up(data_dir: &Path, relay: &Relay) {
-    match read(data_dir, relay) {
+pub(super) fn take_up(data_dir: &Path, relay: &Relay, compiled: &Compiled) {
+    match read(data_dir, relay, compiled) {
         Ok(Some(instances)) => tracing::info!(instances, "the window of the last stop is taken up"),
         Ok(None) => {}
         Err(error) => {
@@ -41,7 +42,7 @@ fn write(data_dir: &Path, relay: &Relay) -> io::Result<()> {
     fs::rename(new, data_dir.join(FILE))
 }
 
-fn read(data_dir: &Path, relay: &Relay) -> Result<Option<usize>, WindowError> {
+fn read(data_dir: &Path, relay: &Relay, compiled: &Compiled) -> Result<Option<usize>, WindowError> {
     let (path, taken) = (data_dir.join(FILE), data_dir.join(format!("{FILE}.taken")));
     match fs::rename(&path, &taken) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -49,7 +50,7 @@ fn read(data_dir: &Path, relay: &Relay) -> Result<Option<usize>, WindowError> {
     }
     let read = File::open(&taken)
         .map_err(WindowError::from)
-        .and_then(|file| relay.read_windows(BufReader::new(file)));
+        .and_then(|file| relay.read_windows(BufReader::new(file), compiled));
     fs::remove_file(&taken)?;
     read.map(Some)
 }

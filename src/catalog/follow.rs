@@ -2,6 +2,7 @@
 //! every loss.
 
 use super::{Catalog, Snapshot, Tenant};
+use crate::domain::expression::Cost;
 use crate::store::{Changes, Configured, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
     let (version, rows) = store.load_catalog().await?;
     if catalog.version() != Some(version) {
-        catalog.replace(snapshot(rows));
+        let next = snapshot(rows, store.compiled().bounds().instance);
+        tell_of_misfits(&catalog.load(), &next);
+        catalog.replace(next);
         tracing::debug!(catalog.version = version, "catalog loaded");
     }
     catalog.confirm(version);
@@ -93,12 +96,25 @@ async fn notified(changes: &mut Option<Changes>) {
     }
 }
 
-fn snapshot(rows: Vec<Configured>) -> Snapshot {
+/// Logs once why a channel counts as disabled, whatever is stored.
+fn tell_of_misfits(current: &Snapshot, next: &Snapshot) {
+    for (id, tenant) in &next.tenants {
+        let known = current.tenants.get(id).map(|tenant| &tenant.misfits);
+        for (name, misfit) in &tenant.misfits {
+            if known.and_then(|known| known.get(name)) != Some(misfit) {
+                tracing::warn!(instance.id = %id, channel.name = %name, "{misfit}");
+            }
+        }
+    }
+}
+
+fn snapshot(rows: Vec<Configured>, bound: Cost) -> Snapshot {
     let tenant = |Configured { instance, channels, revocations }: Configured| {
         let channels =
             channels.into_iter().map(|channel| (channel.name.clone(), Arc::new(channel))).collect();
         let revocations = revocations.into_iter().collect();
-        (instance.id.clone(), Arc::new(Tenant { instance, channels, revocations }))
+        let tenant = Tenant::new(instance).with(channels, revocations, bound);
+        (tenant.instance.id.clone(), Arc::new(tenant))
     };
     Snapshot { tenants: rows.into_iter().map(tenant).collect() }
 }

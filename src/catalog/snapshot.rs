@@ -2,7 +2,9 @@
 
 use super::tenant::Tenant;
 use crate::domain::channel::{Channel, ChannelName};
+use crate::domain::expression::Cost;
 use crate::domain::instance::InstanceId;
+use crate::store::KnownCost;
 use ahash::RandomState;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
@@ -67,6 +69,20 @@ impl Catalog {
     /// The same by any text; a text that is no id names none.
     pub fn tenant_named(&self, name: &str) -> Option<Arc<Tenant>> {
         self.current.load().tenants.get(name).cloned()
+    }
+
+    /// What an instance's expressions cost beside one channel's, for whoever changes it.
+    pub fn cost_beside(
+        &self,
+        id: &InstanceId,
+        name: &ChannelName,
+        bound: Cost,
+    ) -> Option<KnownCost> {
+        // In this order: what is current may be newer than the version, and then nothing follows on
+        // the version.
+        let catalog_version = self.version()?;
+        let others = self.tenant(id)?.cost_beside(name, bound);
+        Some(KnownCost { catalog_version, others })
     }
 
     /// Resolves whenever there is a newer snapshot.

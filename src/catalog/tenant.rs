@@ -1,12 +1,14 @@
 //! One instance with what belongs to it: whom an address means there, and who hears what.
 
 use crate::domain::audience::{Address, Audience, Audiences};
-use crate::domain::channel::{Channel, ChannelName, Channels};
+use crate::domain::channel::{Channel, ChannelName, Channels, Misfit, cost_of, fit};
+use crate::domain::expression::Cost;
 use crate::domain::instance::Instance;
 use crate::domain::principal::Principal;
 use crate::domain::revocation::Revocations;
 use crate::domain::verdict::hears_channel;
 use smallvec::smallvec;
+use std::collections::BTreeMap;
 
 /// One instance with what belongs to it, as all was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Tenant {
     pub channels: Channels,
     /// The tokens that it no longer accepts.
     pub revocations: Revocations,
+    /// Those of the channels that count as disabled, whatever is stored, and why.
+    pub misfits: BTreeMap<ChannelName, Misfit>,
 }
 
 /// Why an address reaches no audience.
@@ -33,7 +37,22 @@ pub enum ResolveError {
 impl Tenant {
     /// An instance without channels and revocations.
     pub fn new(instance: Instance) -> Self {
-        Self { instance, channels: Channels::default(), revocations: Revocations::default() }
+        let (channels, revocations) = (Channels::default(), Revocations::default());
+        Self { instance, channels, revocations, misfits: BTreeMap::new() }
+    }
+
+    /// The same with what is stored of it. Channels count as disabled that do not fit what its
+    /// expressions may cost together.
+    pub fn with(self, mut channels: Channels, revocations: Revocations, bound: Cost) -> Self {
+        let misfits = fit(&mut channels, bound);
+        Self { channels, revocations, misfits, ..self }
+    }
+
+    /// What the expressions of all its channels but one cost together, as far as that is within a
+    /// bound.
+    pub fn cost_beside(&self, name: &ChannelName, bound: Cost) -> Cost {
+        let others = self.channels.values().filter(|channel| channel.name != *name);
+        cost_of(others.map(|channel| &**channel), bound)
     }
 
     /// Whom `address` means here, and the configured channel behind it, if it is one. Never empty.

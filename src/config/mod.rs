@@ -181,6 +181,12 @@ pub struct Bounds {
     pub newcomers: usize,
     /// Bytes of the sets of groups and channels that an instance's connections hear, on each worker.
     pub heard_bytes: usize,
+    /// Steps of all expressions of an instance.
+    pub expression_steps: u64,
+    /// Bytes of the same, compiled.
+    pub expression_bytes: usize,
+    /// Bytes of all that is compiled.
+    pub expression_total_bytes: usize,
     /// Explained at a time.
     pub explanations: usize,
     /// Of one replay.
@@ -410,6 +416,13 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         filters: reader.number("HERALD_FILTERS", 1, 10_000)?,
         newcomers: reader.number("HERALD_NEWCOMERS", 1, 10_000)?,
         heard_bytes: reader.number("HERALD_MEMBERSHIP_BYTES", 1_048_576, 1_099_511_627_776)?,
+        expression_steps: reader.number("HERALD_EXPRESSION_STEPS", 1_000, 1_000_000_000_000)?,
+        expression_bytes: reader.number("HERALD_EXPRESSION_BYTES", 65_536, 1_099_511_627_776)?,
+        expression_total_bytes: reader.number(
+            "HERALD_EXPRESSION_TOTAL_BYTES",
+            65_536,
+            1_099_511_627_776,
+        )?,
         explanations: reader.number("HERALD_EXPLANATIONS", 1, 256)?,
         replay_messages: reader.number("HERALD_REPLAY_MESSAGES", 1, 1_000_000)?,
         replay_bytes: reader.number("HERALD_REPLAY_BYTES", 65_536, 1_073_741_824)?,

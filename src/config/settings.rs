@@ -178,6 +178,21 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of the different sets of groups and channels that an instance's connections hear, in each worker, 1 MiB to 1 TiB",
     ),
     open(
+        "HERALD_EXPRESSION_STEPS",
+        "25000000",
+        "Steps that all expressions of an instance's rules may take together, 1,000 to 1,000,000,000,000",
+    ),
+    open(
+        "HERALD_EXPRESSION_BYTES",
+        "33554432",
+        "Bytes that they may take compiled; its filters' and rules' hold no more, 64 KiB to 1 TiB",
+    ),
+    open(
+        "HERALD_EXPRESSION_TOTAL_BYTES",
+        "268435456",
+        "Bytes of the compiled expressions of all instances; the largest give way, 64 KiB to 1 TiB",
+    ),
+    open(
         "HERALD_EXPLANATIONS",
         "4",
         "Explanations and traces of a user under way at a time, of all instances: one alone takes half, \

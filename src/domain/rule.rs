@@ -81,6 +81,14 @@ impl Rules {
         &self.0
     }
 
+    /// The expressions of its rules, with the rules' places in the list.
+    pub fn expressions(&self) -> impl Iterator<Item = (usize, &Expression)> {
+        self.0.iter().enumerate().filter_map(|(index, rule)| match &rule.subject {
+            Subject::When(expression) => Some((index, expression)),
+            _ => None,
+        })
+    }
+
     /// Deny wins; no matching allow = denied.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
         self.decide_by(|_, rule| rule.subject.includes(facts))

@@ -4,6 +4,7 @@ use super::progress::Progress;
 use crate::domain::audience::Audience;
 use crate::domain::channel::{ChannelName, Slow};
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::Expression;
 use crate::domain::message::{Author, Exclusion, Reach};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -54,12 +55,18 @@ impl Head {
 
     /// What it is counted with, in bytes.
     pub fn bytes(&self) -> usize {
-        let Exclusion { users, connections } = &self.reach.exclude;
+        HEAD_BYTES + self.id.len() + self.address.len() + self.reach_bytes()
+    }
+
+    /// What says whom it is for is counted with, in bytes; of a filter its text, since what it is
+    /// evaluated by is counted where it is compiled.
+    pub fn reach_bytes(&self) -> usize {
+        let Reach { audiences, exclude: Exclusion { users, connections }, filter } = &*self.reach;
         let excluded = users.iter().map(|user| user.as_str().len());
         let excluded = excluded.chain(connections.iter().map(String::len));
-        let texts = self.reach.audiences.iter().map(Audience::name_bytes).chain(excluded);
+        let texts = audiences.iter().map(Audience::name_bytes).chain(excluded);
         let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
-        HEAD_BYTES + self.id.len() + self.address.len() + texts
+        texts + filter.as_ref().map_or(0, Expression::kept_bytes)
     }
 }
 

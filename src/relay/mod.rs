@@ -58,6 +58,7 @@ pub use worker::{ConnectError, Joining, Refusal, Registration, Renewed, Unanswer
 
 use crate::catalog::Catalog;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::compiled::Compiled;
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use crate::domain::principal::UserId;
@@ -306,8 +307,12 @@ impl Relay {
 
     /// Takes up what `write_windows` wrote, before anyone is connected; all of it or nothing.
     /// Returns how many instances there were. Errors: `WindowError`.
-    pub fn read_windows(&self, source: impl BufRead) -> Result<usize, WindowError> {
-        window_file::read(&self.0.timelines, source)
+    pub fn read_windows(
+        &self,
+        source: impl BufRead,
+        compiled: &Compiled,
+    ) -> Result<usize, WindowError> {
+        window_file::read(&self.0.timelines, source, compiled)
     }
 
     /// Every instance that was in use, for the metrics.

@@ -7,6 +7,7 @@ use super::progress::Progress;
 use crate::domain::audience::{Address, Audience};
 use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::compiled::Pool;
 use crate::domain::expression::{Expression, Scope};
 use crate::domain::message::{Author, Exclusion, Message, Reach};
 use crate::domain::principal::UserId;
@@ -176,9 +177,9 @@ impl Sealed {
         Some(wire(head, &json, cursor_at, digest))
     }
 
-    /// Reads what `write` wrote. Errors: `SealedError`, for another form and for what is no
-    /// message.
-    pub fn read(text: &[u8]) -> Result<Self, SealedError> {
+    /// Reads what `write` wrote; its filter is compiled with its instance's others. Errors:
+    /// `SealedError`, for another form and for what is no message.
+    pub fn read(text: &[u8], pool: &Pool) -> Result<Self, SealedError> {
         let end = text.iter().position(|byte| *byte == b'\n').ok_or(SealedError)?;
         let (line, json) = (&text[..end], &text[end + 1..]);
         let line: Line<'_> = serde_json::from_slice(line).map_err(|_| SealedError)?;
@@ -190,19 +191,19 @@ impl Sealed {
         let cursor_at = bytes.len() + line.cursor_at;
         bytes.extend_from_slice(json);
         let digest = line.digest.as_deref().map(digest).transpose()?;
-        Ok(Self { head: Arc::new(line.into_head()?), bytes, cursor_at, digest })
+        Ok(Self { head: Arc::new(line.into_head(pool)?), bytes, cursor_at, digest })
     }
 }
 
 impl Line<'_> {
-    fn into_head(self) -> Result<Head, SealedError> {
+    fn into_head(self, pool: &Pool) -> Result<Head, SealedError> {
         let audiences = self.audiences.iter().map(|name| audience(name));
         let users = self.without_users.iter().map(|id| UserId::new(id).map_err(|_| SealedError));
         let exclude = Exclusion {
             users: users.collect::<Result<_, _>>()?,
             connections: self.without_connections,
         };
-        let filter = self.filter.map(|filter| Expression::parse(&filter, Scope::Filter));
+        let filter = self.filter.map(|filter| Expression::parse_in(pool, &filter, Scope::Filter));
         let filter = filter.transpose().map_err(|_| SealedError)?;
         let audiences = audiences.collect::<Result<_, _>>()?;
         let user = UserId::new(self.user).map_err(|_| SealedError)?;
@@ -341,6 +342,8 @@ impl Sealed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::expression::compiled::{Compiled, CompiledBounds};
+    use crate::domain::instance::InstanceId;
     use crate::domain::message::Payload;
     use smallvec::smallvec;
 
@@ -377,12 +380,16 @@ mod tests {
         }
     }
 
+    fn pool() -> Pool {
+        Compiled::new(CompiledBounds::default()).pool(&InstanceId::new("demo").unwrap())
+    }
+
     fn everything() -> Message {
         let user = |id: &str| UserId::new(id).unwrap();
         let reach = Reach {
             audiences: smallvec![Audience::All, Audience::User(user("a:\"b"))],
             exclude: Exclusion { users: vec![user("x")], connections: vec!["c".into()] },
-            filter: Some(Expression::parse("user == 'é'", Scope::Filter).unwrap()),
+            filter: Some(Expression::parse_in(&pool(), "user == 'é'", Scope::Filter).unwrap()),
         };
         Message {
             address: "bare \"word\"".into(),
@@ -401,7 +408,7 @@ mod tests {
         let sealed = Sealed::new(everything(), digest);
         let wire = sealed.write();
         let (head, frame) = sealed.place(CURSOR, None, 0);
-        let read = Sealed::read(&wire).unwrap();
+        let read = Sealed::read(&wire, &pool()).unwrap();
         assert_eq!((read.digest(), read.write()), (digest, wire.clone()));
         let other = read.head();
         assert_eq!((&head.reach, &head.author), (&other.reach, &other.author));
@@ -426,7 +433,11 @@ mod tests {
             json.to_owned(),
             String::new(),
         ] {
-            assert_eq!(Sealed::read(wrong.as_bytes()).unwrap_err(), SealedError, "{wrong}");
+            assert_eq!(
+                Sealed::read(wrong.as_bytes(), &pool()).unwrap_err(),
+                SealedError,
+                "{wrong}"
+            );
         }
     }
 

@@ -10,6 +10,7 @@ use super::timelines::Timelines;
 use crate::domain::audience::{Audience, Audiences};
 use crate::domain::channel::Slow;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::compiled::{Compiled, Pool};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::{Author, Exclusion, Reach};
 use crate::domain::principal::UserId;
@@ -123,9 +124,19 @@ pub fn write(timelines: &Timelines, target: &mut impl Write) -> io::Result<()> {
 
 /// Takes up what `write` wrote, before anyone is connected; all of it or nothing. Returns how many
 /// instances there were. Errors: `WindowError`.
-pub fn read(timelines: &Timelines, source: impl BufRead) -> Result<usize, WindowError> {
-    let mut reading =
-        Reading { away: Duration::ZERO, now: Instant::now(), lines: 0, open: None, whole: vec![] };
+pub fn read(
+    timelines: &Timelines,
+    source: impl BufRead,
+    compiled: &Compiled,
+) -> Result<usize, WindowError> {
+    let mut reading = Reading {
+        compiled,
+        away: Duration::ZERO,
+        now: Instant::now(),
+        lines: 0,
+        open: None,
+        whole: vec![],
+    };
     let mut lines = source.split(b'\n');
     let mut is_whole = false;
     while let Some(line) = lines.next().transpose()? {
@@ -139,14 +150,16 @@ pub fn read(timelines: &Timelines, source: impl BufRead) -> Result<usize, Window
         return Err(WindowError::Form);
     }
     let count = reading.whole.len();
-    for Instance { instance, cursor, kept, ids } in reading.whole {
+    for Instance { instance, cursor, kept, ids, pool: _ } in reading.whole {
         timelines.resume(instance, cursor, kept, ids);
     }
     Ok(count)
 }
 
 /// What has been read so far.
-struct Reading {
+struct Reading<'c> {
+    /// Where filters are compiled.
+    compiled: &'c Compiled,
     /// How long ago the file was written: the window went on meanwhile.
     away: Duration,
     now: Instant,
@@ -163,9 +176,11 @@ struct Instance {
     cursor: Cursor,
     kept: Exported,
     ids: Vec<ExportedId>,
+    /// Where its filters are compiled.
+    pool: Pool,
 }
 
-impl Reading {
+impl Reading<'_> {
     /// True for the last line. The wire form of a message is taken off `rest`.
     fn take(
         &mut self,
@@ -191,7 +206,8 @@ impl Reading {
                 let trimmed = trimmed.iter().map(|(name, to)| Ok((audience(name)?, *to)));
                 let trimmed = trimmed.collect::<Result<_, WindowError>>()?;
                 let kept = Exported { forgotten_to, entries: vec![], trimmed };
-                self.open = Some(Instance { instance, cursor, kept, ids: vec![] });
+                let pool = self.compiled.pool(&instance);
+                self.open = Some(Instance { instance, cursor, kept, ids: vec![], pool });
             }
             Line::Message { position, kept_ms, expires_ms } => {
                 let mut next = || rest.next().unwrap_or(Ok(vec![]));
@@ -232,7 +248,7 @@ impl Instance {
     ) -> Result<(), WindowError> {
         let newest = self.kept.entries.last().and_then(|(frame, _)| frame.head());
         let before = newest.map_or(0, |head| head.cursor.position);
-        let sealed = Sealed::read(wire)?;
+        let sealed = Sealed::read(wire, &self.pool)?;
         let sealed = match newest {
             Some(newest) => sealed.sharing_with(newest),
             None => sealed,

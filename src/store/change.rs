@@ -52,6 +52,11 @@ impl Store {
 }
 
 impl Change {
+    /// Whether nothing was changed between a version of the catalog and this change.
+    pub(super) fn follows_on(&self, catalog_version: i64) -> bool {
+        self.catalog_version == catalog_version + 1
+    }
+
     /// The connection on which the change's statements run.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction

@@ -2,13 +2,23 @@
 
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
-use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
-use crate::domain::expression::Scope;
-use crate::domain::expression::compiled::Compiled;
+use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow, cost_of};
+use crate::domain::expression::compiled::{Compiled, Pool};
+use crate::domain::expression::{Cost, Excess, Scope};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::UserId;
 use serde_json::{Value, json};
 use sqlx::PgExecutor;
+
+/// What the catalog says of an instance's expressions; it holds for a change that follows on that
+/// version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownCost {
+    /// The catalog's version.
+    pub catalog_version: i64,
+    /// Of all its channels but the one that is changed.
+    pub others: Cost,
+}
 
 impl Store {
     /// At most `limit` channels of an instance behind `after`, by name in byte order; none if there
@@ -19,20 +29,8 @@ impl Store {
         after: Option<&ChannelName>,
         limit: u32,
     ) -> Result<Vec<Channel>, StoreError> {
-        let rows = sqlx::query_as!(
-            ChannelRow,
-            "select name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
-             where instance = $1 and ($2::text is null or name > $2) order by name limit $3",
-            instance.as_str(),
-            after.map(ChannelName::as_str),
-            i64::from(limit),
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| row.into_channel(&self.compiled))
-            .collect::<Result<_, _>>()?)
+        let pool = self.compiled().pool(instance);
+        list_channels(&self.pool, instance, (after, limit.into()), &pool).await
     }
 
     /// One channel. Errors: `StoreError`.
@@ -41,22 +39,28 @@ impl Store {
         instance: &InstanceId,
         name: &ChannelName,
     ) -> Result<Option<Channel>, StoreError> {
-        find_channel(&self.pool, instance, name, &self.compiled).await
+        find_channel(&self.pool, instance, name, &self.compiled().pool(instance)).await
     }
 
-    /// Makes a channel, with version 1 whatever it says.
-    /// Errors: `Exists`, `InstanceMissing`, `Full` at 1,000 channels of the instance, `Store`.
+    /// Makes a channel, with version 1 whatever it says. `known` may tell what the instance's other
+    /// expressions cost. Errors: `Exists`, `InstanceMissing`, `Full` at 1,000 channels of the
+    /// instance, `TooCostly`, `Store`.
     pub async fn insert_channel(
         &self,
         actor: &UserId,
         instance: &InstanceId,
         channel: &Channel,
+        known: Option<KnownCost>,
     ) -> Result<Committed<Channel>, InsertError> {
         let channel = Channel { version: 1, ..channel.clone() };
         let mut change = self.begin_change(actor).await?;
         insert_channel(&mut change, instance, &channel).await?;
         if count_channels(&mut change, instance).await? > MAX_CHANNELS as i64 {
             return Err(InsertError::Full);
+        }
+        let excess = self.excess_with(&mut change, instance, (None, &channel), known).await?;
+        if let Some(excess) = excess {
+            return Err(InsertError::TooCostly(excess));
         }
         change
             .record(entry("channel.create", instance, &channel.name, None, Some(&channel)))
@@ -65,18 +69,23 @@ impl Store {
     }
 
     /// Replaces a channel; `channel.version` is the one that the caller saw, and grows by one.
-    /// Errors: `Missing`, `Stale`, `Store`.
+    /// `known` as when making one. Errors: `Missing`, `Stale`, `TooCostly`, `Store`.
     pub async fn update_channel(
         &self,
         actor: &UserId,
         instance: &InstanceId,
         channel: &Channel,
+        known: Option<KnownCost>,
     ) -> Result<Committed<Channel>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before =
-            expect_channel(&mut change, instance, (&channel.name, channel.version), &self.compiled)
-                .await?;
+        let pool = self.compiled().pool(instance);
+        let expected = (&channel.name, channel.version);
+        let before = expect_channel(&mut change, instance, expected, &pool).await?;
         let channel = Channel { version: before.version + 1, ..channel.clone() };
+        let both = (Some(&before), &channel);
+        if let Some(excess) = self.excess_with(&mut change, instance, both, known).await? {
+            return Err(UpdateError::TooCostly(excess));
+        }
         update_channel(&mut change, instance, &channel).await?;
         change
             .record(entry("channel.update", instance, &channel.name, Some(&before), Some(&channel)))
@@ -94,11 +103,50 @@ impl Store {
         expected: i64,
     ) -> Result<Committed<()>, UpdateError> {
         let mut change = self.begin_change(actor).await?;
-        let before =
-            expect_channel(&mut change, instance, (name, expected), &self.compiled).await?;
+        let pool = self.compiled().pool(instance);
+        let before = expect_channel(&mut change, instance, (name, expected), &pool).await?;
         delete_channel(&mut change, instance, name).await?;
         change.record(entry("channel.delete", instance, name, Some(&before), None)).await?;
         Ok(change.commit(()).await?)
+    }
+
+    /// Holds an instance's expressions to their bound, as they are once `channel` is in place of
+    /// `before`. What costs no more than before is taken: so an instance that is beyond the bound
+    /// finds its way back. By how much it is too costly. Errors: `StoreError`.
+    async fn excess_with(
+        &self,
+        change: &mut Change,
+        instance: &InstanceId,
+        (before, channel): (Option<&Channel>, &Channel),
+        known: Option<KnownCost>,
+    ) -> Result<Option<Excess>, StoreError> {
+        let cost = channel.cost();
+        if cost == Cost::default() {
+            return Ok(None);
+        }
+        let follows = |known: &KnownCost| change.follows_on(known.catalog_version);
+        let others = match known.filter(follows) {
+            Some(known) => known.others,
+            None => self.cost_of_others(change, instance, &channel.name).await?,
+        };
+        match (others + cost).within(self.compiled().bounds().instance) {
+            Err(excess) if !before.is_some_and(|before| cost.is_at_most(before.cost())) => {
+                Ok(Some(excess))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn cost_of_others(
+        &self,
+        change: &mut Change,
+        instance: &InstanceId,
+        name: &ChannelName,
+    ) -> Result<Cost, StoreError> {
+        let pool = self.compiled().pool(instance);
+        let all = list_channels(change.connection(), instance, (None, i64::MAX), &pool).await?;
+        let others = all.iter().filter(|channel| channel.name != *name);
+        Ok(cost_of(others, self.compiled().bounds().instance))
     }
 }
 
@@ -130,16 +178,37 @@ pub(super) async fn list_all_channels(
         .map(|(instance, row)| {
             let instance =
                 InstanceId::new(instance).map_err(CorruptRow::at("channels", "instance"))?;
-            Ok((instance, row.into_channel(compiled)?))
+            let channel = row.into_channel(&compiled.pool(&instance))?;
+            Ok((instance, channel))
         })
         .collect()
+}
+
+/// At most `limit` channels of an instance behind `after`, by name.
+pub(super) async fn list_channels(
+    executor: impl PgExecutor<'_>,
+    instance: &InstanceId,
+    (after, limit): (Option<&ChannelName>, i64),
+    pool: &Pool,
+) -> Result<Vec<Channel>, StoreError> {
+    let rows = sqlx::query_as!(
+        ChannelRow,
+        "select name, description, enabled, rules, publish_rules, payload_limit, slow, version from channels
+             where instance = $1 and ($2::text is null or name > $2) order by name limit $3",
+        instance.as_str(),
+        after.map(ChannelName::as_str),
+        limit,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.into_channel(pool)).collect::<Result<_, _>>()?)
 }
 
 async fn find_channel(
     executor: impl PgExecutor<'_>,
     instance: &InstanceId,
     name: &ChannelName,
-    compiled: &Compiled,
+    pool: &Pool,
 ) -> Result<Option<Channel>, StoreError> {
     let row = sqlx::query_as!(
         ChannelRow,
@@ -150,16 +219,16 @@ async fn find_channel(
     )
     .fetch_optional(executor)
     .await?;
-    Ok(row.map(|row| row.into_channel(compiled)).transpose()?)
+    Ok(row.map(|row| row.into_channel(pool)).transpose()?)
 }
 
 async fn expect_channel(
     change: &mut Change,
     instance: &InstanceId,
     (name, expected): (&ChannelName, i64),
-    compiled: &Compiled,
+    pool: &Pool,
 ) -> Result<Channel, UpdateError> {
-    match find_channel(change.connection(), instance, name, compiled).await? {
+    match find_channel(change.connection(), instance, name, pool).await? {
         None => Err(UpdateError::Missing),
         Some(channel) if channel.version != expected => {
             Err(UpdateError::Stale { current: channel.version })
@@ -293,14 +362,14 @@ struct ChannelRow {
 }
 
 impl ChannelRow {
-    fn into_channel(self, compiled: &Compiled) -> Result<Channel, CorruptRow> {
+    fn into_channel(self, pool: &Pool) -> Result<Channel, CorruptRow> {
         let payload_limit = self.payload_limit.map(u32::try_from).transpose();
         Ok(Channel {
             name: ChannelName::new(self.name).map_err(CorruptRow::at("channels", "name"))?,
             description: self.description,
             enabled: self.enabled,
-            rules: rules::from_json(self.rules, Scope::Hear, compiled)?,
-            publish_rules: rules::from_json(self.publish_rules, Scope::Publish, compiled)?,
+            rules: rules::from_json(self.rules, Scope::Hear, pool)?,
+            publish_rules: rules::from_json(self.publish_rules, Scope::Publish, pool)?,
             payload_limit: payload_limit.map_err(CorruptRow::at("channels", "payload_limit"))?,
             slow: if self.slow == slow_text(Slow::Latest) {
                 Slow::Latest

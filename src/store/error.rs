@@ -1,6 +1,7 @@
 //! What can go wrong between Herald and its Postgres, told apart by what the caller can do about
 //! it.
 
+use crate::domain::expression::Excess;
 use sqlx::migrate::MigrateError;
 
 /// Why the store did not answer. `Display` never repeats the source and holds nothing of a row.
@@ -51,6 +52,9 @@ pub enum InsertError {
     /// There is no such instance.
     #[error("there is no such instance")]
     InstanceMissing,
+    /// The instance's expressions together would cost more than they may.
+    #[error("the expressions of the instance would cost too much")]
+    TooCostly(Excess),
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -68,6 +72,9 @@ pub enum UpdateError {
         /// The version that is stored.
         current: i64,
     },
+    /// The instance's expressions together would cost more than they may.
+    #[error("the expressions of the instance would cost too much")]
+    TooCostly(Excess),
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),

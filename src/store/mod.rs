@@ -13,6 +13,7 @@ mod snapshot;
 
 pub use audit::AuditEntry;
 pub use change::Committed;
+pub use channels::KnownCost;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};
 pub use pool::Store;
 pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};

@@ -15,9 +15,6 @@ pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// transaction; in ms.
 const STATEMENT_TIMEOUT: &str = "5000";
 
-/// Expressions that are kept compiled; those in force are shared with the catalog.
-const MAX_COMPILED: usize = 10_000;
-
 static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold
@@ -26,19 +23,24 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 pub struct Store {
     /// Lives as long as any clone; `close` empties it.
     pub(super) pool: PgPool,
-    /// Every change reads all rules again: only what is new in them is compiled.
-    pub(super) compiled: Compiled,
+    /// Every change reads all rules again: only what is new in them is read as expressions.
+    compiled: Compiled,
 }
 
 impl Store {
     /// Connects lazily, with at most 8 connections; a request waits 3 s for one, a statement is
     /// cancelled after 5 s. Must be called inside a tokio runtime.
-    pub fn new(options: PgConnectOptions) -> Self {
+    pub fn new(options: PgConnectOptions, compiled: Compiled) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(as_herald(options));
-        Self { pool, compiled: Compiled::new(MAX_COMPILED) }
+        Self { pool, compiled }
+    }
+
+    /// Where the rules' expressions are compiled.
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
     }
 
     /// Makes new connections by these options from now on; those that are open stay.

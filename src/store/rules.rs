@@ -1,8 +1,8 @@
 //! How rule lists are stored, and shown in audit entries.
 
 use super::CorruptRow;
-use crate::domain::expression::Scope;
-use crate::domain::expression::compiled::Compiled;
+use crate::domain::expression::compiled::Pool;
+use crate::domain::expression::{Expression, Scope};
 use crate::domain::principal::{GroupId, UserId};
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use serde::{Deserialize, Serialize};
@@ -36,18 +36,14 @@ pub(super) fn to_json(rules: &Rules) -> Value {
 }
 
 /// Reads what `to_json` wrote. A rule that is not understood is an error, for leaving out a deny
-/// rule would let in.
-pub(super) fn from_json(
-    rules: Value,
-    scope: Scope,
-    compiled: &Compiled,
-) -> Result<Rules, CorruptRow> {
+/// rule would let in. One whose expression is not understood any more stays with its fault.
+pub(super) fn from_json(rules: Value, scope: Scope, pool: &Pool) -> Result<Rules, CorruptRow> {
     let column = if scope == Scope::Publish { "publish_rules" } else { "rules" };
     let corrupt = CorruptRow { table: "channels", column };
     let rows: Vec<RuleRow> = serde_json::from_value(rules).map_err(|_| corrupt)?;
     let rules = rows
         .into_iter()
-        .map(|row| row.into_rule(scope, compiled).ok_or(corrupt))
+        .map(|row| row.into_rule(scope, pool).ok_or(corrupt))
         .collect::<Result<_, _>>()?;
     Rules::new(rules).map_err(|_| corrupt)
 }
@@ -69,7 +65,7 @@ impl From<&Rule> for RuleRow {
 }
 
 impl RuleRow {
-    fn into_rule(self, scope: Scope, compiled: &Compiled) -> Option<Rule> {
+    fn into_rule(self, scope: Scope, pool: &Pool) -> Option<Rule> {
         let effect = match self.effect {
             EffectRow::Allow => Effect::Allow,
             EffectRow::Deny => Effect::Deny,
@@ -77,7 +73,9 @@ impl RuleRow {
         let subject = match (self.user, self.group, self.when, self.everyone) {
             (Some(user), None, None, None) => Subject::User(UserId::new(user).ok()?),
             (None, Some(group), None, None) => Subject::Group(GroupId::new(group).ok()?),
-            (None, None, Some(when), None) => Subject::When(compiled.parse(&when, scope).ok()?),
+            (None, None, Some(when), None) => {
+                Subject::When(Expression::stored_in(pool, &when, scope))
+            }
             (None, None, None, Some(true)) => Subject::Everyone,
             _ => return None,
         };
@@ -88,7 +86,17 @@ impl RuleRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::expression::Expression;
+    use crate::domain::expression::Cost;
+    use crate::domain::expression::compiled::{Compiled, CompiledBounds};
+    use crate::domain::instance::InstanceId;
+
+    fn pool() -> Pool {
+        let bounds = CompiledBounds {
+            instance: Cost { steps: 1_000, bytes: 1 << 20 },
+            total_bytes: 1 << 20,
+        };
+        Compiled::new(bounds).pool(&InstanceId::new("demo").unwrap())
+    }
 
     #[test]
     fn rules_survive_their_row_in_order() {
@@ -109,7 +117,7 @@ mod tests {
             {"effect": "allow", "everyone": true},
         ]);
         assert_eq!(to_json(&rules), stored);
-        assert_eq!(from_json(stored, Scope::Hear, &Compiled::new(1)), Ok(rules));
+        assert_eq!(from_json(stored, Scope::Hear, &pool()), Ok(rules));
     }
 
     #[test]
@@ -121,15 +129,21 @@ mod tests {
             json!([{"effect": "allow", "everyone": false}]),
             json!([{"effect": "allow", "user": ""}]),
             json!([{"effect": "perhaps", "everyone": true}]),
-            json!([{"effect": "deny", "when": "nobody"}]),
             json!(vec![json!({"effect": "allow", "everyone": true}); 101]),
         ] {
             let corrupt = CorruptRow { table: "channels", column: "rules" };
-            assert_eq!(
-                from_json(bad.clone(), Scope::Hear, &Compiled::new(1)),
-                Err(corrupt),
-                "{bad}"
-            );
+            assert_eq!(from_json(bad.clone(), Scope::Hear, &pool()), Err(corrupt), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_rule_whose_expression_is_not_understood_any_more_stays_with_its_fault() {
+        let stored =
+            json!([{"effect": "allow", "everyone": true}, {"effect": "deny", "when": "nobody"}]);
+        let rules = from_json(stored.clone(), Scope::Hear, &pool()).unwrap();
+        let faults: Vec<_> =
+            rules.expressions().map(|(index, it)| (index, it.fault().cloned())).collect();
+        assert!(matches!(&faults[..], [(1, Some(fault))] if fault.reason.contains("nobody")));
+        assert_eq!(to_json(&rules), stored);
     }
 }

@@ -38,7 +38,7 @@ impl Store {
             self.pool.begin_with("begin isolation level repeatable read read only").await?;
         let version = find_catalog_version(&mut *snapshot).await?;
         let instances = list_instances(&mut *snapshot, None, None).await?;
-        let channels = list_all_channels(&mut *snapshot, &self.compiled).await?;
+        let channels = list_all_channels(&mut *snapshot, self.compiled()).await?;
         let revocations = list_all_revocations(&mut *snapshot).await?;
         snapshot.commit().await?;
         Ok((version, configured(instances, channels, revocations)))

@@ -116,7 +116,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/body", &["credentials", "error", "patience", "state", "transport", "unfinished"]),
     ("api/pieces", &["under_way"]),
     ("api/middleware", &["counters", "error", "pieces", "state", "under_way"]),
-    ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
+    ("api/publish_rights", &[]),
+    ("api/admission", &["body", "credentials", "error", "middleware", "publish_rights", "state"]),
 ];
 
 /// A module, and crates and words that it must not name.

@@ -17,6 +17,7 @@ mod chaos;
 mod clients;
 mod command_line;
 mod connections;
+mod costs;
 mod documents;
 mod example;
 mod explaining;

@@ -156,12 +156,12 @@ pub async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-type Field<'a> = (&'a str, &'a str);
+pub type Field<'a> = (&'a str, &'a str);
 
-const JSON: Field<'static> = ("content-type", "application/json");
-const MAIN: Field<'static> = ("instance", "main");
+pub const JSON: Field<'static> = ("content-type", "application/json");
+pub const MAIN: Field<'static> = ("instance", "main");
 
-fn request(method: &str, target: &str, headers: &[Field<'_>], body: &str) -> Vec<u8> {
+pub fn request(method: &str, target: &str, headers: &[Field<'_>], body: &str) -> Vec<u8> {
     let fields: String =
         headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length =

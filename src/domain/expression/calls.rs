@@ -1,16 +1,11 @@
 //! Checks what is written with brackets: functions, macros and regular expressions.
 
-use super::bounds::MAX_REGEX;
 use super::check::{Checked, Checker, refuse, require};
-use super::error::ExpressionError;
 use super::kinds::Kinds;
+use super::pattern::Pattern;
 use super::tree::{Function, Macro, Node, Variable, Walk, What};
 use cel::common::ast::{CallExpr, Expr, LiteralValue};
 use cel::parser::Expression as Parsed;
-use regex::{Regex, RegexBuilder};
-
-/// How deep brackets may nest in a regular expression.
-const MAX_REGEX_NESTING: u32 = 32;
 
 impl Checker<'_> {
     /// A function, a macro, `has` or `matches`.
@@ -72,9 +67,11 @@ impl Checker<'_> {
         let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
             return refuse(self.start(pattern), "a regular expression must be a literal text");
         };
-        let regex = compile(pattern.inner(), position)?;
+        let pattern = Pattern::new(pattern.inner());
+        let pattern = pattern.or_else(|error| refuse(position, error.to_string()))?;
         let at = target.at;
-        Ok(Node { what: What::Matches(Box::new(target), Box::new(regex)), at, kinds: Kinds::BOOL })
+        let what = What::Matches(Box::new(target), Box::new(pattern));
+        Ok(Node { what, at, kinds: Kinds::BOOL })
     }
 
     fn element_name(&self, parsed: &Parsed) -> Checked<String> {
@@ -174,20 +171,4 @@ fn unknown(name: &str) -> String {
              exists_one, all, filter, map, int, uint, double, string and bucket"
         ),
     }
-}
-
-fn compile(pattern: &str, position: usize) -> Result<Regex, ExpressionError> {
-    let built = RegexBuilder::new(pattern)
-        .size_limit(MAX_REGEX)
-        .dfa_size_limit(MAX_REGEX)
-        .nest_limit(MAX_REGEX_NESTING)
-        .build();
-    built.or_else(|error| match error {
-        regex::Error::CompiledTooBig(_) => refuse(position, "the regular expression is too large"),
-        other => {
-            let said = other.to_string();
-            let last = said.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            refuse(position, format!("this is not a regular expression: {last}"))
-        }
-    })
 }

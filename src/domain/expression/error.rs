@@ -1,5 +1,7 @@
 //! Why a text is not an expression.
 
+use super::write;
+
 /// Why a text is not an expression, for the one who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -8,4 +10,11 @@ pub struct ExpressionError {
     pub position: usize,
     /// A sentence without a full stop.
     pub reason: String,
+}
+
+impl ExpressionError {
+    /// The same without a token that was pasted in the wrong place.
+    pub(super) fn without_long_words(self) -> Self {
+        Self { reason: write::without_long_words(&self.reason), ..self }
+    }
 }

@@ -3,7 +3,7 @@
 use super::bounds::MAX_ELEMENTS;
 use super::facts::Facts;
 use super::functions;
-use super::meter::{Cause, Failure, Meter};
+use super::meter::{Cause, Failure, Meter, STEPS_PER_PART};
 use super::tree::{Literal, Macro, Node, Operator, Variable, Walk, What};
 use super::value::{List, Map, Value};
 use std::cmp::Ordering;
@@ -24,7 +24,7 @@ impl<'a> Evaluator<'a> {
 
     /// The value of a part. Errors: what fails, and why.
     pub fn value(&mut self, node: &'a Node) -> Evaluated<'a> {
-        self.meter.charge(1).map_err(|cause| cause.at(node))?;
+        self.meter.charge(STEPS_PER_PART).map_err(|cause| cause.at(node))?;
         match &node.what {
             What::Literal(literal) => Ok(literal.into()),
             What::Variable(variable) => self.variable(*variable).map_err(|cause| cause.at(node)),
@@ -62,9 +62,9 @@ impl<'a> Evaluator<'a> {
                 functions::call(*function, &operands, &mut self.meter)
                     .map_err(|cause| cause.at(node))
             }
-            What::Matches(text, regex) => {
+            What::Matches(text, pattern) => {
                 let text = self.value(text)?;
-                functions::matches(&text, regex, &mut self.meter).map_err(|cause| cause.at(node))
+                functions::matches(&text, pattern, &mut self.meter).map_err(|cause| cause.at(node))
             }
             What::List(parts) => {
                 let elements =
@@ -195,7 +195,7 @@ impl<'a> Evaluator<'a> {
             .ok_or_else(|| Cause::Kind(range.kind(), "a list or a map").at(&walk.range))?;
         let (mut kept, mut found, mut failure) = (Vec::new(), 0, None);
         for element in elements {
-            self.meter.charge(1).map_err(|cause| cause.at(node))?;
+            self.meter.charge(STEPS_PER_PART).map_err(|cause| cause.at(node))?;
             self.element = Some(element.clone());
             match walk.name {
                 Macro::Map => kept.push(self.value(&walk.body)?),

@@ -1,16 +1,15 @@
 //! Says why an expression is true, false or fails for someone: which parts decided, with the values
 //! seen.
 
-use super::bounds::{MAX_REASON, MAX_STEPS};
+use super::bounds::MAX_REASON;
 use super::evaluate::Evaluator;
 use super::facts::Facts;
 use super::meter::{Cause, Failure, Meter};
 use super::tree::{Macro, Node, Walk, What};
 use super::write::{bounded, quoted, shown};
 
-/// Parts are evaluated again on the way down; all of that together may take this many evaluations'
-/// work.
-const EVALUATIONS: u64 = 64;
+/// Parts are evaluated again on the way down; all of that together may take so many steps.
+const MOST_STEPS: u64 = 64_000_000;
 
 pub(super) struct Explainer<'a> {
     evaluator: Evaluator<'a>,
@@ -18,7 +17,7 @@ pub(super) struct Explainer<'a> {
 
 impl<'a> Explainer<'a> {
     pub fn new(facts: &'a Facts<'a>) -> Self {
-        Self { evaluator: Evaluator::new(facts, Meter::new(EVALUATIONS * MAX_STEPS)) }
+        Self { evaluator: Evaluator::new(facts, Meter::new(MOST_STEPS)) }
     }
 
     /// The reason in at most `MAX_REASON` bytes.

@@ -1,14 +1,12 @@
 //! What the operators and functions of an expression do with values.
 
 use super::bounds::{MAX_ELEMENTS, MAX_TEXT};
-use super::meter::{Cause, Meter};
+use super::meter::{Cause, Meter, STEPS_PER_TEXT};
+use super::pattern::Pattern;
 use super::tree::{Function, Operator};
 use super::value::{List, Value};
 use aws_lc_rs::digest::{SHA256, digest};
-use regex::Regex;
 
-/// Steps for one byte of a text that a regular expression reads.
-pub(super) const STEPS_PER_MATCHED_BYTE: u64 = 8;
 /// Steps for one `bucket`, beside one for each byte.
 pub(super) const STEPS_PER_BUCKET: u64 = 64;
 /// Longest text that `string` makes of a number, in bytes: the smallest double has 326 places.
@@ -108,6 +106,7 @@ fn string<'a>(of: &Value<'a>, meter: &mut Meter) -> Made<'a> {
         Value::Double(value) => value.to_string(),
         other => return Err(Cause::Kind(other.kind(), "a number, a text, or true or false")),
     };
+    meter.charge(STEPS_PER_TEXT)?;
     meter.charge_writing(made.len())?;
     Ok(Value::Text(made.into()))
 }
@@ -123,13 +122,13 @@ fn bucket<'a>(text: &str, meter: &mut Meter) -> Made<'a> {
 }
 
 /// Whether the pattern is found in a text of at most `MAX_TEXT` bytes.
-pub(super) fn matches<'a>(of: &Value<'a>, regex: &Regex, meter: &mut Meter) -> Made<'a> {
+pub(super) fn matches<'a>(of: &Value<'a>, pattern: &Pattern, meter: &mut Meter) -> Made<'a> {
     let text = text(of)?;
     if text.len() > MAX_TEXT {
         return Err(Cause::TextTooLong(MAX_TEXT));
     }
-    meter.charge(STEPS_PER_MATCHED_BYTE * text.len() as u64)?;
-    Ok(Value::Bool(regex.is_match(text)))
+    meter.charge(pattern.steps_per_byte().saturating_mul(text.len() as u64))?;
+    Ok(Value::Bool(pattern.is_match(text)))
 }
 
 /// A new list.

@@ -1,7 +1,7 @@
 //! What holds for any text whatever: the fuzz target and the property tests run this. No part of
 //! the service: only tests and the feature `fuzzing` compile it.
 
-use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_REASON, MAX_STEPS, Scope};
+use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_REASON, MAX_WORK, Scope};
 use crate::domain::principal::{self, GroupId, Principal, UserId};
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -32,7 +32,7 @@ pub fn fuzz(text: &str) {
 fn hold(expression: &Expression, facts: &Facts<'_>) {
     let (outcome, work) = expression.evaluate_counted(facts);
     assert!(
-        work.steps <= expression.price() && expression.price() <= MAX_STEPS,
+        work.steps <= expression.price() && expression.price() <= MAX_WORK,
         "{expression}: {} steps",
         work.steps
     );

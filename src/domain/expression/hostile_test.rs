@@ -4,7 +4,7 @@
 use super::bounds::MAX_CLAIM_BYTES;
 use super::fuzzing::fuzz;
 use super::support_test::{connection, principal};
-use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_STEPS, Outcome, Scope};
+use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_STEPS, MAX_WORK, Outcome, Scope};
 use crate::domain::principal::Principal;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -166,7 +166,7 @@ fn worst_connection() -> Option<ConnectionFacts> {
 
 /// Evaluates over all of them. Every count is within the price, and the price within the bound.
 fn assert_bounded(expression: &Expression, principals: &[Principal]) -> u64 {
-    assert!(expression.price() <= MAX_STEPS, "{expression}");
+    assert!(expression.price() <= MAX_WORK, "{expression}");
     let mut most = 0;
     for principal in principals {
         let facts = Facts::new(principal, worst_connection());
@@ -221,13 +221,63 @@ fn claims_beyond_a_token_end_at_the_bound() {
     // An administrator may type claims of any size to have a rule explained.
     let element = vec![1; 4_000];
     let huge = principal(&json!({"claims": {"l": vec![element.clone(); 256], "m": element}}));
-    let expression =
-        Expression::parse("claims.l.filter(x, x == claims.l[0]) == []", Scope::Hear).unwrap();
+    let text = fill("claims.l.filter(x, true", " && x == claims.l[0]", ") == []", 10);
+    let expression = Expression::parse(&text, Scope::Hear).unwrap();
     let facts = Facts::new(&huge, None);
     let (outcome, work) = expression.evaluate_counted(&facts);
     assert_eq!(outcome, Outcome::Error);
-    assert!((MAX_STEPS..MAX_STEPS + 100).contains(&work.steps), "{} steps", work.steps);
-    assert!(expression.explain(&facts).reason.contains("1000000 steps"));
+    assert!((MAX_WORK..MAX_WORK + 100).contains(&work.steps), "{} steps", work.steps);
+    assert!(expression.explain(&facts).reason.contains("18000000 steps"));
+}
+
+/// What could take this many steps with a token of 8 KiB, when a million were allowed and a part or
+/// a pair was one step.
+const AT_THE_OLD_BOUND: &[(u64, &str)] = &[
+    (886_787, "claims.l.exists(x, x in claims.l && false)"),
+    (895_237, "claims.l.map(x, claims.s).all(x, x in x)"),
+    (
+        999_940,
+        "claims.l.filter(x, true).exists(x, (true ? x : claims) in claims.l || 'xx' != string(x))",
+    ),
+    (999_881, "{'a': groups}.a.filter(x, claims.l[string(x)] == claims.s).exists(y, y == claims)"),
+    (
+        999_300,
+        "claims.l.filter(x, true).exists(x, size(claims.s) > 1 || claims in (true ? x : claims))",
+    ),
+    (998_661, "claims.l.map(x, claims.s).all(x, string((true ? x : claims)) == x)"),
+    (998_150, "(claims.l + claims.l).exists(x, string(x) in claims.s)"),
+];
+
+#[test]
+fn what_was_within_the_bound_for_tokens_of_8_kib_is_not_refused_for_its_steps() {
+    let principals = worst_principals();
+    let matched = fill("[1", ",1", "].exists(x, claims.s.matches('^x+y'))", 114);
+    for (old, text) in AT_THE_OLD_BOUND.iter().chain(&[(946_452, &*matched)]) {
+        let expression = Expression::parse(text, Scope::Hear).unwrap();
+        assert!(
+            (*old / 8..10 * *old).contains(&expression.price()),
+            "{text}: {}",
+            expression.price()
+        );
+        assert_bounded(&expression, &principals[..4]);
+    }
+}
+
+#[test]
+fn what_could_take_more_than_the_bound_is_refused_with_the_figure() {
+    let walk =
+        |times: usize| format!("claims.l.exists(x, {})", vec!["x in claims.l"; times].join(" || "));
+    let price = Expression::parse(&walk(1), Scope::Hear).unwrap().price();
+    assert!((MAX_STEPS / 2..=MAX_STEPS).contains(&price), "{price}");
+    let refused = Expression::parse(&walk(2), Scope::Hear).unwrap_err();
+    assert!(refused.reason.ends_with("at most 10000000 are allowed"), "{refused}");
+    let counted = |times: usize| vec!["claims.s.matches('(x{100}){10}')"; times].join(" || ");
+    let price = Expression::parse(&counted(1), Scope::Filter).unwrap().price();
+    assert!(price > 6_000_000, "the size of a regular expression is part of the price: {price}");
+    let refused = Expression::parse(&counted(2), Scope::Filter).unwrap_err();
+    let said =
+        "the size of its regular expressions adds 12349440 steps; at most 8000000 are allowed";
+    assert_eq!((refused.position, &*refused.reason), (0, said));
 }
 
 #[test]

@@ -1,19 +1,61 @@
 //! Bounds the steps of every evaluation of an expression, before anyone's claims are known.
 
 use super::bounds::{
-    MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_TEXT, MAX_USER_AGENT,
+    MAX_ADDRESS, MAX_CLAIM_BYTES, MAX_CLAIM_VALUES, MAX_ELEMENTS, MAX_PATTERN_STEPS, MAX_STEPS,
+    MAX_TEXT, MAX_USER_AGENT,
 };
-use super::functions::{MAX_NUMBER_TEXT, STEPS_PER_BUCKET, STEPS_PER_MATCHED_BYTE};
+use super::functions::{MAX_NUMBER_TEXT, STEPS_PER_BUCKET};
 use super::kinds::Kinds;
 use super::linear::Linear;
-use super::meter::steps_to_read;
+use super::meter::{
+    STEPS_PER_LOOKUP, STEPS_PER_PAIR, STEPS_PER_PART, STEPS_PER_TEXT, steps_to_read,
+};
+use super::pattern::{Pattern, STEPS_PER_BYTE};
 use super::tree::{Function, Literal, Macro, Node, Operator, Variable, Walk, What};
 use super::value::Value;
 use crate::domain::MAX_ID_BYTES;
 
-/// The most steps that an evaluation can take, whatever a token of the largest size says.
-pub(super) fn price(root: &Node) -> u64 {
-    Pricer { around: None }.estimate(root).steps.fixed
+/// What an evaluation can take at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Price {
+    /// Steps beside what follows, as if all regular expressions were the smallest.
+    pub steps: u64,
+    /// Steps that the size of the regular expressions adds.
+    pub patterns: u64,
+}
+
+impl Price {
+    /// All of it, where neither part is beyond its bound. Errors: a sentence.
+    pub fn within_bounds(self) -> Result<u64, String> {
+        let Self { steps, patterns } = self;
+        if steps > MAX_STEPS {
+            let most = MAX_STEPS;
+            return Err(format!(
+                "evaluating this could take {steps} steps; at most {most} are allowed"
+            ));
+        }
+        if patterns > MAX_PATTERN_STEPS {
+            let most = MAX_PATTERN_STEPS;
+            return Err(format!(
+                "the size of its regular expressions adds {patterns} steps; at most {most} are allowed"
+            ));
+        }
+        Ok(steps + patterns)
+    }
+}
+
+/// The most that an evaluation can take, whatever a token of the largest size says.
+pub(super) fn price(root: &Node) -> Price {
+    let estimate = |counted| Pricer { around: None, counted }.estimate(root).steps.fixed;
+    let (steps, all) = (estimate(Patterns::AsTheSmallest), estimate(Patterns::BySize));
+    Price { steps, patterns: all.saturating_sub(steps) }
+}
+
+/// How regular expressions are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patterns {
+    AsTheSmallest,
+    BySize,
 }
 
 /// The largest that a value can be: itself and everything in it counted as values, all its text
@@ -46,6 +88,7 @@ struct Around {
 
 struct Pricer {
     around: Option<Around>,
+    counted: Patterns,
 }
 
 const VALUE_BYTES: u64 = size_of::<Value<'_>>() as u64;
@@ -56,43 +99,42 @@ impl Pricer {
             What::Literal(literal) => Estimate::given(1, literal_bytes(literal), 0),
             What::Variable(variable) => variable_estimate(*variable),
             What::Element(_) => Estimate {
-                steps: Linear::fixed(1),
+                steps: Linear::fixed(STEPS_PER_PART),
                 size: Size { values: Linear::per(1), bytes: Linear::per(1) },
                 elements: MAX_ELEMENTS as u64,
                 lookup: 0,
             },
             What::Select(operand, _) => {
                 let operand = self.estimate(operand);
-                let steps = operand.steps.add(1 + operand.lookup);
+                let steps = operand.steps.add(STEPS_PER_PART + STEPS_PER_LOOKUP + operand.lookup);
                 Estimate { steps, elements: MAX_ELEMENTS as u64, ..operand }
             }
             What::Index(pair) => {
                 let (container, index) = (self.estimate(&pair[0]), self.estimate(&pair[1]));
-                let steps = container.steps.plus(index.steps).add(1 + container.lookup);
+                let found = STEPS_PER_PART + STEPS_PER_LOOKUP + container.lookup;
+                let steps = container.steps.plus(index.steps).add(found);
                 Estimate { steps, elements: MAX_ELEMENTS as u64, ..container }
             }
             What::Has(operand) | What::Not(operand) | What::Negate(operand) => {
-                Estimate::scalar(self.estimate(operand).steps.add(1))
+                Estimate::scalar(self.estimate(operand).steps.add(STEPS_PER_PART))
             }
-            What::And(parts) | What::Or(parts) => Estimate::scalar(self.all(parts).steps.add(1)),
+            What::And(parts) | What::Or(parts) => {
+                Estimate::scalar(self.all(parts).steps.add(STEPS_PER_PART))
+            }
             What::Choice(three) => {
                 let (chosen, other) = (self.estimate(&three[1]), self.estimate(&three[2]));
-                let steps =
-                    self.estimate(&three[0]).steps.plus(chosen.steps).plus(other.steps).add(1);
+                let steps = self.estimate(&three[0]).steps.plus(chosen.steps).plus(other.steps);
+                let steps = steps.add(STEPS_PER_PART);
                 Estimate { steps, ..chosen.or(other) }
             }
             What::Binary(operator, pair) => self.binary(*operator, node, pair),
             What::Call(function, operands) => self.call(*function, operands),
-            What::Matches(text, _) => {
-                let text = self.estimate(text);
-                let read = text.size.bytes.times(STEPS_PER_MATCHED_BYTE).by_weight();
-                let most = Linear::fixed(STEPS_PER_MATCHED_BYTE * MAX_TEXT as u64);
-                Estimate::scalar(text.steps.add(1).plus(self.lesser(read, most)))
-            }
+            What::Matches(text, pattern) => self.matches(text, pattern),
             What::List(parts) => {
                 let all = self.all(parts);
                 let elements = parts.len() as u64;
-                Estimate { steps: all.steps.add(1 + elements * VALUE_BYTES), elements, ..all }
+                let steps = all.steps.add(STEPS_PER_PART + elements * VALUE_BYTES);
+                Estimate { steps, elements, ..all }
             }
             What::Map(entries) => self.map(entries),
             What::Walk(walk) => self.walk(walk),
@@ -112,30 +154,44 @@ impl Pricer {
         sum
     }
 
+    fn matches(&mut self, text: &Node, pattern: &Pattern) -> Estimate {
+        let text = self.estimate(text);
+        let each = match self.counted {
+            Patterns::AsTheSmallest => pattern.steps_per_byte().min(STEPS_PER_BYTE),
+            Patterns::BySize => pattern.steps_per_byte(),
+        };
+        let read = text.size.bytes.times(each).by_weight();
+        let most = Linear::fixed(each.saturating_mul(MAX_TEXT as u64));
+        Estimate::scalar(text.steps.add(STEPS_PER_PART).plus(self.lesser(read, most)))
+    }
+
     fn map(&mut self, entries: &[(Literal, Node)]) -> Estimate {
         let all = self.all(entries.iter().map(|(_, value)| value));
         let elements = entries.len() as u64;
         let keys: u64 = entries.iter().map(|(key, _)| literal_bytes(key)).sum();
-        let size =
-            all.size.plus(Size { values: Linear::fixed(elements), bytes: Linear::fixed(keys) });
-        let lookup = all.lookup.max(elements + steps_to_read(keys));
-        Estimate { steps: all.steps.add(1 + 2 * elements * VALUE_BYTES), size, elements, lookup }
+        // A key that is looked up in claims takes as long as two pairs that are compared.
+        let named = Size { values: Linear::fixed(2 * elements), bytes: Linear::fixed(keys) };
+        let lookup = all.lookup.max(elements * STEPS_PER_PAIR + steps_to_read(keys));
+        let steps = all.steps.add(STEPS_PER_PART + 2 * elements * VALUE_BYTES);
+        Estimate { steps, size: all.size.plus(named), elements, lookup }
     }
 
     fn binary(&mut self, operator: Operator, node: &Node, pair: &[Node; 2]) -> Estimate {
         let (left, right) = (self.estimate(&pair[0]), self.estimate(&pair[1]));
-        let steps = left.steps.plus(right.steps).add(1);
+        let steps = left.steps.plus(right.steps).add(STEPS_PER_PART);
         let lookup = left.lookup.max(right.lookup);
-        let lesser = self.lesser(left.size.weight(), right.size.weight());
+        // Comparing two maps looks each key of one up in the other.
+        let compared = |size: Size| size.compared().plus(size.weight().times(lookup));
         match operator {
-            // Comparing two maps looks each key of one up in the other.
             Operator::Equal | Operator::Unequal => {
-                Estimate::scalar(steps.plus(lesser.times(1 + lookup)))
+                let lesser = self.lesser(compared(left.size), compared(right.size));
+                Estimate::scalar(steps.plus(lesser))
             }
             Operator::In => {
-                let each = left.size.weight().times(MAX_ELEMENTS as u64).add(MAX_ELEMENTS as u64);
-                let searched = self.lesser(each, right.size.weight());
-                Estimate::scalar(steps.plus(searched.times(1 + lookup)).add(lookup))
+                let elements = MAX_ELEMENTS as u64;
+                let each = compared(left.size).times(elements);
+                let searched = self.lesser(each, compared(right.size));
+                Estimate::scalar(steps.plus(searched).add(STEPS_PER_LOOKUP + lookup))
             }
             Operator::Add => {
                 let text = if node.kinds.meets(Kinds::TEXT) { MAX_TEXT as u64 } else { 0 };
@@ -150,7 +206,10 @@ impl Pricer {
                 let elements = MAX_ELEMENTS as u64;
                 Estimate { steps: steps.plus(written), size, elements, lookup }
             }
-            operator if operator.compares() => Estimate::scalar(steps.plus(lesser)),
+            operator if operator.compares() => {
+                let lesser = self.lesser(left.size.compared(), right.size.compared());
+                Estimate::scalar(steps.plus(lesser))
+            }
             _ => Estimate::scalar(steps),
         }
     }
@@ -163,13 +222,13 @@ impl Pricer {
     fn call(&mut self, function: Function, operands: &[Node]) -> Estimate {
         let all = self.all(operands);
         let read = all.size.bytes.read();
-        let steps = all.steps.add(1);
+        let steps = all.steps.add(STEPS_PER_PART);
         match function {
             Function::Bucket => {
                 Estimate::scalar(steps.plus(all.size.bytes.by_weight()).add(STEPS_PER_BUCKET))
             }
             Function::Text => {
-                let mut made = Estimate::scalar(steps.add(MAX_NUMBER_TEXT));
+                let mut made = Estimate::scalar(steps.add(STEPS_PER_TEXT + MAX_NUMBER_TEXT));
                 made.size.bytes = all.size.bytes.add(MAX_NUMBER_TEXT);
                 made
             }
@@ -187,12 +246,12 @@ impl Pricer {
         self.around = Some(Around { elements, weight });
         let body = self.estimate(&walk.body);
         self.around = None;
-        let walked = body.steps.add(2).total(elements, weight);
+        let walked = body.steps.add(2 * STEPS_PER_PART).total(elements, weight);
         let kept = match walk.name {
             Macro::Map | Macro::Filter => elements * VALUE_BYTES,
             Macro::All | Macro::Exists | Macro::ExistsOne => 0,
         };
-        let steps = range.steps.add(1).add(walked).add(kept);
+        let steps = range.steps.add(STEPS_PER_PART).add(walked).add(kept);
         match walk.name {
             Macro::Filter => Estimate { steps, elements, ..range },
             Macro::Map => Estimate {
@@ -234,7 +293,7 @@ fn variable_estimate(variable: Variable) -> Estimate {
 impl Estimate {
     fn given(values: u64, bytes: u64, elements: u64) -> Self {
         let size = Size { values: Linear::fixed(values), bytes: Linear::fixed(bytes) };
-        Self { steps: Linear::fixed(1), size, elements, lookup: 0 }
+        Self { steps: Linear::fixed(STEPS_PER_PART), size, elements, lookup: 0 }
     }
 
     /// True, false or a number.
@@ -260,9 +319,15 @@ impl Size {
         Self { values: self.values.plus(other.values), bytes: self.bytes.plus(other.bytes) }
     }
 
-    /// Most steps to look at all of it once.
+    /// All values, and sixteen bytes of text as one more.
     fn weight(self) -> Linear {
         let (values, read) = (self.values, self.bytes.read());
+        Linear { fixed: values.fixed.saturating_add(read.fixed), per: values.per.max(read.per) }
+    }
+
+    /// Most steps to compare all of it once.
+    fn compared(self) -> Linear {
+        let (values, read) = (self.values.times(STEPS_PER_PAIR), self.bytes.read());
         Linear { fixed: values.fixed.saturating_add(read.fixed), per: values.per.max(read.per) }
     }
 }

@@ -1,7 +1,7 @@
 //! What an expression says once it is checked: the tree that is evaluated, priced and explained.
 
 use super::kinds::Kinds;
-use regex::Regex;
+use super::pattern::Pattern;
 
 /// A part of an expression.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) enum What {
     Binary(Operator, Box<[Node; 2]>),
     /// The receiver, where there is one, is the first operand.
     Call(Function, Vec<Node>),
-    Matches(Box<Node>, Box<Regex>),
+    Matches(Box<Node>, Box<Pattern>),
     List(Vec<Node>),
     Map(Vec<(Literal, Node)>),
     Walk(Box<Walk>),

@@ -1,6 +1,6 @@
 //! What parts of an expression evaluate to: borrowed from the facts wherever nothing new is made.
 
-use super::meter::{Cause, Meter};
+use super::meter::{Cause, Meter, STEPS_PER_LOOKUP, STEPS_PER_PAIR};
 use super::tree::Literal;
 use crate::domain::principal::{GroupId, Role};
 use serde_json::Value as Json;
@@ -58,9 +58,9 @@ impl<'a> Value<'a> {
     }
 
     /// `==`: numbers by their value whatever their kind, lists and maps element by element, other
-    /// kinds never. Charges a step for each pair looked at, and for the text compared.
+    /// kinds never. Charges for each pair looked at, and for the text compared.
     pub fn equals(&self, other: &Self, meter: &mut Meter) -> Result<bool, Cause> {
-        meter.charge(1)?;
+        meter.charge(STEPS_PER_PAIR)?;
         match (self, other) {
             (Self::Null, Self::Null) => Ok(true),
             (Self::Bool(one), Self::Bool(other)) => Ok(one == other),
@@ -81,7 +81,7 @@ impl<'a> Value<'a> {
     /// The order of two numbers, two texts (by bytes) or two booleans; `None` beside NaN.
     /// Errors: other kinds, or kinds that differ.
     pub fn order(&self, other: &Self, meter: &mut Meter) -> Result<Option<Ordering>, Cause> {
-        meter.charge(1)?;
+        meter.charge(STEPS_PER_PAIR)?;
         match (self, other) {
             (Self::Bool(one), Self::Bool(other)) => Ok(Some(one.cmp(other))),
             (Self::Text(one), Self::Text(other)) => {
@@ -245,11 +245,12 @@ impl<'a> Map<'a> {
         }
     }
 
-    /// The value under a key. Charges nothing where claims are asked, which have an index, and each
+    /// The value under a key. Charges a lookup where claims are asked, which have an index, and each
     /// key looked at in a map that the expression makes.
     pub fn get(&self, key: &Value<'_>, meter: &mut Meter) -> Result<Option<Value<'a>>, Cause> {
         match (self, key) {
             (Self::Json(entries), Value::Text(key)) => {
+                meter.charge(STEPS_PER_LOOKUP)?;
                 Ok(entries.get(key.as_str()).map(Value::from))
             }
             (_, Value::Null | Value::List(_) | Value::Map(_)) => {

@@ -144,8 +144,8 @@ impl Display for Node {
                 join(f, ", ", 0, operands)?;
                 f.write_str(")")
             }
-            What::Matches(text, regex) => {
-                write!(f, "{}.matches({:?})", Operand(text, 7), regex.as_str())
+            What::Matches(text, pattern) => {
+                write!(f, "{}.matches({:?})", Operand(text, 7), pattern.as_str())
             }
             What::List(elements) => {
                 f.write_str("[")?;

@@ -147,5 +147,6 @@ pub fn tenant(instance: usize, channels: &Channels) -> Tenant {
             .map(|channel| (channel.name.clone(), Arc::new(channel)))
             .collect(),
         revocations: Revocations::default(),
+        misfits: Default::default(),
     }
 }

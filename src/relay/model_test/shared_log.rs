@@ -4,6 +4,7 @@
 use super::world::SETTINGS;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::compiled::{Compiled, CompiledBounds};
 use crate::domain::instance::InstanceId;
 use crate::domain::message::Message;
 use crate::relay::{Appended, Head, Log, NotNow, NotPlaced, Relay, Sealed, SharedLog, Workers};
@@ -118,7 +119,9 @@ impl Follower {
             && let Some(entry) = self.log.behind(self.taken())
         {
             let place = self.taken() + 1;
-            last = relay.apply(&entry.instance, place, Sealed::read(&entry.wire).unwrap());
+            let pool = Compiled::new(CompiledBounds::default()).pool(&entry.instance);
+            let sealed = Sealed::read(&entry.wire, &pool).unwrap();
+            last = relay.apply(&entry.instance, place, sealed);
             assert!(last.is_some(), "it was not applied before");
             self.taken.store(place, Relaxed);
         }

@@ -8,6 +8,7 @@ use super::shared_log::CommonLog;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
+use crate::domain::expression::compiled::{Compiled, CompiledBounds};
 use crate::domain::instance::InstanceId;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::outbox::Next;
@@ -317,7 +318,8 @@ impl World {
             let node = &mut self.nodes[0];
             (node.applied, node.given_up_to, node.ids_gone_to) =
                 (applied, given_up_to, ids_gone_to);
-            node.relay.read_windows(file.as_slice()).unwrap();
+            let compiled = Compiled::new(CompiledBounds::default());
+            node.relay.read_windows(file.as_slice(), &compiled).unwrap();
         } else {
             self.tenancies.iter_mut().for_each(|tenancy| tenancy.sent.clear());
         }

@@ -5,7 +5,7 @@ use crate::relay::frame::Frame;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Bytes that an entry is counted with beyond its frame; generous, so that the bound holds for
+/// Bytes that an entry is counted with beyond its frame and whom it is for; generous, so that the bound holds for
 /// small messages too.
 const ENTRY_BYTES: usize = 384;
 
@@ -40,11 +40,16 @@ pub(crate) struct Entry {
     pub kept_until: Instant,
     /// Audiences that still hold it; 0 for one that is kept for workers alone.
     pub held_by: usize,
+    /// What it is counted with.
+    bytes: usize,
 }
 
 impl Entry {
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.frame.wire_bytes()
+    /// A message that so many audiences hold.
+    pub fn new(frame: Frame, kept_until: Instant, held_by: usize) -> Self {
+        let reach = frame.head().map_or(0, |head| head.reach_bytes());
+        let bytes = ENTRY_BYTES + frame.wire_bytes() + reach;
+        Self { frame, kept_until, held_by, bytes }
     }
 
     /// 1 where the message has a filter.
@@ -77,7 +82,7 @@ impl Entries {
     /// Adds an entry at a position beyond all before; its number.
     pub fn push(&mut self, position: u64, entry: Entry) -> u64 {
         debug_assert!(self.slots.back().is_none_or(|slot| slot.position < position));
-        self.bytes += entry.bytes();
+        self.bytes += entry.bytes;
         self.filtered += entry.filters();
         self.slots.push_back(Slot { position, entry: Some(entry) });
         self.first + self.slots.len() as u64 - 1
@@ -106,7 +111,7 @@ impl Entries {
         entry.held_by = entry.held_by.saturating_sub(1);
         let entry = slot.entry.take_if(|entry| entry.held_by == 0)?;
         self.gone_to = self.gone_to.max(slot.position);
-        self.bytes -= entry.bytes();
+        self.bytes -= entry.bytes;
         self.filtered -= entry.filters();
         Some(entry.frame)
     }
@@ -120,7 +125,7 @@ impl Entries {
         }
         let entry = slot.entry?;
         self.gone_to = self.gone_to.max(slot.position);
-        self.bytes -= entry.bytes();
+        self.bytes -= entry.bytes;
         self.filtered -= entry.filters();
         Some(entry)
     }
@@ -136,7 +141,7 @@ impl Entries {
     pub fn forget_for_workers(&mut self) {
         for slot in &mut self.slots {
             if let Some(entry) = slot.entry.take_if(|entry| entry.held_by == 0) {
-                self.bytes -= entry.bytes();
+                self.bytes -= entry.bytes;
                 self.filtered -= entry.filters();
             }
         }

@@ -158,7 +158,7 @@ impl Window {
             self.take_in(frame, head, kept_until)
         } else {
             if workers == Workers::AreBehind {
-                let entry = Entry { frame: frame.clone(), kept_until, held_by: 0 };
+                let entry = Entry::new(frame.clone(), kept_until, 0);
                 self.entries.push(head.cursor.position, entry);
                 self.for_workers += 1;
             }
@@ -290,7 +290,7 @@ impl Window {
 
     fn take_in(&mut self, frame: &Frame, head: &Head, kept_until: Instant) -> Option<Frame> {
         let (position, audiences) = (head.cursor.position, &head.reach.audiences);
-        let entry = Entry { frame: frame.clone(), kept_until, held_by: audiences.len() };
+        let entry = Entry::new(frame.clone(), kept_until, audiences.len());
         let number = self.entries.push(position, entry);
         let mut last_gone = None;
         for audience in audiences {

@@ -60,7 +60,7 @@ fn tenant(id: &str, version: i64) -> Arc<Tenant> {
         limits: Limits { connections_per_user: 10_000, ..Limits::default() },
         version,
     };
-    Arc::new(Tenant { instance, channels: Default::default(), revocations: Revocations::default() })
+    Arc::new(Tenant { revocations: Revocations::default(), ..Tenant::new(instance) })
 }
 
 fn snapshot(version: i64) -> Snapshot {
