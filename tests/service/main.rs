@@ -22,6 +22,7 @@ mod documents;
 mod example;
 mod explaining;
 mod filtering;
+mod floods;
 mod instances;
 mod operation;
 mod outages;

@@ -169,6 +169,11 @@ impl Socket {
         self.send_message(Message::text(text)).await;
     }
 
+    /// Sends a text frame; false where the socket is closed by now.
+    pub async fn try_send(&mut self, text: &str) -> bool {
+        within("the server reads", self.stream.send(Message::text(text))).await.is_ok()
+    }
+
     /// Sends any message.
     pub async fn send_message(&mut self, message: Message) {
         let sent = tokio::time::timeout(PATIENCE, self.stream.send(message)).await;
