@@ -241,6 +241,7 @@ impl Checker<'_> {
     fn chain(&mut self, call: &CallExpr) -> Checked {
         let mut parts = Vec::new();
         self.links(call, &mut parts)?;
+        parts.shrink_to_fit();
         let and = call.func_name == operators::LOGICAL_AND;
         for part in &parts {
             require(part, Kinds::BOOL, if and { "each side of &&" } else { "each side of ||" })?;
