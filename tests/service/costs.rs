@@ -256,10 +256,15 @@ async fn messages_with_the_same_filter_share_what_it_is_compiled_to() {
     assert!(both > first + (16 << 10), "{both}");
 }
 
-/// As many regular expressions as a filter or a rule has room for, each of all letters.
-fn heavy(number: usize) -> String {
+/// So many regular expressions, each of all letters.
+fn letters(number: usize, times: usize) -> String {
     let part = |part: usize| format!("user.matches('(?i)\\\\pL{number}|{part}')");
-    (0..14).map(part).collect::<Vec<_>>().join("||")
+    (0..times).map(part).collect::<Vec<_>>().join("||")
+}
+
+/// As many of them as a filter or a rule has room for.
+fn heavy(number: usize) -> String {
+    letters(number, 14)
 }
 
 #[actix_web::test]
@@ -268,6 +273,10 @@ async fn filters_hold_no_more_than_their_bound_compiled_and_are_right_when_they_
     let options =
         Options::default().with("HERALD_EXPRESSION_BYTES", BOUND).with("HERALD_FILTERS", 2);
     let app = App::start_with(options).await;
+    let refused = json!({"channel": "ALL", "message": 1, "filter": heavy(0)});
+    let by = token("shop").component();
+    let refused = app.call("POST", "/v1/messages", Some(&by), Some(refused), 422).await;
+    assert_too_costly(&refused, BOUND as u64, cost(&heavy(0)).bytes as u64);
     let mut live = app.connect(&token("a1|")).await;
     let cursor = live.connected["cursor"].as_str().expect("a cursor").to_owned();
     let traces = metric(&app, "herald_trace_bytes").await;
@@ -276,8 +285,8 @@ async fn filters_hold_no_more_than_their_bound_compiled_and_are_right_when_they_
     for number in 0..24 {
         // Every third is for nobody.
         let filter = match number % 3 {
-            0 => format!("!({})", heavy(number)),
-            _ => format!("({}) || user == 'a1|'", heavy(number)),
+            0 => format!("!({})", letters(number, 4)),
+            _ => format!("({}) || user == 'a1|'", letters(number, 4)),
         };
         texts += filter.len();
         let body = json!({"channel": "ALL", "message": number, "filter": filter});
