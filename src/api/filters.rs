@@ -32,6 +32,16 @@ impl Filters {
             ));
         }
         let parsed = Expression::parse_in(&self.0.pool(instance), text, Scope::Filter);
-        parsed.map_err(|error| Problem::expression("/filter", error))
+        let filter = parsed.map_err(|error| Problem::expression("/filter", error))?;
+        // One that could not be kept would be compiled again for every connection.
+        let (limit, actual) = (self.0.bounds().instance.bytes, filter.cost().bytes);
+        if actual > limit {
+            let detail = format!(
+                "/filter: compiled it would take {actual} bytes; at most {limit} are allowed"
+            );
+            let problem = Problem::new(Code::ExpressionInvalid, detail);
+            return Err(problem.with_limit(limit as u64, actual as u64));
+        }
+        Ok(filter)
     }
 }

@@ -67,7 +67,7 @@ impl Checker<'_> {
         let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
             return refuse(self.start(pattern), "a regular expression must be a literal text");
         };
-        let pattern = Pattern::new(pattern.inner());
+        let pattern = Pattern::new(pattern.inner(), &mut self.tables);
         let pattern = pattern.or_else(|error| refuse(position, error.to_string()))?;
         let at = target.at;
         let what = What::Matches(Box::new(target), Box::new(pattern));

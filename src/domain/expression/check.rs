@@ -3,6 +3,7 @@
 use super::bounds::MAX_DEPTH;
 use super::error::ExpressionError;
 use super::kinds::Kinds;
+use super::pattern::TableRoom;
 use super::tree::{Literal, Node, Operator, Variable, What};
 use super::write::quoted;
 use cel::common::ast::{
@@ -25,7 +26,8 @@ pub(super) type Checked<T = Node> = Result<T, ExpressionError>;
 
 /// Checks a whole expression. Errors: the first mistake found.
 pub(super) fn check(text: &str, scope: Scope, parsed: &Parsed, positions: &SourceInfo) -> Checked {
-    let root = Checker { text, scope, positions, element: None, depth: 0 }.node(parsed)?;
+    let tables = TableRoom::default();
+    let root = Checker { text, scope, positions, element: None, depth: 0, tables }.node(parsed)?;
     require(&root, Kinds::BOOL, "an expression")?;
     Ok(root)
 }
@@ -49,6 +51,8 @@ pub(super) struct Checker<'t> {
     /// The name of the macro's element, and what it can be.
     pub element: Option<(String, Kinds)>,
     depth: usize,
+    /// For its regular expressions.
+    pub tables: TableRoom,
 }
 
 impl Checker<'_> {
@@ -237,6 +241,7 @@ impl Checker<'_> {
     fn chain(&mut self, call: &CallExpr) -> Checked {
         let mut parts = Vec::new();
         self.links(call, &mut parts)?;
+        parts.shrink_to_fit();
         let and = call.func_name == operators::LOGICAL_AND;
         for part in &parts {
             require(part, Kinds::BOOL, if and { "each side of &&" } else { "each side of ||" })?;

@@ -15,8 +15,14 @@ use std::sync::{Mutex, TryLockError};
 pub const MAX_PATTERN_BYTES: usize = 64 << 10;
 /// How deep brackets may nest in a regular expression.
 const MAX_NESTING: u32 = 32;
-/// Bytes that making the whole table of one may take meanwhile.
-const MAX_TABLE_WORK: usize = 128 << 10;
+/// Largest table of one, in bytes.
+const MAX_TABLE: usize = 32 << 10;
+/// Bytes that making it may take meanwhile. Both keep it to a millisecond.
+const MAX_TABLE_WORK: usize = 64 << 10;
+/// Bytes of the tables of one expression.
+const MAX_TABLES: usize = 128 << 10;
+/// What a table takes of that which turns out to be too large.
+const IN_VAIN: usize = MAX_TABLE;
 /// Bytes that the states which one remembers may take, beside half of its automaton.
 const LEAST_CACHE: usize = 8 << 10;
 /// A state is worth being made where so many bytes are read for each, once there were too many of
@@ -56,6 +62,9 @@ struct Lazy {
     remembered: Mutex<Cache>,
 }
 
+/// What the tables of one expression may still take.
+pub(super) struct TableRoom(usize);
+
 /// Why a text is no regular expression.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PatternError {
@@ -69,11 +78,11 @@ pub(super) enum PatternError {
 
 impl Pattern {
     /// Compiles a text. Errors: `PatternError`.
-    pub fn new(text: &str) -> Result<Self, PatternError> {
+    pub fn new(text: &str, room: &mut TableRoom) -> Result<Self, PatternError> {
         let mut parser = ParserBuilder::new().nest_limit(MAX_NESTING).build();
         let hir = parser.parse(text).map_err(|error| syntax(&error.to_string()))?;
         let automaton = compile(&hir)?;
-        let (engine, bytes, steps_per_byte) = match table(&hir, &automaton) {
+        let (engine, bytes, steps_per_byte) = match room.table(&hir, &automaton) {
             Some(table) => {
                 let bytes = table.memory_usage();
                 (Engine::Table(Box::new(table)), bytes, 1)
@@ -172,18 +181,29 @@ fn compile(hir: &Hir) -> Result<NFA, PatternError> {
     })
 }
 
-/// All states of a pattern, where they take no more than a pattern may and know all letters.
-fn table(hir: &Hir, automaton: &NFA) -> Option<dense::DFA<Vec<u32>>> {
-    if hir.properties().look_set().contains_word_unicode() {
-        return None;
+impl Default for TableRoom {
+    fn default() -> Self {
+        Self(MAX_TABLES)
     }
-    let config = dense::Config::new()
-        .match_kind(MatchKind::All)
-        .start_kind(StartKind::Unanchored)
-        .accelerate(false)
-        .dfa_size_limit(Some(MAX_PATTERN_BYTES))
-        .determinize_size_limit(Some(MAX_TABLE_WORK));
-    dense::Builder::new().configure(config).build_from_nfa(automaton).ok()
+}
+
+impl TableRoom {
+    /// All states of a pattern, where there is room for them and they know all letters.
+    fn table(&mut self, hir: &Hir, automaton: &NFA) -> Option<dense::DFA<Vec<u32>>> {
+        if self.0 == 0 || hir.properties().look_set().contains_word_unicode() {
+            return None;
+        }
+        let config = dense::Config::new()
+            .match_kind(MatchKind::All)
+            .start_kind(StartKind::Unanchored)
+            .accelerate(false)
+            .dfa_size_limit(Some(self.0.min(MAX_TABLE)))
+            .determinize_size_limit(Some(MAX_TABLE_WORK));
+        let table = dense::Builder::new().configure(config).build_from_nfa(automaton).ok();
+        let taken = table.as_ref().map_or(IN_VAIN, dense::DFA::memory_usage);
+        self.0 = self.0.saturating_sub(taken);
+        table
+    }
 }
 
 /// The parser's last line says what is wrong; those before show where.
@@ -220,7 +240,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn pattern(text: &str) -> Pattern {
-        Pattern::new(text).unwrap()
+        Pattern::new(text, &mut TableRoom::default()).unwrap()
+    }
+
+    fn refused(text: &str) -> Option<PatternError> {
+        Pattern::new(text, &mut TableRoom::default()).err()
     }
 
     #[test]
@@ -243,12 +267,11 @@ mod tests {
     #[test]
     fn it_is_compiled_up_to_its_bound_and_tells_what_it_takes() {
         let largest = |times: usize| format!("^[^x]{{{times}}}$");
-        let fits = (1..2_000).take_while(|times| Pattern::new(&largest(*times)).is_ok()).count();
+        let fits = (1..2_000).take_while(|times| refused(&largest(*times)).is_none()).count();
         assert!((100..1_999).contains(&fits), "{fits}");
         let most = pattern(&largest(fits)).bytes();
         assert!((MAX_PATTERN_BYTES..4 * MAX_PATTERN_BYTES).contains(&most), "{most}");
-        let refused = Pattern::new(&largest(fits + 1)).unwrap_err();
-        assert!(matches!(refused, PatternError::TooLarge), "{refused}");
+        assert!(matches!(refused(&largest(fits + 1)), Some(PatternError::TooLarge)));
         for plain in ["^svc-", "Android|iPhone", "^[a-z0-9-]{1,64}$", "^.+@(example|acme)[.]com$"] {
             assert!(pattern(plain).bytes() < 10 << 10, "{plain}: {}", pattern(plain).bytes());
         }
@@ -284,9 +307,23 @@ mod tests {
     }
 
     #[test]
+    fn the_tables_of_one_expression_have_a_bound_together() {
+        let mut room = TableRoom::default();
+        let mut tables = |text: &str, times: usize| {
+            let all = (0..times).map(|_| Pattern::new(text, &mut room).unwrap());
+            all.filter(|pattern| matches!(pattern.engine, Engine::Table(_))).count()
+        };
+        assert_eq!(tables("[ab]*a[ab]{8}$", 1), 1, "16 KiB");
+        assert_eq!(tables("\\w", 2), 0, "each costs 32 KiB in vain");
+        assert_eq!(tables("[ab]*a[ab]{8}$", 2), 2, "there were 48 KiB left");
+        assert_eq!(tables("^svc-", 9), 9, "small ones still fit");
+        assert_eq!(tables("\\w", 1) + tables("^svc-", 9), 0, "nothing is left");
+    }
+
+    #[test]
     fn a_text_that_is_no_pattern_is_refused_in_a_sentence() {
         for text in ["(", "a{2,1}", "[z-a]", "\\p{Klingon}", "(?<=a)b", "\\1"] {
-            let said = Pattern::new(text).unwrap_err().to_string();
+            let said = refused(text).unwrap().to_string();
             assert!(said.starts_with("this is not a regular expression: "), "{said}");
             assert!(!said.contains('\n'), "{said}");
         }
