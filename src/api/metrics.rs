@@ -46,6 +46,11 @@ fn registry(api: &Api) -> Registry {
         "Bytes held by request bodies that have not come whole",
         gauge(api.unfinished.bytes() as f64),
     );
+    registry.register(
+        "principal_bytes",
+        "Bytes kept of verified tokens: of connections, of tokens remembered, and in traces",
+        gauge(api.authenticator.principal_bytes() as f64),
+    );
     let age = api.catalog.age().as_secs_f64();
     registry.register_with_unit(
         "catalog_age",

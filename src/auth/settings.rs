@@ -27,7 +27,7 @@ pub struct AuthSettings {
     pub leeway: Duration,
     /// The claims that are read.
     pub claims: ClaimNames,
-    /// How many verified tokens of 1 KiB are remembered; longer ones count for more.
+    /// How many verified tokens are remembered, in places of 4 KiB of what is kept of one.
     pub cache_entries: usize,
 }
 

@@ -81,8 +81,8 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_JWT_CACHE_ENTRIES",
         "10000",
-        "Verified tokens that are remembered, 1 to 1,000,000; one over 1 KiB counts as one for every \
-         KiB begun",
+        "Verified tokens that are remembered, 1 to 1,000,000; one of which more than 4 KiB are kept, \
+         as of some over 1 KiB, counts as several",
     ),
     open("HERALD_PROXY_LISTEN", "", "Address and port of plain HTTP for proxies that end TLS"),
     open("HERALD_TRUSTED_PROXIES", "", "Their addresses or networks, comma-separated"),

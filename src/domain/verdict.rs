@@ -101,7 +101,7 @@ pub fn hears(audience: &Audience, who: &Candidate<'_>) -> bool {
 pub fn audiences_of(who: &Candidate<'_>, lets_in: impl Fn(&Channel) -> bool) -> Vec<Audience> {
     let principal = who.facts.principal();
     let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
-    let groups = principal.groups.iter().cloned().map(Audience::Group);
+    let groups = principal.groups.values().map(Audience::Group);
     let mut audiences: Vec<Audience> =
         own.chain(groups).filter(|audience| who.wants(audience)).collect();
     for channel in who.channels.values() {

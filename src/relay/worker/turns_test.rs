@@ -78,16 +78,8 @@ impl Scene {
 
     pub(crate) fn connect(&self, instance: &str) -> Registration {
         let principal = Principal {
-            user: UserId::new("someone").unwrap(),
-            groups: vec![],
-            roles: vec![],
             scope: Scope::Everywhere,
-            component: None,
-            claims: Default::default(),
-            token_id: None,
-            issued_at: None,
-            expires_at: i64::MAX,
-            key: Default::default(),
+            ..Principal::new(UserId::new("someone").unwrap(), i64::MAX)
         };
         let joining = Joining {
             transport: Transport::Wss,
