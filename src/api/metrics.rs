@@ -42,8 +42,8 @@ fn registry(api: &Api) -> Registry {
     register_relay(&mut registry, &api.relay);
     register_places(&mut registry, api.places.figures());
     registry.register(
-        "unfinished_body_bytes",
-        "Bytes held by request bodies that have not come whole",
+        "unfinished_request_bytes",
+        "Bytes held by requests whose head or body has not come whole",
         gauge(api.unfinished.bytes() as f64),
     );
     registry.register(

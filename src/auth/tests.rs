@@ -259,7 +259,10 @@ fn settings_that_cannot_work_stop_the_start() {
     let new = |settings| Authenticator::new(settings).map(|_| ()).unwrap_err();
     assert_eq!(new(AuthSettings::default()), AuthSettingsError::NoKeys);
     let short = AuthSettings { secret: Some(vec![b'x'; 31]), ..AuthSettings::default() };
-    assert_eq!(new(short), AuthSettingsError::SecretTooShort { actual: 31 });
+    assert_eq!(
+        new(short),
+        AuthSettingsError::SecretTooShort { setting: "HERALD_JWT_SECRET".into(), actual: 31 }
+    );
     let private = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let twice = Signer::p256().public_pem.repeat(2);
     for pem in ["", "no key", private.as_str(), twice.as_str(), p384_public_pem().as_str()] {

@@ -205,6 +205,11 @@ pub const SETTINGS: &[Setting] = &[
         "2000",
         "HTTP connections of one address, sockets and streams apart, 1 to 1,000,000",
     ),
+    open(
+        "HERALD_HEAD_BYTES",
+        "65536",
+        "Most bytes of a request's head, a token in it included, 32,768 to 98,304",
+    ),
     open("HERALD_BODY_BYTES", "65536", "Most bytes of a request body, 1,024 to 16,777,216"),
     open("HERALD_BATCH_BODY_BYTES", "1048576", "Most bytes of a batch, 1,024 to 67,108,864"),
     open(
@@ -220,7 +225,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_UNFINISHED_BYTES",
         "67108864",
-        "Bytes held by request bodies that have not come whole; an address or instance takes no more \
+        "Bytes held by requests that have not come whole; an address or instance takes no more \
          than it leaves free, 64 KiB to 1 TiB",
     ),
     open(
@@ -231,7 +236,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_UNFINISHED_ADDRESS_BYTES",
         "16777216",
-        "The same, of one address's bodies, 64 KiB to 1 TiB",
+        "The same, of one address's requests, 64 KiB to 1 TiB",
     ),
     open(
         "HERALD_CATALOG_POLL_SECONDS",
