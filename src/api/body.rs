@@ -5,7 +5,7 @@ use super::error::{Code, Outcome, Problem};
 use super::patience::Patience;
 use super::{Api, ApiSettings, transport};
 use crate::domain::instance::InstanceId;
-use crate::transport::Exchange;
+use crate::transport::{Exchange, Holder, TooMuchUnfinished};
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::{FromRequest, HttpRequest};
@@ -14,6 +14,7 @@ use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
 use std::future::{Ready, ready};
 use std::ops::Deref;
+use std::time::Duration;
 use url::form_urlencoded;
 
 /// Longest text of the client's own that an error repeats; a token is longer, and never shown.
@@ -21,6 +22,9 @@ const MOST_REPEATED: usize = 64;
 
 /// What a body that comes in pieces holds at first, in bytes, unless it announced less.
 const FIRST_ROOM: usize = 4 << 10;
+
+/// When to try again where unfinished requests hold too much: they come and go within seconds.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A JSON body, and how large it may be.
 pub trait RequestBody: DeserializeOwned + 'static {
@@ -49,7 +53,7 @@ pub fn has_body(request: &HttpRequest) -> bool {
 
 /// Reads a JSON body; one that is too large is refused from `Content-Length`, and while it streams.
 /// `instance` is whom the caller was let in to. Errors: 415 `JSON_REQUIRED`, 413 `BODY_TOO_LARGE`,
-/// 408 `REQUEST_TIMEOUT`, those of [`super::unfinished::Holding::grow_to`], and those of
+/// 408 `REQUEST_TIMEOUT`, those of a `TooMuchUnfinished`, and those of
 /// [`parse_json`].
 pub async fn read_json<T: RequestBody>(
     request: &HttpRequest,
@@ -67,7 +71,8 @@ pub async fn read_json<T: RequestBody>(
     }
     let address = transport::client_address(request, &api.settings.trusted_proxies)?;
     let mut body = Vec::new();
-    let mut holding = api.unfinished.begin(address, instance.cloned());
+    let instance = instance.map(|instance| instance.clone().into_text());
+    let mut holding = api.unfinished.begin(Some(address), instance);
     let mut next = Some(first);
     while let Some(piece) = next {
         let length = body.len() + piece.len();
@@ -82,6 +87,7 @@ pub async fn read_json<T: RequestBody>(
         body.extend_from_slice(&piece);
         next = patience.next_piece(&mut payload, length).await?;
     }
+    request.conn_data::<Exchange>().inspect(|exchange| exchange.has_read_body());
     parse_bytes(&body)
 }
 
@@ -112,6 +118,17 @@ fn announced(request: &HttpRequest, limit: usize) -> Outcome<Option<usize>> {
 fn too_large(limit: usize, actual: usize) -> Problem {
     let detail = format!("the body has {actual} bytes or more; at most {limit} are allowed");
     Problem::new(Code::BodyTooLarge, detail).with_limit(limit as u64, actual as u64)
+}
+
+impl From<TooMuchUnfinished> for Problem {
+    fn from(error: TooMuchUnfinished) -> Self {
+        let code = match error.holder {
+            Holder::Address => Code::RateLimited,
+            Holder::Instance | Holder::Server => Code::Overloaded,
+        };
+        let problem = Self::new(code, error.to_string()).with_retry_after(RETRY);
+        problem.with_limit(error.bound as u64, error.actual as u64)
+    }
 }
 
 fn parse_bytes<T: RequestBody>(body: &[u8]) -> Outcome<T> {

@@ -7,7 +7,7 @@ use super::error::{Code, Outcome, Problem};
 use super::resource::{
     IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned,
 };
-use super::responses::{Changing, Creating, Reading};
+use super::responses::{Changing, Creating, Reading, Removing};
 use super::rules::{self, RuleBody, RuleReader};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow};
 use crate::domain::expression::Scope;
@@ -252,7 +252,7 @@ pub async fn replace_channel(
         ("name" = String, Path, description = "The channel's name.", example = "engineering"),
         ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
     ),
-    responses((status = 204, description = "Deleted."), Changing)
+    responses((status = 204, description = "Deleted."), Removing)
 )]
 #[delete("/v1/channels/{name}")]
 pub async fn delete_channel(

@@ -179,10 +179,29 @@ impl Problem {
     /// The whole answer as bytes, for a client whose request cannot be answered otherwise; the last
     /// on its connection.
     pub fn into_last_answer(self) -> Bytes {
-        let (status, body) = (self.code.status(), self.body().to_string());
+        let status = self.code.status();
+        self.into_last_answer_as(status)
+    }
+
+    /// The last answer on a connection whose request has a head over `most` bytes: 431 (RFC 6585,
+    /// section 5), which no request with a whole head gets.
+    pub fn head_too_large(most: usize) -> Bytes {
+        let detail = format!("the head of the request has more than {most} bytes");
+        let problem = Self::new(Code::InvalidRequest, detail);
+        problem
+            .with_limit(most as u64, most as u64 + 1)
+            .into_last_answer_as(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    }
+
+    fn into_last_answer_as(self, status: StatusCode) -> Bytes {
+        let mut body = self.body();
+        body["status"] = status.as_u16().into();
+        let body = body.to_string();
+        let retry = self.retry_after_seconds.map(|seconds| format!("retry-after: {seconds}\r\n"));
         let answer = format!(
             "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-             content-length: {}\r\ncache-control: no-store\r\n\r\n{body}",
+             {}content-length: {}\r\ncache-control: no-store\r\n\r\n{body}",
+            retry.unwrap_or_default(),
             body.len()
         );
         answer.into()

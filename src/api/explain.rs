@@ -13,8 +13,10 @@ use crate::auth::{ClaimNames, MAX_TOKEN_BYTES};
 use crate::catalog::Tenant;
 use crate::domain::audience::Audience;
 use crate::domain::channel::Channel;
+use crate::domain::claims::Claims;
 use crate::domain::expression::{self, Facts};
 use crate::domain::instance::InstanceId;
+use crate::domain::names::Names;
 use crate::domain::principal::{GroupId, MAX_GROUPS, Principal, Role, Scope, UserId};
 use crate::domain::rule::Rules;
 use crate::domain::rule::explain::RuleResult;
@@ -52,7 +54,7 @@ pub struct ExplainRequest {
     /// The user's roles. Left out: `REALTIME_CONNECT`.
     #[serde(default)]
     roles: Option<Vec<String>>,
-    /// Every other claim of the token, at most 8 KiB of JSON; `component` among them makes it a
+    /// Every other claim of the token, at most 16 KiB of JSON; `component` among them makes it a
     /// component's. The claims of the user, the groups and the roles are filled in where they are
     /// not among them, under their configured names.
     #[serde(default)]
@@ -211,23 +213,14 @@ impl ExplainRequest {
                     );
                     return Err(problem.with_limit(MAX_GROUPS as u64, groups.len() as u64));
                 }
-                let (component, claims) = read(claims.unwrap_or_default(), names)?;
-                let scope = Scope::Instances(vec![instance.clone()]);
+                let claims = claims.unwrap_or_default();
+                check_size(&claims)?;
+                let component = component(&claims, names)?;
+                let scope = Scope::Instances(Names::of(instance));
                 Ok(Asked::User(Box::new(signed_in(
                     names,
                     claims,
-                    Principal {
-                        user,
-                        groups,
-                        roles,
-                        scope,
-                        component,
-                        claims: Map::new(),
-                        token_id: None,
-                        issued_at: None,
-                        expires_at: i64::MAX,
-                        key: Default::default(),
-                    },
+                    Principal { groups, roles, scope, component, ..Principal::new(user, i64::MAX) },
                 ))))
             }
         }
@@ -235,57 +228,54 @@ impl ExplainRequest {
 }
 
 /// Texts as values, without doubles, as they are taken from a token. Errors: 422 at the first that
-/// is none.
-fn each<T: Eq + Hash>(
+/// is none, or where they are longer than any token.
+fn each<T: Eq + Hash + AsRef<str>>(
     pointer: &str,
     texts: &[String],
     parse: impl Fn(&str) -> Result<T, String>,
-) -> Outcome<Vec<T>> {
+) -> Outcome<Names<T>> {
     let at = |index| move |error| Problem::invalid(format!("{pointer}/{index}"), error);
     let values = texts.iter().enumerate().map(|(index, text)| parse(text).map_err(at(index)));
-    Ok(values.collect::<Outcome<IndexSet<T>>>()?.into_iter().collect())
+    let values: Vec<T> = values.collect::<Outcome<IndexSet<T>>>()?.into_iter().collect();
+    Names::new(&values).map_err(|error| Problem::invalid(pointer, error.to_string()))
 }
 
-/// The component's name among the claims, and the claims, if a token could carry them.
-fn read(
-    claims: Map<String, Value>,
-    names: &ClaimNames,
-) -> Outcome<(Option<String>, Map<String, Value>)> {
-    let bytes = serde_json::to_string(&claims).map_or(usize::MAX, |text| text.len());
+/// Errors: 422 for claims that no token could carry.
+fn check_size(claims: &Map<String, Value>) -> Outcome<()> {
+    let bytes = serde_json::to_string(claims).map_or(usize::MAX, |text| text.len());
     if bytes > MAX_TOKEN_BYTES {
         let problem =
             Problem::invalid("/claims", format!("a token carries at most {MAX_TOKEN_BYTES} bytes"));
         return Err(problem.with_limit(MAX_TOKEN_BYTES as u64, bytes as u64));
     }
-    let component = match claims.get(&names.component) {
-        None => None,
-        Some(Value::String(component)) => {
-            Some(component.clone()).filter(|component| !component.is_empty())
-        }
+    Ok(())
+}
+
+/// The component's name among the claims.
+fn component(claims: &Map<String, Value>, names: &ClaimNames) -> Outcome<Option<Box<str>>> {
+    match claims.get(&names.component) {
+        None => Ok(None),
+        Some(Value::String(component)) if component.is_empty() => Ok(None),
+        Some(Value::String(component)) => Ok(Some(component.as_str().into())),
         Some(_) => {
             let name = names.component.replace('~', "~0").replace('/', "~1");
-            return Err(Problem::invalid(
-                format!("/claims/{name}"),
-                "the component claim is a text",
-            ));
+            Err(Problem::invalid(format!("/claims/{name}"), "the component claim is a text"))
         }
-    };
-    Ok((component, claims))
+    }
 }
 
 /// The bearer of a token that carries these claims and was issued now, unless they say otherwise.
 fn signed_in(names: &ClaimNames, mut claims: Map<String, Value>, bearer: Principal) -> Principal {
-    let texts = |texts: Vec<String>| Value::from(texts);
-    let groups = texts(bearer.groups.iter().map(ToString::to_string).collect());
-    let roles = texts(bearer.roles.iter().map(ToString::to_string).collect());
+    let groups: Value = bearer.groups.iter().collect();
+    let roles: Value = bearer.roles.iter().collect();
     let user = Value::from(bearer.user.as_str());
     for (name, value) in [(&names.user, user), (&names.groups, groups), (&names.roles, roles)] {
         claims.entry(name).or_insert(value);
     }
-    let token_id = claims.get("jti").and_then(Value::as_str).map(str::to_owned);
+    let token_id = claims.get("jti").and_then(Value::as_str).map(Into::into);
     let issued_at =
         claims.get("iat").and_then(Value::as_i64).or_else(|| Some(Utc::now().timestamp()));
-    Principal { claims, token_id, issued_at, ..bearer }
+    Principal { claims: Claims::from(&claims), token_id, issued_at, ..bearer }
 }
 
 /// Of whom the rules are asked.

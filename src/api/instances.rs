@@ -7,7 +7,7 @@ use super::error::{Code, Outcome, Problem};
 use super::resource::{
     IfMatch, Page, PageParameters, created, not_changed, settle, text, versioned,
 };
-use super::responses::{Operating, OperatingOnVersions};
+use super::responses::{Operating, OperatingOnVersions, OperatorsReading, OperatorsRemoving};
 use crate::domain::instance::{Instance, InstanceId, LimitName, Limits};
 use crate::domain::principal::Role;
 use crate::store::InsertError;
@@ -167,7 +167,7 @@ pub async fn create_instance(
     tag = "Instances",
     security(("token" = [])),
     params(PageParameters),
-    responses((status = 200, description = "A page of instances.", body = Page<InstanceBody>), Operating)
+    responses((status = 200, description = "A page of instances.", body = Page<InstanceBody>), OperatorsReading)
 )]
 #[get("/v1/instances")]
 pub async fn list_instances(
@@ -190,7 +190,7 @@ pub async fn list_instances(
     responses(
         (status = 200, description = "The instance.", body = InstanceBody,
             headers(("ETag" = String, description = "Its version, for `If-Match`."))),
-        Operating,
+        OperatorsReading,
     )
 )]
 #[get("/v1/instances/{id}")]
@@ -253,7 +253,7 @@ pub async fn replace_instance(
         ("id" = String, Path, description = "The instance's id.", example = "shop"),
         ("If-Match" = String, Header, description = "The `ETag` that was read.", example = "\"1\""),
     ),
-    responses((status = 204, description = "Deleted."), OperatingOnVersions)
+    responses((status = 204, description = "Deleted."), OperatorsRemoving)
 )]
 #[delete("/v1/instances/{id}")]
 pub async fn delete_instance(

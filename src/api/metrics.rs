@@ -42,14 +42,19 @@ fn registry(api: &Api) -> Registry {
     register_relay(&mut registry, &api.relay);
     register_places(&mut registry, api.places.figures());
     registry.register(
-        "unfinished_body_bytes",
-        "Bytes held by request bodies that have not come whole",
+        "unfinished_request_bytes",
+        "Bytes held by requests whose head or body has not come whole",
         gauge(api.unfinished.bytes() as f64),
     );
     registry.register(
         "expression_bytes",
         "Bytes of the compiled expressions of rules and filters",
         gauge(api.store.compiled().bytes() as f64),
+    );
+    registry.register(
+        "principal_bytes",
+        "Bytes kept of verified tokens: of connections, of tokens remembered, and in traces",
+        gauge(api.authenticator.principal_bytes() as f64),
     );
     let age = api.catalog.age().as_secs_f64();
     registry.register_with_unit(

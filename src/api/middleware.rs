@@ -39,6 +39,7 @@ pub async fn finish<B: MessageBody + 'static>(
         Some(response) => request.into_response(response),
         None => next.call(request).await?.map_into_boxed_body(),
     };
+    begun.end_if_left(&mut answer);
     decorate(&mut answer, &api, &id);
     record(&answer, &api, &id, started);
     Ok(answer.map_body(|_, body| Pieces::new(body, begun)))
@@ -50,7 +51,8 @@ pub async fn answer_in_turn<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<Pieces>, Error> {
     let begun = Begun::new(request.request());
-    let answer = next.call(request).await?.map_into_boxed_body();
+    let mut answer = next.call(request).await?.map_into_boxed_body();
+    begun.end_if_left(&mut answer);
     Ok(answer.map_body(|_, body| Pieces::new(body, begun)))
 }
 

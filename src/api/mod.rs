@@ -39,7 +39,6 @@ pub mod stream;
 pub mod traces;
 pub mod transport;
 pub mod under_way;
-pub mod unfinished;
 pub mod wording;
 
 pub use state::{Api, ApiSettings};

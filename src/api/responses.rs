@@ -99,13 +99,23 @@ problem_sets! {
         TokenRevoked RoleRequired InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound
         InstanceNotFound RequestTimeout VersionStale BodyTooLarge JsonRequired InvalidRequest
         ExpressionInvalid IfMatchRequired RateLimited StoreUnavailable Overloaded;
+    /// Of routes that take away something that was read, for an instance's administrators.
+    Removing: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
+        InstanceForbidden InstanceDisabled OriginForbidden ChannelNotFound InstanceNotFound VersionStale
+        InvalidRequest IfMatchRequired RateLimited StoreUnavailable;
     /// Of routes that take something away without a version, for an instance's administrators.
     Deleting: ConflictingParameter InstanceRequired TokenMissing TokenInvalid TokenExpired TokenRevoked RoleRequired
         InstanceForbidden InstanceDisabled OriginForbidden NotFound InstanceNotFound StoreUnavailable;
-    /// Of operators' routes.
+    /// Of operators' routes that make or decide something.
     Operating: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
         InstanceNotFound RequestTimeout BodyTooLarge JsonRequired InvalidRequest RateLimited StoreUnavailable
         Overloaded;
+    /// Of operators' routes that read.
+    OperatorsReading: ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired NotFound
+        InstanceNotFound InvalidRequest RateLimited StoreUnavailable;
+    /// Of operators' routes that take away something that they must have read.
+    OperatorsRemoving: ConflictingParameter TokenMissing TokenInvalid TokenExpired RoleRequired InstanceNotFound
+        VersionStale InvalidRequest IfMatchRequired RateLimited StoreUnavailable;
     /// Of operators' routes that change something they must have read.
     OperatingOnVersions: MalformedJson ConflictingParameter TokenMissing TokenInvalid TokenExpired
         RoleRequired InstanceNotFound RequestTimeout VersionStale BodyTooLarge JsonRequired InvalidRequest

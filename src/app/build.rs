@@ -11,7 +11,6 @@ use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
 use crate::api::gate::Gate;
 use crate::api::patience::LeastRate;
-use crate::api::unfinished::{Unfinished, UnfinishedBounds};
 use crate::api::{Api, ApiSettings};
 use crate::catalog::{self, Catalog, Snapshot};
 use crate::config::Config;
@@ -27,6 +26,7 @@ use crate::relay::{
 };
 use crate::store::{InsertError, Store, StoreError};
 use crate::transport::{PlaceSettings, Places};
+use crate::transport::{Unfinished, UnfinishedBounds};
 use crate::{telemetry, tls};
 use sqlx::ConnectOptions;
 use std::num::NonZeroU32;
@@ -223,15 +223,16 @@ fn compiled_bounds(config: &Config) -> CompiledBounds {
     }
 }
 
-/// How much unfinished bodies may hold.
-fn unfinished_bounds(config: &Config) -> UnfinishedBounds {
+/// How much unfinished requests may hold.
+pub(super) fn unfinished_bounds(config: &Config) -> UnfinishedBounds {
     let bounds = &config.bounds;
     let unfinished = UnfinishedBounds {
         process: bounds.unfinished_bytes,
         instance: bounds.unfinished_instance_bytes,
         address: bounds.unfinished_address_bytes,
     };
-    unfinished.with_space_for(bounds.body_bytes.max(bounds.batch_body_bytes))
+    let largest = bounds.body_bytes.max(bounds.batch_body_bytes).max(bounds.head_bytes);
+    unfinished.with_space_for(largest)
 }
 
 /// How much may wait for one connection.

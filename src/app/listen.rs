@@ -1,6 +1,6 @@
 //! Opens the listeners: https and wss for clients, plain HTTP for proxies, the metrics page.
 
-use super::build::outbox_bounds;
+use super::build::{outbox_bounds, unfinished_bounds};
 use super::descriptors::{METRICS_CONNECTIONS, METRICS_UNSEEN, Room};
 use super::error::StartError;
 use crate::admittance::Admittance;
@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::socket::Sockets;
 use crate::tls::{CertificateFiles, Certificates, TlsError, local_certificate};
 use crate::transport::{
-    AcceptSettings, Acceptor, Connection, Guests, NoPlace, PaceSettings, PlaceSettings, Places,
-    Upgrader,
+    AcceptSettings, Acceptor, Connection, Guests, Holder, NoPlace, PaceSettings, PlaceSettings,
+    Places, TooMuchUnfinished, Unfinished, Upgrader,
 };
 use actix_http::HttpService;
 use actix_server::Server;
@@ -138,7 +138,7 @@ fn client_server(
     documents: Documents,
     listeners: ClientListeners,
 ) -> std::io::Result<Server> {
-    let settings = accept_settings(config);
+    let settings = accept_settings(config, api.unfinished.clone());
     let (outbox, workers) = (outbox_bounds(config), workers(config.bounds.workers));
     let (state, documents) = (Data::new(api.clone()), Data::new(documents));
     let server = Server::build()
@@ -185,13 +185,14 @@ fn client_server(
     Ok(server.run())
 }
 
-fn accept_settings(config: &Config) -> AcceptSettings {
+fn accept_settings(config: &Config, unfinished: Unfinished) -> AcceptSettings {
     let bounds = &config.bounds;
     AcceptSettings {
         user_timeout: bounds.user_timeout,
         send_buffer_bytes: bounds.send_buffer_bytes,
         handshakes: bounds.handshakes,
         pace: Arc::new(pace(config)),
+        unfinished,
         crowded: too_many(NoPlace::Address { limit: bounds.http_per_address }).into_last_answer(),
     }
 }
@@ -207,9 +208,18 @@ fn introduce(connection: &Connection, extensions: &mut Extensions) {
 fn pace(config: &Config) -> PaceSettings {
     let (head, outbox) = (config.bounds.request_patience, outbox_bounds(config).stall);
     let detail = format!("the head of the request did not come within {} s", head.as_secs());
+    let head_bytes = config.bounds.head_bytes;
+    let bounds = unfinished_bounds(config);
+    let too_much = |holder, bound| {
+        Problem::from(TooMuchUnfinished { holder, bound, actual: bound + 1 }).into_last_answer()
+    };
     PaceSettings {
         head,
         late: Problem::new(Code::RequestTimeout, detail).into_last_answer(),
+        head_bytes,
+        large: Problem::head_too_large(head_bytes),
+        crowded: too_much(Holder::Address, bounds.address),
+        full: too_much(Holder::Server, bounds.process),
         stall: config.bounds.user_timeout.max(outbox + OUTBOX_FIRST),
     }
 }
@@ -224,7 +234,9 @@ pub(super) fn workers(asked: usize) -> usize {
 
 /// Metrics, and whether the process is well: for operators, apart from clients.
 fn metrics_server(config: &Config, api: &Api, listener: TcpListener) -> std::io::Result<Server> {
-    let (state, settings) = (Data::new(api.clone()), accept_settings(config));
+    // Apart from the clients', so that they keep no operator out.
+    let unfinished = Unfinished::new(unfinished_bounds(config));
+    let (state, settings) = (Data::new(api.clone()), accept_settings(config, unfinished));
     // Apart from the clients'. A few more are accepted, so that whoever comes when all are taken is
     // looked at, and takes the place of one that does nothing.
     let places = Places::new(PlaceSettings {

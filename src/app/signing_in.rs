@@ -10,6 +10,9 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+const SECRET: &str = "HERALD_JWT_SECRET";
+const PUBLIC_KEYS: &str = "HERALD_JWT_PUBLIC_KEYS";
+
 /// What a file that is not there means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -42,19 +45,23 @@ pub(super) fn auth_settings(
         }
         SigningKeys::Configured { secret, public_keys, jwks_urls } => {
             if let Some(source) = secret {
-                settings.secret = present(read_secret(source), source.file(), missing)?;
+                settings.secret_setting = source.setting(SECRET);
+                let setting = &settings.secret_setting;
+                settings.secret = present(read_secret(source), setting, source.file(), missing)?;
             }
             if settings
                 .secret
                 .as_deref()
                 .is_some_and(|secret| DevelopmentKey::is_stored_as(data_dir, secret))
             {
-                let sentence = "HERALD_JWT_SECRET is the development key of the data directory: make a key of your own";
-                return Err(StartError(sentence.into()));
+                let setting = settings.secret_setting;
+                let sentence =
+                    "is the development key of the data directory: make a key of your own";
+                return Err(StartError(format!("{setting} {sentence}")));
             }
             settings.jwks_urls = jwks_urls.clone();
             for path in public_keys {
-                if let Some(pem) = present(fs::read(path), Some(path), missing)? {
+                if let Some(pem) = present(fs::read(path), PUBLIC_KEYS, Some(path), missing)? {
                     let name = path.display().to_string();
                     settings.public_keys.push(PublicKey { name, pem });
                 }
@@ -67,6 +74,7 @@ pub(super) fn auth_settings(
 /// What a file holds; nothing where it is gone and may be. Errors: it cannot be read.
 fn present(
     read: io::Result<Vec<u8>>,
+    setting: &str,
     path: Option<&PathBuf>,
     missing: Missing,
 ) -> Result<Option<Vec<u8>>, StartError> {
@@ -79,7 +87,7 @@ fn present(
             tracing::warn!(key.path = path, "a key file is gone");
             Ok(None)
         }
-        Err(error) => Err(StartError(format!("{path} cannot be read: {error}"))),
+        Err(error) => Err(StartError(format!("{setting}: {path} cannot be read: {error}"))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Verified tokens by fingerprint, so that a client's second request costs no signature check.
 
 use super::settings::AuthSettingsError;
-use crate::domain::principal::Principal;
+use crate::domain::principal::{Principal, PrincipalBytes};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use quick_cache::Weighter;
@@ -20,37 +20,37 @@ pub(super) struct Entry {
     generation: u64,
     /// The first second in which it is no longer accepted.
     ends_at: i64,
-    /// The token's length, for the bound on memory.
-    bytes: usize,
 }
 
 impl Entry {
-    /// What is remembered of `token`.
-    pub fn new(principal: &Arc<Principal>, token: &str, generation: u64, ends_at: i64) -> Self {
-        Self { principal: principal.clone(), generation, ends_at, bytes: token.len() }
+    /// What is remembered of a token.
+    pub fn new(principal: &Arc<Principal>, generation: u64, ends_at: i64) -> Self {
+        Self { principal: principal.clone(), generation, ends_at }
     }
 }
 
-/// Bytes of a token in a place of the cache; a longer one takes several.
-const PLACE_BYTES: usize = 1_024;
+/// Bytes of a place of the cache: what is kept of any token of 1 KiB, itself taking at most twice
+/// that and 2 KiB. What takes more takes several places.
+const PLACE_BYTES: usize = 4_096;
 
-/// Bounded by the number of the tokens in it, long ones counted as several; refusals are never
-/// remembered.
+/// Bounded by the bytes of what it remembers, in places; refusals are never remembered.
 pub(super) struct VerifiedTokens {
     /// Made at the start, never shown.
     key: hmac::Key,
-    entries: Cache<Fingerprint, Entry, ByTokenLength>,
+    entries: Cache<Fingerprint, Entry, ByPlaces>,
+    /// What all principals that were verified take, also those that are remembered no more.
+    bytes: PrincipalBytes,
 }
 
 impl VerifiedTokens {
-    /// Room for `entries` tokens of at most 1 KiB; a longer one takes the room of one for every KiB
-    /// begun. Errors: `AuthSettingsError::Platform` without a random
-    /// source.
+    /// So many places of 4 KiB: one for what is kept of a token of at most 1 KiB. Errors:
+    /// `AuthSettingsError::Platform` without a random source.
     pub fn new(entries: usize) -> Result<Self, AuthSettingsError> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| AuthSettingsError::Platform("the random source"))?;
         let entries = entries.max(1);
-        Ok(Self { key, entries: Cache::with_weighter(entries, entries as u64, ByTokenLength) })
+        let bytes = PrincipalBytes::default();
+        Ok(Self { key, entries: Cache::with_weighter(entries, entries as u64, ByPlaces), bytes })
     }
 
     /// The token's place.
@@ -77,6 +77,11 @@ impl VerifiedTokens {
         None
     }
 
+    /// What all principals that were verified and are still used take, in bytes.
+    pub fn bytes(&self) -> &PrincipalBytes {
+        &self.bytes
+    }
+
     /// Remembers a verified token.
     pub fn insert(&self, fingerprint: Fingerprint, entry: Entry) {
         self.entries.insert(fingerprint, entry);
@@ -90,10 +95,10 @@ impl VerifiedTokens {
 }
 
 #[derive(Clone)]
-struct ByTokenLength;
+struct ByPlaces;
 
-impl Weighter<Fingerprint, Entry> for ByTokenLength {
+impl Weighter<Fingerprint, Entry> for ByPlaces {
     fn weight(&self, _: &Fingerprint, entry: &Entry) -> u64 {
-        entry.bytes.div_ceil(PLACE_BYTES).max(1) as u64
+        entry.principal.bytes().div_ceil(PLACE_BYTES).max(1) as u64
     }
 }

@@ -4,7 +4,8 @@
 use super::error::AuthError;
 use super::settings::{AuthSettings, ClaimNames};
 use crate::domain::instance::InstanceId;
-use crate::domain::principal::{GroupId, KeyStanding, MAX_GROUPS, Principal, Role, Scope, UserId};
+use crate::domain::names::Names;
+use crate::domain::principal::{GroupId, MAX_GROUPS, Principal, Role, Scope, UserId};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -57,16 +58,14 @@ impl ClaimRules {
             return Err(AuthError::Invalid("the token is not valid yet (nbf)"));
         }
         let principal = Principal {
-            user: self.user(&claims)?,
             groups: self.groups(&claims)?,
             roles: self.roles(&claims)?,
             scope: self.scope(&claims)?,
             component: self.component(&claims)?,
-            token_id: text(&claims, "jti", "jti must be a string")?.map(str::to_owned),
+            token_id: text(&claims, "jti", "jti must be a string")?.map(Into::into),
             issued_at,
-            expires_at,
-            claims,
-            key: KeyStanding::default(),
+            claims: (&claims).into(),
+            ..Principal::new(self.user(&claims)?, expires_at)
         };
         if now >= self.ends_at(&principal) {
             return Err(AuthError::Expired);
@@ -102,7 +101,7 @@ impl ClaimRules {
         })
     }
 
-    fn groups(&self, claims: &Claims) -> Result<Vec<GroupId>, AuthError> {
+    fn groups(&self, claims: &Claims) -> Result<Names<GroupId>, AuthError> {
         let groups =
             texts(claims, &self.names.groups, "the groups claim must be an array of strings")?
                 .map(GroupId::new)
@@ -116,11 +115,11 @@ impl ClaimRules {
         if groups.len() > MAX_GROUPS {
             return Err(AuthError::Invalid("the token names more than 256 groups"));
         }
-        Ok(groups)
+        names(&groups)
     }
 
     /// Names that no role can have are left out: nothing here could ask for them.
-    fn roles(&self, claims: &Claims) -> Result<Vec<Role>, AuthError> {
+    fn roles(&self, claims: &Claims) -> Result<Names<Role>, AuthError> {
         const TYPE: &str = "the roles claim must be an array of strings or one string";
         const REALM_TYPE: &str = "realm_access.roles must be an array of strings";
         let own: Vec<&str> = match claims.get(&self.names.roles) {
@@ -132,7 +131,7 @@ impl ClaimRules {
             Some(Value::Object(realm)) => texts(realm, "roles", REALM_TYPE)?.collect(),
             Some(_) => return Err(AuthError::Invalid(REALM_TYPE)),
         };
-        Ok(without_doubles(
+        names(&without_doubles(
             own.into_iter().chain(realm).filter_map(|role| Role::new(role).ok()).collect(),
         ))
     }
@@ -150,13 +149,13 @@ impl ClaimRules {
             return Ok(Scope::Everywhere);
         }
         let instances = named.into_iter().filter_map(|name| InstanceId::new(name).ok()).collect();
-        Ok(Scope::Instances(without_doubles(instances)))
+        Ok(Scope::Instances(names(&without_doubles(instances))?))
     }
 
-    fn component(&self, claims: &Claims) -> Result<Option<String>, AuthError> {
+    fn component(&self, claims: &Claims) -> Result<Option<Box<str>>, AuthError> {
         let component =
             text(claims, &self.names.component, "the component claim must be a string")?;
-        Ok(component.filter(|component| !component.is_empty()).map(str::to_owned))
+        Ok(component.filter(|component| !component.is_empty()).map(Into::into))
     }
 }
 
@@ -194,6 +193,10 @@ fn texts<'a>(
         Some(_) => return Err(AuthError::Invalid(wrong_type)),
     };
     Ok(entries.iter().filter_map(Value::as_str))
+}
+
+fn names<T: AsRef<str>>(names: &[T]) -> Result<Names<T>, AuthError> {
+    Names::new(names).map_err(|_| AuthError::Invalid("the token names too much in one claim"))
 }
 
 fn without_doubles<T: Clone + Eq + Hash>(mut values: Vec<T>) -> Vec<T> {
@@ -334,7 +337,7 @@ mod tests {
     fn roles_come_from_a_list_a_string_and_the_realm() {
         let roles = |changes: Value| {
             let principal = read_default(changes).unwrap();
-            principal.roles.iter().map(|role| role.as_str().to_owned()).collect::<Vec<_>>()
+            principal.roles.iter().map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(roles(json!({"roles": ["a", "b", "a", "no role", ""]})), ["a", "b"]);
         assert_eq!(roles(json!({"roles": " a  b "})), ["a", "b"]);
@@ -349,7 +352,8 @@ mod tests {
     fn instances_are_listed_or_one_or_all() {
         let scope = |changes: Value| read_default(changes).unwrap().scope;
         let listed = |names: &[&str]| {
-            Scope::Instances(names.iter().map(|name| InstanceId::new(name).unwrap()).collect())
+            let names: Vec<_> = names.iter().map(|name| InstanceId::new(name).unwrap()).collect();
+            Scope::Instances(Names::new(&names).unwrap())
         };
         assert_eq!(scope(json!({})), listed(&[]));
         assert_eq!(
@@ -382,6 +386,6 @@ mod tests {
                 .unwrap();
         assert_eq!((principal.user.as_str(), principal.groups.len()), ("bob", 1));
         assert_eq!((principal.token_id.as_deref(), principal.issued_at), (Some("t"), Some(5)));
-        assert_eq!(principal.claims["groups"], 7);
+        assert_eq!(principal.claims.to_json()["groups"], 7);
     }
 }

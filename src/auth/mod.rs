@@ -30,7 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use token::Token;
 
 /// Longest token that is looked at, in bytes (contract, "Signing in").
-pub const MAX_TOKEN_BYTES: usize = 8_192;
+pub const MAX_TOKEN_BYTES: usize = 16_384;
 
 /// Verifies tokens. A cheap handle: clones share the keys and the cache.
 #[derive(Clone)]
@@ -103,6 +103,11 @@ impl Authenticator {
         Ok(change)
     }
 
+    /// What is kept of all verified tokens, in bytes: remembered, connected or told of in traces.
+    pub fn principal_bytes(&self) -> u64 {
+        self.0.cache.bytes().get()
+    }
+
     /// The names of the claims that are read.
     pub fn claim_names(&self) -> &ClaimNames {
         self.0.rules.names()
@@ -114,7 +119,7 @@ impl Authenticator {
     pub async fn verify(&self, token: &str) -> Result<Arc<Principal>, AuthError> {
         let token = strip_bearer(token);
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(AuthError::Invalid("the token is longer than 8 KiB"));
+            return Err(AuthError::Invalid("the token is longer than 16 KiB"));
         }
         let inner = &*self.0;
         inner.sources.iter().for_each(jwks::refresh_if_stale);
@@ -127,9 +132,9 @@ impl Authenticator {
         let parsed = Token::parse(token)?;
         let key = inner.check_signature(&parsed).await?;
         let principal = Principal { key, ..inner.rules.principal(parsed.claims()?, now)? };
-        let principal = Arc::new(principal);
+        let principal = Arc::new(principal.counted_in(inner.cache.bytes()));
         let ends_at = inner.rules.ends_at(&principal);
-        inner.cache.insert(fingerprint, cache::Entry::new(&principal, token, generation, ends_at));
+        inner.cache.insert(fingerprint, cache::Entry::new(&principal, generation, ends_at));
         Ok(principal)
     }
 }

@@ -13,6 +13,8 @@ pub const MIN_SECRET_BYTES: usize = 32;
 pub struct AuthSettings {
     /// The HS256 secret, 32 bytes at least.
     pub secret: Option<Vec<u8>>,
+    /// The setting that it comes from, for error messages.
+    pub secret_setting: String,
     /// Public keys in PEM: RSA (RS256, PS256), EC P-256 (ES256), Ed25519 (EdDSA).
     pub public_keys: Vec<PublicKey>,
     /// Where key sets (RFC 7517) are fetched from.
@@ -27,7 +29,7 @@ pub struct AuthSettings {
     pub leeway: Duration,
     /// The claims that are read.
     pub claims: ClaimNames,
-    /// How many verified tokens of 1 KiB are remembered; longer ones count for more.
+    /// How many verified tokens are remembered, in places of 4 KiB of what is kept of one.
     pub cache_entries: usize,
 }
 
@@ -61,10 +63,10 @@ pub struct ClaimNames {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthSettingsError {
     /// The HS256 secret could be guessed.
-    #[error(
-        "HERALD_JWT_SECRET, or the file in its place, has {actual} bytes, and needs at least {MIN_SECRET_BYTES}"
-    )]
+    #[error("{setting} holds {actual} bytes, and needs at least {MIN_SECRET_BYTES}")]
     SecretTooShort {
+        /// The setting that it comes from.
+        setting: String,
         /// Its length in bytes.
         actual: usize,
     },
@@ -98,6 +100,7 @@ impl Default for AuthSettings {
     fn default() -> Self {
         Self {
             secret: None,
+            secret_setting: "HERALD_JWT_SECRET".into(),
             public_keys: Vec::new(),
             jwks_urls: Vec::new(),
             jwks_allow_private: false,
@@ -129,7 +132,10 @@ impl AuthSettings {
         let mut keys = Vec::new();
         if let Some(secret) = &self.secret {
             if secret.len() < MIN_SECRET_BYTES {
-                return Err(AuthSettingsError::SecretTooShort { actual: secret.len() });
+                return Err(AuthSettingsError::SecretTooShort {
+                    setting: self.secret_setting.clone(),
+                    actual: secret.len(),
+                });
             }
             keys.push(Key::from_secret(secret));
         }

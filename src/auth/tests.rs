@@ -2,10 +2,11 @@
 
 use super::testing::*;
 use super::*;
+use crate::domain::claims::claims_test::shapes;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 async fn verify(settings: AuthSettings, token: &str) -> Result<Arc<Principal>, AuthError> {
     authenticator(settings).verify(token).await
@@ -134,10 +135,11 @@ async fn keys_that_a_token_brings_along_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_token_of_8_kib_is_read_and_one_byte_more_is_not() {
+async fn a_token_of_16_kib_is_read_and_one_byte_more_is_not() {
     let of_size = |size: usize| {
         let signer = Signer::secret(SECRET);
-        let paddings = (0..3).flat_map(|header| (5_900..6_100).map(move |claims| (header, claims)));
+        let paddings =
+            (0..3).flat_map(|header| (12_000..12_200).map(move |claims| (header, claims)));
         paddings
             .map(|(header, claims)| {
                 let claims = alice_with(json!({"pad": "p".repeat(claims)}));
@@ -149,7 +151,7 @@ async fn a_token_of_8_kib_is_read_and_one_byte_more_is_not() {
     assert!(verify(with_secret(), &of_size(MAX_TOKEN_BYTES)).await.is_ok());
     assert!(verify(with_secret(), &format!("Bearer {}", of_size(MAX_TOKEN_BYTES))).await.is_ok());
     let refusal = verify(with_secret(), &of_size(MAX_TOKEN_BYTES + 1)).await.unwrap_err();
-    assert_eq!(refusal, AuthError::Invalid("the token is longer than 8 KiB"));
+    assert_eq!(refusal, AuthError::Invalid("the token is longer than 16 KiB"));
 }
 
 #[tokio::test]
@@ -174,33 +176,93 @@ fn a_remembered_token_ends_with_its_leeway() {
     let principal = Arc::new(rules.principal(claims, now()).unwrap());
     let (place, ends_at) = (cache.fingerprint("t"), rules.ends_at(&principal));
     assert_eq!(ends_at, principal.expires_at + 30);
-    cache.insert(place, cache::Entry::new(&principal, "t", 0, ends_at));
+    cache.insert(place, cache::Entry::new(&principal, 0, ends_at));
     assert!(cache.get(&place, 0, ends_at - 1).is_some());
     assert!(cache.get(&place, 0, ends_at).is_none());
     assert_eq!(cache.len(), 0);
 }
 
 #[test]
-fn the_cache_remembers_as_many_as_were_set_and_long_ones_count_as_several() {
+fn the_cache_remembers_as_many_as_were_set_and_large_ones_count_as_several() {
     let rules = ClaimRules::new(with_secret());
-    let principal = Arc::new(rules.principal(alice().as_object().unwrap().clone(), now()).unwrap());
-    for (bytes, most) in [(1, 1_000), (1_024, 1_000), (1_025, 500), (MAX_TOKEN_BYTES, 125)] {
+    let of = |pad: usize| {
+        let claims = alice_with(json!({"pad": "x".repeat(pad)}));
+        rules.principal(claims.as_object().unwrap().clone(), now()).unwrap()
+    };
+    let own = of(1_000).bytes() - 1_000;
+    for (bytes, most) in [(own + 1, 1_000), (4_096, 1_000), (4_097, 500), (12_288, 333)] {
+        let principal = Arc::new(of(bytes - own));
         let cache = VerifiedTokens::new(1_000).unwrap();
-        let token = "x".repeat(bytes);
         for number in 0..5_000 {
             let place = cache.fingerprint(&format!("{number}"));
-            cache.insert(place, cache::Entry::new(&principal, &token, 0, i64::MAX));
+            cache.insert(place, cache::Entry::new(&principal, 0, i64::MAX));
         }
         assert!((most / 2..=most).contains(&cache.len()), "{} of {bytes} bytes", cache.len());
     }
 }
+
+/// Claims that are read: lists of names and texts that are kept apart, as short as they can be.
+fn worst_lists(bytes: usize) -> Vec<Map<String, Value>> {
+    let short = |number: usize| -> String {
+        let two = [number / 94 % 94, number % 94];
+        two.iter().map(|digit| char::from(33 + *digit as u8)).collect()
+    };
+    let names = |each: usize| (0..bytes / each).map(short).collect::<Vec<_>>();
+    let words = |each: usize, most: usize| -> Vec<String> {
+        let len = each - 3;
+        (0..(bytes / each).min(most)).map(|number| format!("{number:0>len$}")).collect()
+    };
+    [
+        json!({"roles": names(5)}),
+        json!({"roles": names(3).join(" ")}),
+        json!({"realm_access": {"roles": names(5)}}),
+        json!({"roles": names(12), "realm_access": {"roles": words(12, 1_000)}}),
+        json!({"groups": words(8, 256), "roles": names(9).join(" ")}),
+        json!({"groups": words(45, 256)}),
+        json!({"instances": words(8, 9_999)}),
+        json!({"component": "c".repeat(bytes)}),
+        json!({"jti": "t".repeat(bytes / 2), "component": "c".repeat(bytes / 2)}),
+    ]
+    .map(|claims| claims.as_object().unwrap().clone())
+    .into()
+}
+
+#[tokio::test]
+async fn what_is_kept_of_any_token_is_at_most_twice_the_token_and_2_kib_and_counted() {
+    let signer = Signer::secret(SECRET);
+    let authenticator = authenticator(AuthSettings { cache_entries: 1, ..with_secret() });
+    for bytes in [0, 200, 1_000, 4_000, 8_000, 12_000] {
+        for shape in shapes(bytes).into_iter().chain(worst_lists(bytes)) {
+            let token = signer.sign(&json!({}), &alice_with(Value::Object(shape)));
+            let Ok(principal) = authenticator.verify(&token).await else {
+                assert!(token.len() > MAX_TOKEN_BYTES, "{} bytes are refused", token.len());
+                continue;
+            };
+            let (kept, most) = (principal.bytes(), 2 * token.len() + 2_048);
+            assert!(kept <= most, "{kept} of {most}: {:?}", principal.claims);
+            let counted = authenticator.principal_bytes();
+            assert!(
+                (kept as u64..=(kept + PLACE) as u64).contains(&counted),
+                "{counted} of {kept}"
+            );
+        }
+    }
+    drop(authenticator.verify(&signer.token()).await);
+    assert!(authenticator.principal_bytes() <= PLACE as u64);
+}
+
+/// What the smallest cache holds at most.
+const PLACE: usize = 4_096;
 
 #[test]
 fn settings_that_cannot_work_stop_the_start() {
     let new = |settings| Authenticator::new(settings).map(|_| ()).unwrap_err();
     assert_eq!(new(AuthSettings::default()), AuthSettingsError::NoKeys);
     let short = AuthSettings { secret: Some(vec![b'x'; 31]), ..AuthSettings::default() };
-    assert_eq!(new(short), AuthSettingsError::SecretTooShort { actual: 31 });
+    assert_eq!(
+        new(short),
+        AuthSettingsError::SecretTooShort { setting: "HERALD_JWT_SECRET".into(), actual: 31 }
+    );
     let private = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let twice = Signer::p256().public_pem.repeat(2);
     for pem in ["", "no key", private.as_str(), twice.as_str(), p384_public_pem().as_str()] {

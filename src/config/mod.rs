@@ -51,6 +51,14 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
+    /// The setting that names it, where `plain` is the one that would hold it.
+    pub fn setting(&self, plain: &str) -> String {
+        match self {
+            Self::Given(_) => plain.into(),
+            Self::File(_) => format!("{plain}_FILE"),
+        }
+    }
+
     /// The file, if it is one.
     pub fn file(&self) -> Option<&PathBuf> {
         match self {
@@ -61,7 +69,7 @@ impl SecretSource {
 }
 
 /// What tokens are verified with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum SigningKeys {
     /// The key in the data directory, for a first look on loopback.
     Development,
@@ -74,6 +82,21 @@ pub enum SigningKeys {
         /// Key sets.
         jwks_urls: Vec<url::Url>,
     },
+}
+
+impl fmt::Debug for SigningKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Configured { secret, public_keys, jwks_urls } = self else {
+            return f.write_str("Development");
+        };
+        // The rest of a URL may hold a secret.
+        let hosts: Vec<_> = jwks_urls.iter().map(url::Url::host_str).collect();
+        f.debug_struct("Configured")
+            .field("secret", secret)
+            .field("public_keys", public_keys)
+            .field("jwks_hosts", &hosts)
+            .finish()
+    }
 }
 
 /// The names of the claims that are read; see the settings.
@@ -149,15 +172,17 @@ pub struct Bounds {
     pub body_bytes: usize,
     /// Of a batch.
     pub batch_body_bytes: usize,
+    /// Of the head of a request.
+    pub head_bytes: usize,
     /// How long a head may take, and a body before its rate counts.
     pub request_patience: Duration,
     /// The least rate of a body after that.
     pub body_bytes_per_second: u32,
-    /// Of all unfinished bodies.
+    /// Of all unfinished requests.
     pub unfinished_bytes: usize,
     /// Of one instance's unfinished bodies.
     pub unfinished_instance_bytes: usize,
-    /// Of one address' unfinished bodies.
+    /// Of one address' unfinished requests.
     pub unfinished_address_bytes: usize,
     /// How long messages are kept.
     pub history_window: Duration,
@@ -396,6 +421,7 @@ fn bounds(reader: &Reader) -> Result<Bounds, ConfigError> {
         http_per_address: reader.number("HERALD_HTTP_CONNECTIONS_PER_ADDRESS", 1, 1_000_000)?,
         body_bytes: reader.number("HERALD_BODY_BYTES", 1_024, 16_777_216)?,
         batch_body_bytes: reader.number("HERALD_BATCH_BODY_BYTES", 1_024, 67_108_864)?,
+        head_bytes: reader.number("HERALD_HEAD_BYTES", 32_768, 98_304)?,
         request_patience: reader.seconds("HERALD_REQUEST_SECONDS", 1, 300)?,
         body_bytes_per_second: reader.number("HERALD_BODY_BYTES_PER_SECOND", 1, 1_048_576)?,
         unfinished_bytes: unfinished(reader, "HERALD_UNFINISHED_BYTES")?,

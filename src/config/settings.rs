@@ -81,8 +81,8 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_JWT_CACHE_ENTRIES",
         "10000",
-        "Verified tokens that are remembered, 1 to 1,000,000; one over 1 KiB counts as one for every \
-         KiB begun",
+        "Verified tokens that are remembered, 1 to 1,000,000; one of which more than 4 KiB are kept, \
+         as of some over 1 KiB, counts as several",
     ),
     open("HERALD_PROXY_LISTEN", "", "Address and port of plain HTTP for proxies that end TLS"),
     open("HERALD_TRUSTED_PROXIES", "", "Their addresses or networks, comma-separated"),
@@ -230,6 +230,11 @@ pub const SETTINGS: &[Setting] = &[
         "2000",
         "HTTP connections of one address, sockets and streams apart, 1 to 1,000,000",
     ),
+    open(
+        "HERALD_HEAD_BYTES",
+        "65536",
+        "Most bytes of a request's head, a token in it included, 32,768 to 98,304",
+    ),
     open("HERALD_BODY_BYTES", "65536", "Most bytes of a request body, 1,024 to 16,777,216"),
     open("HERALD_BATCH_BODY_BYTES", "1048576", "Most bytes of a batch, 1,024 to 67,108,864"),
     open(
@@ -245,7 +250,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_UNFINISHED_BYTES",
         "67108864",
-        "Bytes held by request bodies that have not come whole; an address or instance takes no more \
+        "Bytes held by requests that have not come whole; an address or instance takes no more \
          than it leaves free, 64 KiB to 1 TiB",
     ),
     open(
@@ -256,7 +261,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "HERALD_UNFINISHED_ADDRESS_BYTES",
         "16777216",
-        "The same, of one address's bodies, 64 KiB to 1 TiB",
+        "The same, of one address's requests, 64 KiB to 1 TiB",
     ),
     open(
         "HERALD_CATALOG_POLL_SECONDS",

@@ -26,6 +26,18 @@ fn nothing_set_is_a_complete_service_on_loopback() {
 }
 
 #[test]
+fn a_printed_configuration_shows_no_secret() {
+    let config = read(&[
+        ("DATABASE_URL", "postgres://herald:hunter2@localhost/herald"),
+        ("HERALD_JWT_SECRET", SECRET),
+        ("HERALD_JWKS_URLS", "https://user:hunter2@keys.example/hunter2?key=hunter2#hunter2"),
+    ]);
+    let printed = format!("{:?}", config.unwrap());
+    assert!(printed.contains("keys.example"), "{printed}");
+    assert!(!printed.contains("hunter2") && !printed.contains(SECRET), "{printed}");
+}
+
+#[test]
 fn an_unknown_or_empty_setting_is_named() {
     assert!(refusal(&[("HERALD_LISTENN", "x")]).starts_with("HERALD_LISTENN is not a setting"));
     assert!(refusal(&[("HERALD_JWT_SECRET", " ")]).contains("set and empty"));
@@ -100,6 +112,7 @@ fn every_number_has_a_range() {
         ("HERALD_HTTP_CONNECTIONS_PER_ADDRESS", 1, 1_000_000),
         ("HERALD_BODY_BYTES", 1_024, 16_777_216),
         ("HERALD_BATCH_BODY_BYTES", 1_024, 67_108_864),
+        ("HERALD_HEAD_BYTES", 32_768, 98_304),
         ("HERALD_REQUEST_SECONDS", 1, 300),
         ("HERALD_BODY_BYTES_PER_SECOND", 1, 1_048_576),
         ("HERALD_UNFINISHED_BYTES", 65_536, 1_099_511_627_776),

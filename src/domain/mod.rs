@@ -2,10 +2,12 @@
 
 pub mod audience;
 pub mod channel;
+pub mod claims;
 pub mod cursor;
 pub mod expression;
 pub mod instance;
 pub mod message;
+pub mod names;
 pub mod principal;
 pub mod revocation;
 pub mod role;

@@ -2,11 +2,12 @@
 
 pub use super::role::{Role, RoleError};
 
+use super::claims::Claims;
 use super::instance::InstanceId;
+use super::names::Names;
 use super::text::{is_id, text_value};
-use serde_json::{Map, Value};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 text_value! {
     /// A user's id: 1 to 128 bytes of any text without control characters, compared byte for byte.
@@ -31,7 +32,7 @@ pub enum Scope {
     /// The claim held `"*"`.
     Everywhere,
     /// The claim listed these; an empty list is valid nowhere.
-    Instances(Vec<InstanceId>),
+    Instances(Names<InstanceId>),
 }
 
 /// Whether the key that a token was verified with is still accepted; clones share the answer.
@@ -56,23 +57,67 @@ impl PartialEq for KeyStanding {
     }
 }
 
+/// What all principals that are counted take together, in bytes; clones share the sum.
+#[derive(Clone, Debug, Default)]
+pub struct PrincipalBytes(Arc<AtomicU64>);
+
+impl PrincipalBytes {
+    /// The sum.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Counts so many until what is returned is dropped.
+    fn count(&self, bytes: usize) -> Counted {
+        self.0.fetch_add(bytes as u64, Relaxed);
+        Counted { sum: Some(self.clone()), bytes }
+    }
+}
+
+/// That a principal is counted while it lives; by default it is not.
+#[derive(Debug, Default)]
+pub struct Counted {
+    sum: Option<PrincipalBytes>,
+    bytes: usize,
+}
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        self.sum.as_ref().map(|sum| sum.count(self.bytes)).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Counted {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(sum) = &self.sum {
+            sum.0.fetch_sub(self.bytes as u64, Relaxed);
+        }
+    }
+}
+
 /// A verified token's bearer. Role and claim names are the configured ones, already mapped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Principal {
     /// From `sub`.
     pub user: UserId,
     /// At most 256, without doubles, in the token's order.
-    pub groups: Vec<GroupId>,
+    pub groups: Names<GroupId>,
     /// Without doubles, in the token's order.
-    pub roles: Vec<Role>,
+    pub roles: Names<Role>,
     /// Where the token is valid.
     pub scope: Scope,
     /// The server-side caller's name, when the token carries a non-empty `component`.
-    pub component: Option<String>,
+    pub component: Option<Box<str>>,
     /// Every claim as it stood in the token.
-    pub claims: Map<String, Value>,
+    pub claims: Claims,
     /// `jti`.
-    pub token_id: Option<String>,
+    pub token_id: Option<Box<str>>,
     /// `iat`, seconds since the Unix epoch.
     pub issued_at: Option<i64>,
     /// `exp`, seconds since the Unix epoch, without leeway.
@@ -80,7 +125,13 @@ pub struct Principal {
     /// Of the key that the token was verified with. One of a key set by URL is never withdrawn:
     /// keys leave such a set when they are rotated, and their tokens are good until they end.
     pub key: KeyStanding,
+    /// That it is counted.
+    pub counted: Counted,
 }
+
+/// What a principal takes beside its texts and lists, in bytes: itself, and the counts that go with
+/// it, its user's id and its key's standing, which are shared.
+const PRINCIPAL_BYTES: usize = size_of::<Principal>() + 7 * size_of::<usize>();
 
 impl Principal {
     /// A user without groups, roles and other claims, valid nowhere, until `expires_at` (Unix
@@ -88,16 +139,34 @@ impl Principal {
     pub fn new(user: UserId, expires_at: i64) -> Self {
         Self {
             user,
-            groups: Vec::new(),
-            roles: Vec::new(),
-            scope: Scope::Instances(Vec::new()),
+            groups: Names::default(),
+            roles: Names::default(),
+            scope: Scope::Instances(Names::default()),
             component: None,
-            claims: Map::new(),
+            claims: Claims::default(),
             token_id: None,
             issued_at: None,
             expires_at,
             key: KeyStanding::default(),
+            counted: Counted::default(),
         }
+    }
+
+    /// What it takes, in bytes: of one that was read from a token at most twice the token and 2 KiB.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.component, &self.token_id];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        let instances = match &self.scope {
+            Scope::Everywhere => 0,
+            Scope::Instances(instances) => instances.bytes(),
+        };
+        let lists = self.groups.bytes() + self.roles.bytes() + instances;
+        PRINCIPAL_BYTES + self.user.as_str().len() + texts + lists + self.claims.bytes()
+    }
+
+    /// The same, counted in a sum while it lives.
+    pub fn counted_in(self, sum: &PrincipalBytes) -> Self {
+        Self { counted: sum.count(self.bytes()), ..self }
     }
 
     /// Whether the token is valid in `instance`.
@@ -115,7 +184,7 @@ impl Principal {
 
     /// Whether the token carries exactly this role; no role implies another.
     pub fn has_role(&self, role: &str) -> bool {
-        self.roles.iter().any(|held| held.as_str() == role)
+        self.roles.contains(role)
     }
 
     /// Whether the token may publish at all: `REALTIME_CONNECT`, and either a component or one of

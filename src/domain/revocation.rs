@@ -78,7 +78,7 @@ impl Revocations {
     /// Whether the principal's token is one of them. Ends are not looked at: a token whose entry
     /// has ended has expired.
     pub fn revokes(&self, principal: &Principal) -> bool {
-        let by_id = principal.token_id.as_ref().is_some_and(|id| self.tokens.contains(id.as_str()));
+        let by_id = principal.token_id.as_ref().is_some_and(|id| self.tokens.contains(&**id));
         let issued_before = self.users.get(&principal.user);
         by_id
             || issued_before.is_some_and(|before| {
@@ -107,7 +107,6 @@ impl FromIterator<Revocation> for Revocations {
 mod tests {
     use super::super::principal::Scope;
     use super::*;
-    use serde_json::Map;
 
     fn time(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).unwrap()
@@ -123,16 +122,10 @@ mod tests {
 
     fn principal(user: &str, token_id: Option<&str>, issued_at: Option<i64>) -> Principal {
         Principal {
-            user: UserId::new(user).unwrap(),
-            groups: vec![],
-            roles: vec![],
             scope: Scope::Everywhere,
-            component: None,
-            claims: Map::new(),
-            token_id: token_id.map(str::to_owned),
+            token_id: token_id.map(Into::into),
             issued_at,
-            expires_at: 1_000,
-            key: Default::default(),
+            ..Principal::new(UserId::new(user).unwrap(), 1_000)
         }
     }
 

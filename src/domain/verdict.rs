@@ -101,7 +101,7 @@ pub fn hears(audience: &Audience, who: &Candidate<'_>) -> bool {
 pub fn own_audiences(who: &Candidate<'_>) -> Vec<Audience> {
     let principal = who.facts.principal();
     let own = [Audience::All, Audience::User(principal.user.clone())].into_iter();
-    let groups = principal.groups.iter().cloned().map(Audience::Group);
+    let groups = principal.groups.values().map(Audience::Group);
     let mut audiences: Vec<Audience> =
         own.chain(groups).filter(|audience| who.wants(audience)).collect();
     audiences.sort_unstable();

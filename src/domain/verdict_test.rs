@@ -5,6 +5,7 @@ use super::audience::{Address, Audience, Narrowing};
 use super::channel::{Channel, Channels};
 use super::expression::{Expression, Facts, Outcome, Scope};
 use super::message::{Exclusion, Reach};
+use super::names::Names;
 use super::principal::{GroupId, Principal, Scope as Validity, UserId};
 use super::rule::{Effect, Rule, Rules, Subject};
 use super::verdict::{Candidate, Denial, Verdict, hears, own_audiences, verdict};
@@ -63,17 +64,15 @@ fn channels() -> impl Strategy<Value = Channels> {
 fn principal() -> impl Strategy<Value = Principal> {
     let plan = prop::option::of(prop::sample::select(&["free", "pro"][..]));
     let groups = prop::sample::subsequence(&NAMES[..], 0..=NAMES.len());
-    (name(), groups, plan).prop_map(|(user, groups, plan)| Principal {
-        user: UserId::new(user).unwrap(),
-        groups: groups.into_iter().map(|group| GroupId::new(group).unwrap()).collect(),
-        roles: vec![],
-        scope: Validity::Everywhere,
-        component: None,
-        claims: plan.into_iter().map(|plan| ("plan".to_owned(), plan.into())).collect(),
-        token_id: None,
-        issued_at: None,
-        expires_at: i64::MAX,
-        key: Default::default(),
+    (name(), groups, plan).prop_map(|(user, groups, plan)| {
+        let groups: Vec<GroupId> =
+            groups.into_iter().map(|group| GroupId::new(group).unwrap()).collect();
+        Principal {
+            groups: Names::new(&groups).unwrap(),
+            scope: Validity::Everywhere,
+            claims: plan.into_iter().map(|plan| ("plan".to_owned(), plan.into())).collect(),
+            ..Principal::new(UserId::new(user).unwrap(), i64::MAX)
+        }
     })
 }
 

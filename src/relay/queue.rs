@@ -182,3 +182,52 @@ impl Sender {
         self.common.taken.messages.load(Acquire) == 0 && behind.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(instance: &str) -> Arc<Share> {
+        Arc::new(Share::new(InstanceId::new(instance).unwrap(), 1))
+    }
+
+    /// Sends while there is space; how many that were.
+    fn fill(sender: &Sender, share: &Arc<Share>, most: usize) -> usize {
+        let frame = Frame::ping();
+        let send = |_: &usize| match sender.reserve(frame.wire_bytes(), share) {
+            Some(space) => {
+                space.send(frame.clone());
+                true
+            }
+            None => false,
+        };
+        (0..most).take_while(send).count()
+    }
+
+    /// Beyond the bound of messages, and beyond that of bytes, whoever has most gives way first:
+    /// each newcomer finds space, until nothing is left.
+    #[tokio::test]
+    async fn a_queue_is_full_at_its_bounds_and_an_instance_takes_no_more_than_it_leaves() {
+        let bytes = Frame::ping().wire_bytes();
+        let (roomy, full) = (usize::MAX / 2, 64);
+        for bounds in [
+            QueueBounds { messages: full, bytes: roomy },
+            QueueBounds { messages: 1_000, bytes: full * bytes },
+        ] {
+            let (sender, mut receiver) = bounded(bounds);
+            let (greedy, second, third) = (share("greedy"), share("second"), share("third"));
+            assert_eq!(fill(&sender, &greedy, 1_000), 32, "alone half of it");
+            assert_eq!(fill(&sender, &second, 1_000), 16, "half of what is left");
+            assert_eq!(fill(&sender, &third, 1_000), 8);
+            assert_eq!(fill(&sender, &greedy, 1), 0);
+            assert_eq!(fill(&sender, &share("last"), 1), 1);
+            assert!(sender.reserve(roomy, &share("large")).is_none());
+            let mut batch = Vec::new();
+            assert!(receiver.receive(&mut batch, 1_000).await);
+            assert_eq!(batch.len(), 32 + 16 + 8 + 1);
+            batch.iter().for_each(|dispatch| receiver.release(dispatch));
+            assert!(sender.is_idle());
+            assert_eq!(fill(&sender, &second, 1_000), 32);
+        }
+    }
+}

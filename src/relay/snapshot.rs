@@ -8,7 +8,6 @@ use crate::domain::expression::{ConnectionFacts, Facts};
 use crate::domain::principal::Principal;
 use crate::domain::verdict::Candidate;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -109,26 +108,10 @@ impl ConnectionSnapshot {
         self.record.closed()
     }
 
-    /// What it takes at most, in bytes: its token's claims may be its own.
+    /// What it takes at most, in bytes: its token's bearer may be its own.
     pub fn bytes(&self) -> usize {
-        let claims = self.principal.claims.iter();
-        let claims: usize = claims.map(|(name, value)| name.len() + weight(value)).sum();
-        let groups = self.principal.groups.iter();
-        let groups: usize = groups.map(|group| group.as_str().len() + size_of::<usize>() * 4).sum();
-        SNAPSHOT_BYTES + claims + groups
+        SNAPSHOT_BYTES + self.principal.bytes()
     }
-}
-
-/// What a claim takes: a place in a list or a map, and its texts.
-fn weight(value: &Value) -> usize {
-    const PLACE: usize = 128;
-    PLACE
-        + match value {
-            Value::String(text) => text.len(),
-            Value::Array(list) => list.iter().map(weight).sum(),
-            Value::Object(map) => map.iter().map(|(name, value)| name.len() + weight(value)).sum(),
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        }
 }
 
 #[cfg(test)]
@@ -137,16 +120,8 @@ impl ConnectionSnapshot {
     pub fn of_a_test(id: &str, user: &str) -> Self {
         use crate::domain::principal::{Scope, UserId};
         let principal = Principal {
-            user: UserId::new(user).unwrap(),
-            groups: vec![],
-            roles: vec![],
             scope: Scope::Everywhere,
-            component: None,
-            claims: serde_json::Map::new(),
-            token_id: None,
-            issued_at: None,
-            expires_at: i64::MAX,
-            key: Default::default(),
+            ..Principal::new(UserId::new(user).unwrap(), i64::MAX)
         };
         let address = [127, 0, 0, 1].into();
         Self {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// Largest message of a client, in bytes, fragments added up (contract, "Receiving"; an `AUTH`
 /// frame fits).
-pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1_024;
+pub(super) const MAX_MESSAGE_BYTES: usize = 20 * 1_024;
 /// Frames a client may send at once.
 const FRAME_BURST: u32 = 60;
 /// Frames a second after that.
@@ -15,7 +15,7 @@ const MAX_HEADER_BYTES: usize = 14;
 /// Why the rest of what a client sends is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InboundRefusal {
-    /// A message over 16 KiB was announced: 1009.
+    /// A message over 20 KiB was announced: 1009.
     #[error("a message over {MAX_MESSAGE_BYTES} bytes")]
     TooLarge,
     /// Too many frames: 4429.
@@ -133,7 +133,7 @@ mod tests {
             _ => bytes.extend([[0xFF].as_slice(), &(length as u64).to_be_bytes()].concat()),
         }
         bytes.extend([1, 2, 3, 4]);
-        bytes.resize(bytes.len() + length.min(20_000), 0x55);
+        bytes.resize(bytes.len() + length.min(30_000), 0x55);
         bytes
     }
 
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_16_kib_passes_and_one_byte_more_does_not() {
+    fn a_message_of_20_kib_passes_and_one_byte_more_does_not() {
         assert_eq!(
             read(&[frame(0x81, MAX_MESSAGE_BYTES - 1), frame(0x81, MAX_MESSAGE_BYTES)]),
             Ok(())
@@ -158,11 +158,11 @@ mod tests {
 
     #[test]
     fn fragments_are_added_up_and_control_frames_between_them_are_not() {
-        let halves = [frame(0x01, 8_192), frame(0x89, 100), frame(0x00, 8_191), frame(0x80, 1)];
+        let halves = [frame(0x01, 10_240), frame(0x89, 100), frame(0x00, 10_239), frame(0x80, 1)];
         assert_eq!(read(&halves), Ok(()));
         assert_eq!(read(&[halves.as_slice(), &halves].concat()), Ok(()));
         assert_eq!(
-            read(&[frame(0x01, 8_192), frame(0x00, 8_192), frame(0x80, 1)]),
+            read(&[frame(0x01, 10_240), frame(0x00, 10_240), frame(0x80, 1)]),
             Err(InboundRefusal::TooLarge)
         );
     }

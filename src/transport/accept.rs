@@ -5,6 +5,7 @@ use super::handshake::Handshakes;
 use super::paced::PaceSettings;
 use super::places::{Place, Places};
 use super::register::Stage;
+use super::unfinished::Unfinished;
 use super::wire::Wire;
 use crate::admittance::Admittance;
 use actix_http::Protocol;
@@ -36,6 +37,8 @@ pub struct AcceptSettings {
     pub handshakes: usize,
     /// How long the requests on it may take.
     pub pace: Arc<PaceSettings>,
+    /// Where their heads are counted that have begun and not ended.
+    pub unfinished: Unfinished,
     /// What a client is told whose address has the connections that it may: a whole answer.
     pub crowded: Bytes,
 }
@@ -167,10 +170,12 @@ impl<S> AcceptorService<S> {
         place: Place,
         afterwards: Afterwards,
     ) -> LocalBoxFuture<'static, io::Result<Connection>> {
-        let pace = self.settings.pace.clone();
+        let pace = (self.settings.pace.clone(), self.settings.unfinished.clone());
+        let client = self.guests.client(peer.ip());
         let Guests::Clients(tls) = &self.guests else {
             let wire = Wire::Plain(socket);
-            return Box::pin(ready(Ok(Connection::new(wire, pace, place, afterwards))));
+            let connection = Connection::new(wire, pace, client, place, afterwards);
+            return Box::pin(ready(Ok(connection)));
         };
         let (handshakes, tls) = (self.handshakes.clone(), tls.clone());
         let crowded = self.settings.crowded.clone();
@@ -181,7 +186,7 @@ impl<S> AcceptorService<S> {
                 wire.part(&crowded).await;
                 return Err(io::Error::other(error));
             }
-            Ok(Connection::new(wire, pace, place, afterwards))
+            Ok(Connection::new(wire, pace, client, place, afterwards))
         })
     }
 }

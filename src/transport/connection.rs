@@ -4,10 +4,12 @@ use super::exchange::Exchange;
 use super::paced::{PaceSettings, Paced};
 use super::places::{Occupancy, Place};
 use super::register::Stage;
+use super::unfinished::Unfinished;
 use super::wire::{Transport, Wire};
 use futures_util::future::LocalBoxFuture;
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,12 +43,14 @@ impl Connection {
     /// On a wire on which TLS, if any, was agreed upon.
     pub(super) fn new(
         wire: Wire,
-        pace: Arc<PaceSettings>,
+        pace: (Arc<PaceSettings>, Unfinished),
+        client: Option<IpAddr>,
         place: Place,
         afterwards: Afterwards,
     ) -> Self {
         let is_silent = wire.transport() == Transport::Proxy;
-        Self { paced: Paced::new(wire, pace), place, is_silent, afterwards }
+        let paced = Paced::new(wire, pace.0, pace.1, client);
+        Self { paced, place, is_silent, afterwards }
     }
 
     /// How it reached us.
@@ -128,17 +132,15 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use super::super::exchange::AnnouncedBody;
     use super::super::places::Places;
     use super::super::register::PlaceSettings;
+    use super::super::unfinished::UnfinishedBounds;
     use super::*;
-    use bytes::Bytes;
     use futures_util::FutureExt;
     use std::net::IpAddr;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
-
-    const LONG: Duration = Duration::from_secs(60);
 
     #[actix_web::test]
     async fn who_is_held_back_while_a_request_is_answered_goes_when_told_to() {
@@ -150,13 +152,14 @@ mod tests {
         let settings =
             PlaceSettings { connections, spare, handshakes_per_address, http_per_address };
         let (places, client) = (Places::new(settings), Some(IpAddr::from([192, 0, 2, 1])));
-        let pace = PaceSettings { head: LONG, late: Bytes::new(), stall: LONG };
+        let bounds = UnfinishedBounds { process: 9_000, instance: 0, address: 9_000 };
+        let pace = (PaceSettings::of_a_test().into(), Unfinished::new(bounds));
         let place = places.take(client).unwrap();
-        let mut connection = Connection::new(wire, pace.into(), place, Afterwards::default());
+        let mut connection = Connection::new(wire, pace, client, place, Afterwards::default());
         let mut buffer = [0; 1_024];
         peer.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert_eq!(connection.read(&mut buffer).await.unwrap(), 18);
-        let _answering = connection.exchange().answering();
+        let _answering = connection.exchange().answering(AnnouncedBody::None);
         // More than is read ahead: from then on nobody looks at the wire.
         peer.write_all(&[b'x'; 100_000]).await.unwrap();
         for _ in 0..1_000 {

@@ -13,6 +13,8 @@ struct Shared {
     awaited: Cell<Awaited>,
     /// How often that has changed.
     changes: Cell<u64>,
+    /// The body of the request that was answered last.
+    body: Cell<AnnouncedBody>,
     /// Who waits for a change.
     waiting: Cell<Option<Waker>>,
 }
@@ -29,6 +31,18 @@ pub enum Awaited {
     Nothing,
 }
 
+/// What a request's head says of its body (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnnouncedBody {
+    /// There is none, or it was read to its end.
+    #[default]
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// It comes in chunks.
+    Chunks,
+}
+
 /// A request is being answered until this is dropped.
 #[must_use]
 pub struct Answering(Exchange);
@@ -38,8 +52,9 @@ pub struct Answering(Exchange);
 pub struct ReadingBody(Exchange);
 
 impl Exchange {
-    /// To be called when an answer begins.
-    pub fn answering(&self) -> Answering {
+    /// To be called when an answer begins to a request with such a body.
+    pub fn answering(&self, body: AnnouncedBody) -> Answering {
+        self.0.body.set(body);
         self.change(Awaited::Nothing);
         Answering(self.clone())
     }
@@ -48,6 +63,17 @@ impl Exchange {
     pub fn reading_body(&self) -> ReadingBody {
         self.change(Awaited::Body);
         ReadingBody(self.clone())
+    }
+
+    /// To be called where a body was read to its end.
+    pub fn has_read_body(&self) {
+        if self.body() == AnnouncedBody::Chunks {
+            self.0.body.set(AnnouncedBody::None);
+        }
+    }
+
+    pub(super) fn body(&self) -> AnnouncedBody {
+        self.0.body.get()
     }
 
     pub(super) fn awaited(&self) -> Awaited {
@@ -76,6 +102,14 @@ impl Exchange {
         if awaited != Awaited::Nothing {
             self.wake();
         }
+    }
+}
+
+impl Answering {
+    /// Whether a body in chunks was not read to its end: nobody but HTTP's dispatcher can tell where
+    /// it ends, so the connection had better end with this answer.
+    pub fn leaves_chunks(&self) -> bool {
+        self.0.body() == AnnouncedBody::Chunks
     }
 }
 

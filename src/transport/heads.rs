@@ -13,6 +13,8 @@ pub struct Heads {
     line: Line,
     /// Bytes of empty lines since the last head.
     empty_bytes: usize,
+    /// Bytes since the last head.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +36,24 @@ impl Heads {
         self.line != Line::Before || self.empty_bytes > EMPTY_BYTES
     }
 
-    /// Follows `bytes` up to the end of a head; how many that are, and whether it ended.
-    pub fn follow(&mut self, bytes: &[u8]) -> (usize, bool) {
+    /// Bytes that have come since the last head.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Follows `bytes` up to the end of a head; how many that are, and how long the head was if it
+    /// ended.
+    pub fn follow(&mut self, bytes: &[u8]) -> (usize, Option<usize>) {
+        let (followed, is_end) = self.follow_lines(bytes);
+        let length = self.bytes + followed;
+        match is_end {
+            true => *self = Self::default(),
+            false => self.bytes = length,
+        }
+        (followed, is_end.then_some(length))
+    }
+
+    fn follow_lines(&mut self, bytes: &[u8]) -> (usize, bool) {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
             if self.line == Line::Within {
@@ -50,10 +68,7 @@ impl Heads {
                     self.empty_bytes = self.empty_bytes.saturating_add(1);
                     Line::Before
                 }
-                (Line::Ended | Line::Returned, b'\n') => {
-                    *self = Self::default();
-                    return (at, true);
-                }
+                (Line::Ended | Line::Returned, b'\n') => return (at, true),
                 (Line::Ended, b'\r') => Line::Returned,
                 _ => Line::Within,
             };
@@ -78,8 +93,11 @@ mod tests {
         while at < text.len() {
             let (taken, ended) = heads.follow(&text[at..text.len().min(at + step)]);
             at += taken;
-            if ended {
+            if let Some(length) = ended {
+                assert_eq!(length, at - found.last().unwrap_or(&0));
                 found.push(at);
+            } else {
+                assert_eq!(heads.bytes(), at - found.last().unwrap_or(&0));
             }
         }
         found

@@ -11,14 +11,16 @@ mod places;
 mod register;
 mod signal;
 mod turns;
+mod unfinished;
 mod upgrade;
 mod wire;
 
 pub use accept::{AcceptSettings, Acceptor, Guests};
 pub use connection::Connection;
-pub use exchange::{Answering, Exchange, ReadingBody};
+pub use exchange::{AnnouncedBody, Answering, Exchange, ReadingBody};
 pub use paced::PaceSettings;
 pub use places::{Occupancy, Place, PlaceFigures, Places, UnderWay};
 pub use register::{NoPlace, PlaceSettings, Stage, counted_as};
+pub use unfinished::{Holder, TooMuchUnfinished, Unfinished, UnfinishedBounds};
 pub use upgrade::Upgrader;
 pub use wire::Transport;

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How long a refused client is read on, so that it sees the answer before the connection ends.
-const LINGER: Duration = Duration::from_millis(500);
+pub(super) const LINGER: Duration = Duration::from_millis(500);
 /// Read at once of what a refused client still sends.
 const LINGER_BYTES: usize = 1_024;
 

@@ -59,7 +59,7 @@ async fn connect_from(app: &App, address: [u8; 4]) -> TlsStream<TcpStream> {
 
 /// Waits until unfinished bodies hold so many bytes.
 async fn until_held(app: &App, bytes: usize) {
-    let line = format!("herald_unfinished_body_bytes {bytes}.0\n");
+    let line = format!("herald_unfinished_request_bytes {bytes}.0\n");
     within("the bytes are held", async { while !app.metrics().await.contains(&line) {} }).await;
 }
 
@@ -191,4 +191,33 @@ async fn three_hundred_unfinished_batches_take_no_more_than_their_bound() {
     assert!(grown < ROOM_KIB, "the memory grew by {grown} KiB");
     drop(streams);
     herald.stopped().await;
+}
+
+#[actix_web::test]
+async fn a_body_in_chunks_that_is_refused_unread_ends_the_connection() {
+    let app = App::start().await;
+    let request = |bearer: &str| {
+        format!(
+            "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\ninstance: main\r\n\
+             content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n\
+             20\r\n{{\"channel\": \"ALL\", \"message\": 1}}\r\n0\r\n\r\n"
+        )
+    };
+    let mut refused = connect_tls(&app).await;
+    refused.write_all(request("x").as_bytes()).await.expect("the server reads");
+    let (head, problem) = answer(refused).await;
+    assert_eq!((status(&head), &problem["code"]), ("401", &json!("TOKEN_INVALID")), "{head}");
+    // One that was read goes on.
+    let mut taken = connect_tls(&app).await;
+    let good = request(&token("publisher").component().sign());
+    for _ in 0..2 {
+        taken.write_all(good.as_bytes()).await.expect("the server reads");
+        let mut said = [0; 12];
+        within("the answer", taken.read_exact(&mut said)).await.expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&said), "HTTP/1.1 202");
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"}") {
+            rest.push(within("the rest", taken.read_u8()).await.expect("the connection holds"));
+        }
+    }
 }

@@ -56,6 +56,14 @@ fn every_operation_has_an_id_a_summary_and_its_problems() {
                     parameter["name"]
                 );
             }
+            // What is said of a body is said where there is one.
+            for status in ["408", "413", "415"] {
+                assert_eq!(
+                    operation["responses"][status].is_object(),
+                    operation["requestBody"].is_object(),
+                    "{name} and {status}"
+                );
+            }
             if path.starts_with("/v1/") && operation["operationId"] != "connect" {
                 for status in ["401", "403"] {
                     assert!(

@@ -201,7 +201,7 @@ async fn what_is_asked_wrongly_is_refused_where_it_is_wrong() {
         (json!({"userId": "a", "claims": {"component": 7}}), "/claims/component"),
         (json!({"userId": "a", "user": "b"}), "/user"),
         (json!({"userId": "a", "groups": groups(257)}), "/groups"),
-        (json!({"userId": "a", "claims": claims(8_193)}), "/claims"),
+        (json!({"userId": "a", "claims": claims(16_385)}), "/claims"),
     ] {
         let answer = explain(&app, "news", body, 422).await;
         assert_eq!(
@@ -212,12 +212,12 @@ async fn what_is_asked_wrongly_is_refused_where_it_is_wrong() {
     for count in [255, 256] {
         explain(&app, "news", json!({"userId": "a", "groups": groups(count)}), 200).await;
     }
-    for bytes in [8_191, 8_192] {
+    for bytes in [16_383, 16_384] {
         explain(&app, "news", json!({"userId": "a", "claims": claims(bytes)}), 200).await;
     }
     for (body, limit, actual) in [
         (json!({"userId": "a", "groups": groups(257)}), 256, 257),
-        (json!({"userId": "a", "claims": claims(8_193)}), 8_192, 8_193),
+        (json!({"userId": "a", "claims": claims(16_385)}), 16_384, 16_385),
     ] {
         let answer = explain(&app, "news", body, 422).await.body;
         assert_eq!((&answer["limit"], &answer["actual"]), (&json!(limit), &json!(actual)));

@@ -247,3 +247,104 @@ async fn requests_in_a_row_are_answered_in_their_order_with_and_without_bodies()
     }
     drop(write.await);
 }
+
+/// The beginning of a request whose head has so many bytes in all.
+fn head(bytes: usize) -> Vec<u8> {
+    let begun = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ";
+    let end = "\r\n\r\n";
+    format!("{begun}{}{end}", "y".repeat(bytes - begun.len() - end.len())).into_bytes()
+}
+
+#[actix_web::test]
+async fn a_head_over_its_bound_is_431_and_the_connection_ends() {
+    let app = App::start_with(Options::default().with("HERALD_HEAD_BYTES", 40_000)).await;
+    for (bytes, status) in [(39_999, 200), (40_000, 200), (40_001, 431), (1 << 20, 431)] {
+        let mut stream = connect_tls(&app).await;
+        // Whoever is refused may not be read to the end.
+        drop(stream.write_all(&head(bytes)).await);
+        let (told, body) = answer(&mut stream).await;
+        assert_eq!(told, status, "{bytes}: {body}");
+        if status == 431 {
+            let problem: Value = serde_json::from_str(&body).expect("a problem");
+            assert_eq!(
+                (&problem["code"], &problem["limit"]),
+                (&json!("INVALID_REQUEST"), &json!(40_000))
+            );
+            let mut rest = Vec::new();
+            drop(within("the end of the stream", stream.read_to_end(&mut rest)).await);
+            assert!(rest.is_empty());
+        } else {
+            stream.write_all(HEALTH).await.expect("the connection goes on");
+            assert_eq!(answer(&mut stream).await.0, 200);
+        }
+    }
+}
+
+/// Waits until unfinished requests hold so many bytes.
+async fn until_held(app: &App, bytes: usize) {
+    let line = format!("herald_unfinished_request_bytes {bytes}.0\n");
+    within("the bytes are held", async { while !app.metrics().await.contains(&line) {} }).await;
+}
+
+#[actix_web::test]
+async fn unfinished_heads_of_an_address_are_counted_and_beyond_its_bound_429() {
+    let options = Options::default()
+        .with("HERALD_BODY_BYTES", 65_536)
+        .with("HERALD_BATCH_BODY_BYTES", 65_536)
+        .with("HERALD_UNFINISHED_ADDRESS_BYTES", 65_536);
+    let app = App::start_with(options).await;
+    let begin = async |bytes: usize| {
+        let mut stream = connect_tls(&app).await;
+        stream.write_all(&head(70_000)[..bytes]).await.expect("the server reads");
+        stream
+    };
+    let first = begin(40_000).await;
+    until_held(&app, 40_000).await;
+    let second = begin(25_536).await;
+    until_held(&app, 65_536).await;
+    let (status, body) = answer(&mut begin(1).await).await;
+    let problem: Value = serde_json::from_str(&body).expect("a problem");
+    assert_eq!((status, &problem["code"]), (429, &json!("RATE_LIMITED")), "{body}");
+    // A head that comes whole waits for nobody.
+    let mut whole = connect_tls(&app).await;
+    whole.write_all(HEALTH).await.expect("the server reads");
+    assert_eq!(answer(&mut whole).await.0, 200);
+    drop(second);
+    until_held(&app, 40_000).await;
+    let _third = begin(20_000).await;
+    until_held(&app, 60_000).await;
+    drop(first);
+    until_held(&app, 20_000).await;
+}
+
+/// Heads that are begun and not ended, of as many bytes as they may have.
+#[actix_web::test]
+async fn a_thousand_unfinished_heads_hold_no_more_than_their_bound() {
+    const BEGUN: usize = 1_000;
+    let database = postgres::database().await;
+    let variables = [
+        ("DATABASE_URL", database.as_str()),
+        ("HERALD_UNFINISHED_ADDRESS_BYTES", "8388608"),
+        ("HERALD_REQUEST_SECONDS", "60"),
+        ("HERALD_LOG", "warn"),
+    ];
+    let herald = Herald::start(&variables).await;
+    herald.create_instance().await;
+    let before = resident_kib(herald.id());
+    let mut streams = Vec::new();
+    for _ in 0..BEGUN {
+        let mut stream = connect(&herald, "Try it").await;
+        drop(stream.write_all(&head(65_536)[..60_000]).await);
+        streams.push(stream);
+    }
+    let grown = peak_kib(herald.id()) - before;
+    println!("{BEGUN} unfinished heads of 60,000 bytes: {grown} KiB more");
+    // What every connection takes, and twice the bound: buffers grow by doubling.
+    assert!(grown < (16 << 10) + 60 * BEGUN as u64, "the memory grew by {grown} KiB");
+    // Who asks in one go is answered meanwhile.
+    let mut honest = connect(&herald, "Try it").await;
+    honest.write_all(HEALTH).await.expect("the server reads");
+    assert_eq!(answer(&mut honest).await.0, 200);
+    drop(streams);
+    herald.stopped().await;
+}

@@ -111,8 +111,8 @@ async fn messages_over_their_size_end_with_1009() {
         (1_023, None),
         (1_024, None),
         (1_025, Some(1009)),
-        (16_384, Some(1009)),
-        (16_385, Some(1009)),
+        (20_480, Some(1009)),
+        (20_481, Some(1009)),
     ] {
         let mut socket = RawSocket::connect(&app, &alice).await;
         socket.write_frame(0x81, "x".repeat(length).as_bytes()).await;
@@ -122,8 +122,8 @@ async fn messages_over_their_size_end_with_1009() {
         }
     }
     let mut fragments = RawSocket::connect(&app, &alice).await;
-    fragments.write_frame(0x01, &[b'x'; 9_000]).await;
-    fragments.write_frame(0x00, &[b'x'; 9_000]).await;
+    fragments.write_frame(0x01, &[b'x'; 11_000]).await;
+    fragments.write_frame(0x00, &[b'x'; 11_000]).await;
     assert_eq!(fragments.close_code().await, Some(1009));
 }
 

@@ -238,10 +238,21 @@ async fn check_reads_the_files_of_secrets_and_refuses_one_beside_the_plain_one()
     for (settings, code, words) in [
         (&beside[..1], 0, "The configuration is good."),
         (&beside, 2, "HERALD_JWT_SECRET and HERALD_JWT_SECRET_FILE are both set"),
-        (&[("HERALD_JWT_SECRET_FILE", &*short)], 1, "7 bytes"),
-        (&[("HERALD_JWT_SECRET_FILE", "/nowhere/secret")], 1, "/nowhere/secret cannot be read"),
-        (&[("DATABASE_URL_FILE", "/nowhere/url")], 1, "/nowhere/url cannot be read"),
-        (&[("DATABASE_URL_FILE", &*url)], 1, "DATABASE_URL is not a Postgres URL"),
+        (&[("HERALD_JWT_SECRET_FILE", &*short)], 1, "HERALD_JWT_SECRET_FILE holds 7 bytes"),
+        (
+            &[("HERALD_JWT_SECRET_FILE", "/nowhere/secret")],
+            1,
+            "HERALD_JWT_SECRET_FILE: /nowhere/secret cannot be read",
+        ),
+        (&[("HERALD_JWT_SECRET", "hunter2")], 1, "HERALD_JWT_SECRET holds 7 bytes"),
+        (&[("DATABASE_URL", "no URL: hunter2")], 1, "DATABASE_URL holds no Postgres URL"),
+        (&[("HERALD_JWT_PUBLIC_KEYS", "/nowhere/key")], 1, "HERALD_JWT_PUBLIC_KEYS: /nowhere/key"),
+        (
+            &[("DATABASE_URL_FILE", "/nowhere/url")],
+            1,
+            "DATABASE_URL_FILE: /nowhere/url cannot be read",
+        ),
+        (&[("DATABASE_URL_FILE", &*url)], 1, "DATABASE_URL_FILE holds no Postgres URL"),
     ] {
         let output = herald(&["check"]).envs(settings.iter().copied()).output().await.unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

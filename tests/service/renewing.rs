@@ -33,10 +33,32 @@ async fn a_new_token_brings_its_rights_to_the_open_socket() {
 }
 
 #[actix_web::test]
+async fn a_new_token_has_at_most_16_kib() {
+    let app = App::start().await;
+    let alice = token("alice");
+    let mut socket = app.connect(&alice).await;
+    for (bytes, told) in [(16_383, "CHANNELS"), (16_384, "CHANNELS"), (16_385, "ERROR")] {
+        let answer = renew_with(&mut socket, &format!("Bearer {}", alice.sign_to(bytes))).await;
+        assert_eq!(answer["type"], told, "{bytes}");
+    }
+    // The frame itself may have 20 KiB.
+    for (bytes, code) in [(20_479, None), (20_480, None), (20_481, Some(1009))] {
+        let empty = json!({"type": "AUTH", "authorization": ""}).to_string().len();
+        let frame = json!({"type": "AUTH", "authorization": "x".repeat(bytes - empty)}).to_string();
+        assert_eq!(frame.len(), bytes);
+        socket.send(&frame).await;
+        match code {
+            None => assert_eq!(socket.frame().await["code"], "TOKEN_INVALID"),
+            Some(code) => assert_eq!(socket.closed().await.0, code),
+        }
+    }
+}
+
+#[actix_web::test]
 async fn a_bad_token_is_an_error_and_the_old_one_stays() {
     let app = App::start().await;
     let mut socket = app.connect(&token("alice").groups(&["eng"])).await;
-    let long = "x".repeat(8_300);
+    let long = "x".repeat(16_385);
     for (authorization, code) in [
         ("nonsense".to_owned(), "TOKEN_INVALID"),
         (token("alice").expires_in(-100).sign(), "TOKEN_EXPIRED"),

@@ -112,7 +112,7 @@ async fn tokens_that_are_not_understood_are_refused() {
         ("a number as group", good().with("groups", json!([7])).sign()),
         ("groups as text", good().with("groups", "a").sign()),
         ("roles as a number", good().with("roles", 7).sign()),
-        ("over 8 KiB", good().with("more", "x".repeat(8_192)).sign()),
+        ("over 16 KiB", good().sign_to(16_385)),
     ] {
         assert_eq!(try_token(&app, &text, 401).await, "TOKEN_INVALID", "{what}");
     }
@@ -228,6 +228,44 @@ async fn browsers_may_send_the_token_as_a_subprotocol() {
     let both = Handshake::new(&app, &path)
         .header("sec-websocket-protocol", &format!("herald.v1, bearer.{signed}"));
     assert_eq!(both.send(&app).await.unwrap().closed().await.0, 4400);
+}
+
+/// 16,384 bytes without the prefix, wherever the token stands.
+#[actix_web::test]
+async fn a_token_has_at_most_16_kib_on_every_road() {
+    let app = App::start().await;
+    let body = json!({"channel": "user:nobody", "message": 1});
+    for (bytes, status, opcode) in
+        [(16_383, 202, None), (16_384, 202, None), (16_385, 401, Some(4401))]
+    {
+        let signed = token("alice").component().sign_to(bytes);
+        assert_eq!(signed.len(), bytes);
+        let post = |query: &str| app.request("POST", &format!("/v1/messages{query}")).json(&body);
+        for request in [
+            post("?instance=main").header("authorization", format!("Bearer {signed}")),
+            post("?instance=main").header("authorization", &signed),
+            post(&format!("?instance=main&authorization={signed}")),
+            post(&format!("?instance=main&authorization=Bearer%20{signed}")),
+        ] {
+            app.send(request, status).await;
+        }
+        let stream = format!("/v1/stream?instance=main&authorization={signed}");
+        let answer = app.request("GET", &stream).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), if status == 202 { 200 } else { status });
+        for handshake in [
+            Handshake::new(&app, "/?instance=main")
+                .header("authorization", &format!("Bearer {signed}")),
+            Handshake::new(&app, &format!("/?instance=main&authorization={signed}")),
+            Handshake::new(&app, "/?instance=main")
+                .header("sec-websocket-protocol", &format!("herald.v1, bearer.{signed}")),
+        ] {
+            let mut socket = handshake.send(&app).await.unwrap();
+            match opcode {
+                None => assert_eq!(socket.welcomed().await.connected["userId"], "alice"),
+                Some(code) => assert_eq!(socket.closed().await.0, code),
+            }
+        }
+    }
 }
 
 #[actix_web::test]

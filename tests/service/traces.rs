@@ -401,3 +401,51 @@ async fn as_much_is_traced_as_is_set() {
         async { while trace(&app, "second", "?user=alice").await["user"]["total"] != 1 {} };
     within("the end of both, and only one is known", one_is_known).await;
 }
+
+#[actix_web::test]
+async fn where_the_process_traces_too_much_the_instance_that_was_used_least_recently_gives_way() {
+    let options = Options::default().with("HERALD_TRACE_TOTAL_BYTES", 65_536);
+    let app = roomy(options).await;
+    let most = 1_000_000;
+    let limits = json!({"messagesPerSecond": most, "messageBurst": most, "userMessagesPerSecond": most,
+        "userMessageBurst": most});
+    app.create_instance("other", limits).await;
+    let publisher = token("shop").component().instances(&["*"]).sign();
+    let send = async |instance: &str, id: &str| {
+        let body = json!({"channel": "ALL", "message": 1, "id": id});
+        let request = app.request("POST", "/v1/messages").header("instance", instance);
+        app.send(request.bearer_auth(&publisher).json(&body), 202).await;
+    };
+    let traced = async |instance: &str, id: &str, expected: u16| {
+        let request = app.request("GET", &format!("/v1/messages/{id}"));
+        app.send(request.header("instance", instance).bearer_auth(&publisher), expected).await;
+    };
+    let bytes = async || -> usize {
+        let page = app.metrics().await;
+        let line = page.lines().find_map(|line| line.strip_prefix("herald_trace_bytes "));
+        line.expect("the metric").trim_end_matches(".0").parse().expect("a number")
+    };
+    let mut sent = 0;
+    while bytes().await < 20_000 {
+        send("main", &format!("m-{sent}")).await;
+        sent += 1;
+    }
+    send("other", "o-first").await;
+    traced("main", "m-0", 200).await;
+    let within_bound = async {
+        for number in 0.. {
+            if number > 10 && bytes().await > 60_000 {
+                break;
+            }
+            send("other", &format!("o-{number}")).await;
+        }
+    };
+    within("nearly as much as may be", within_bound).await;
+    traced("main", "m-0", 200).await;
+    for number in 0..sent {
+        send("other", &format!("p-{number}")).await;
+    }
+    traced("main", "m-0", 404).await;
+    traced("other", "o-first", 200).await;
+    assert!(bytes().await <= 65_536);
+}

@@ -91,7 +91,7 @@ impl<'a> Evaluator<'a> {
             Variable::User => Value::text(principal.user.as_str()),
             Variable::Groups => Value::List(List::Groups(&principal.groups)),
             Variable::Roles => Value::List(List::Roles(&principal.roles)),
-            Variable::Claims => Value::Map(Map::Json(&principal.claims)),
+            Variable::Claims => Value::Map(Map::Claims(principal.claims.root())),
             Variable::Address => Value::text(&connection()?.address),
             Variable::UserAgent => Value::text(&connection()?.user_agent),
         })

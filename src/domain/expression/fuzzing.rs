@@ -2,6 +2,8 @@
 //! the service: only tests and the feature `fuzzing` compile it.
 
 use super::{ConnectionFacts, Expression, Facts, MAX_BYTES, MAX_REASON, MAX_WORK, Scope};
+use crate::domain::claims::Claims;
+use crate::domain::names::Names;
 use crate::domain::principal::{self, GroupId, Principal, UserId};
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -49,16 +51,13 @@ fn principal() -> Principal {
     let claims = json!({
         "l": [1, 2.5, "x", null, true, [1], {"x": 1}], "s": "xyé", "i": -1, "x": {"y": {"x": "y"}}, "big": u64::MAX,
     });
+    let groups: Vec<GroupId> =
+        ["x", "eng"].iter().filter_map(|group| GroupId::new(group).ok()).collect();
+    let user = UserId::new("alice").unwrap_or_else(|error| panic!("{error}"));
     Principal {
-        user: UserId::new("alice").unwrap_or_else(|error| panic!("{error}")),
-        groups: ["x", "eng"].iter().filter_map(|group| GroupId::new(group).ok()).collect(),
-        roles: Vec::new(),
+        groups: Names::new(&groups).unwrap_or_default(),
         scope: principal::Scope::Everywhere,
-        component: None,
-        claims: claims.as_object().cloned().unwrap_or_default(),
-        token_id: None,
-        issued_at: None,
-        expires_at: 0,
-        key: Default::default(),
+        claims: claims.as_object().map(Claims::from).unwrap_or_default(),
+        ..Principal::new(user, 0)
     }
 }

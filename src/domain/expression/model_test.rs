@@ -47,7 +47,8 @@ impl Model {
 
     /// `None` is an error.
     fn naive(&self, principal: &Principal) -> Option<bool> {
-        let claim = |name: &str| principal.claims.get(name);
+        let claims = principal.claims.to_json();
+        let claim = |name: &str| claims.get(name);
         match self {
             Self::Flag(name) => claim(name)?.as_bool(),
             Self::Has(name) => Some(claim(name).is_some()),
@@ -61,7 +62,7 @@ impl Model {
             },
             Self::InGroups(name) => {
                 let value = claim(name)?;
-                Some(principal.groups.iter().any(|group| value.as_str() == Some(group.as_str())))
+                Some(principal.groups.iter().any(|group| value.as_str() == Some(group)))
             }
             Self::Not(operand) => operand.naive(principal).map(|truth| !truth),
             Self::And(left, right) => match (left.naive(principal), right.naive(principal)) {
@@ -192,10 +193,9 @@ fn interpreted(text: &str, principal: &Principal) -> Outcome {
     let program = env.compile(text).unwrap();
     let mut context = Context::with_env(env);
     context.add_variable_from_value("user", principal.user.as_str());
-    let groups: Vec<CelValue> =
-        principal.groups.iter().map(|group| group.as_str().into()).collect();
+    let groups: Vec<CelValue> = principal.groups.iter().map(Into::into).collect();
     context.add_variable_from_value("groups", groups);
-    context.add_variable_from_value("claims", cel_value(&Json::Object(principal.claims.clone())));
+    context.add_variable_from_value("claims", cel_value(&Json::Object(principal.claims.to_json())));
     let result: Result<CelValue, ExecutionError> = program.execute(&context);
     match result {
         Ok(CelValue::Bool(true)) => Outcome::True,

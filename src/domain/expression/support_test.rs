@@ -1,25 +1,25 @@
 //! Principals for the tests of expressions, made of a few lines of JSON.
 
 use super::{ConnectionFacts, Expression, Facts, Outcome, Scope};
+use crate::domain::claims::Claims;
+use crate::domain::names::Names;
 use crate::domain::principal::{self, GroupId, Principal, Role, UserId};
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 /// `{"user", "groups", "roles", "claims"}`, each of which may be left out.
 pub(super) fn principal(of: &Json) -> Principal {
     let names =
         |key: &str| -> Vec<String> { serde_json::from_value(of[key].clone()).unwrap_or_default() };
-    let claims: Map<String, Json> = of["claims"].as_object().cloned().unwrap_or_default();
+    let groups: Vec<GroupId> =
+        names("groups").iter().map(|group| GroupId::new(group).unwrap()).collect();
+    let roles: Vec<Role> = names("roles").iter().map(|role| Role::new(role).unwrap()).collect();
+    let user = UserId::new(of["user"].as_str().unwrap_or("alice")).unwrap();
     Principal {
-        user: UserId::new(of["user"].as_str().unwrap_or("alice")).unwrap(),
-        groups: names("groups").iter().map(|group| GroupId::new(group).unwrap()).collect(),
-        roles: names("roles").iter().map(|role| Role::new(role).unwrap()).collect(),
+        groups: Names::new(&groups).unwrap(),
+        roles: Names::new(&roles).unwrap(),
         scope: principal::Scope::Everywhere,
-        component: None,
-        claims,
-        token_id: None,
-        issued_at: None,
-        expires_at: 0,
-        key: Default::default(),
+        claims: of["claims"].as_object().map(Claims::from).unwrap_or_default(),
+        ..Principal::new(user, 0)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::meter::{Cause, Meter, STEPS_PER_LOOKUP, STEPS_PER_PAIR};
 use super::tree::Literal;
+use crate::domain::claims::{Claim, ClaimList, ClaimMap};
+use crate::domain::names::Names;
 use crate::domain::principal::{GroupId, Role};
-use serde_json::Value as Json;
 use std::cmp::Ordering;
 use std::rc::Rc;
 
@@ -28,15 +29,15 @@ pub(super) enum Text<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) enum List<'a> {
-    Json(&'a [Json]),
-    Groups(&'a [GroupId]),
-    Roles(&'a [Role]),
+    Claims(ClaimList<'a>),
+    Groups(&'a Names<GroupId>),
+    Roles(&'a Names<Role>),
     Made(Rc<[Value<'a>]>),
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Map<'a> {
-    Json(&'a serde_json::Map<String, Json>),
+    Claims(ClaimMap<'a>),
     Made(Rc<[(Value<'a>, Value<'a>)]>),
 }
 
@@ -149,19 +150,17 @@ fn order_of_mixed(integer: i128, double: f64) -> Option<Ordering> {
     Some(integer.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
 }
 
-impl<'a> From<&'a Json> for Value<'a> {
-    fn from(json: &'a Json) -> Self {
-        match json {
-            Json::Null => Self::Null,
-            Json::Bool(value) => Self::Bool(*value),
-            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(value), _) => Self::Int(value),
-                (None, Some(value)) => Self::Uint(value),
-                (None, None) => number.as_f64().map_or(Self::Null, Self::Double),
-            },
-            Json::String(text) => Self::text(text),
-            Json::Array(elements) => Self::List(List::Json(elements)),
-            Json::Object(entries) => Self::Map(Map::Json(entries)),
+impl<'a> From<Claim<'a>> for Value<'a> {
+    fn from(claim: Claim<'a>) -> Self {
+        match claim {
+            Claim::Null => Self::Null,
+            Claim::Bool(value) => Self::Bool(value),
+            Claim::Int(value) => Self::Int(value),
+            Claim::Uint(value) => Self::Uint(value),
+            Claim::Double(value) => Self::Double(value),
+            Claim::Text(text) => Self::text(text),
+            Claim::List(elements) => Self::List(List::Claims(elements)),
+            Claim::Map(entries) => Self::Map(Map::Claims(entries)),
         }
     }
 }
@@ -197,7 +196,7 @@ impl Text<'_> {
 impl<'a> List<'a> {
     pub fn len(&self) -> usize {
         match self {
-            Self::Json(elements) => elements.len(),
+            Self::Claims(elements) => elements.len(),
             Self::Groups(groups) => groups.len(),
             Self::Roles(roles) => roles.len(),
             Self::Made(elements) => elements.len(),
@@ -206,9 +205,9 @@ impl<'a> List<'a> {
 
     pub fn get(&self, index: usize) -> Option<Value<'a>> {
         match self {
-            Self::Json(elements) => elements.get(index).map(Value::from),
-            Self::Groups(groups) => groups.get(index).map(|group| Value::text(group.as_str())),
-            Self::Roles(roles) => roles.get(index).map(|role| Value::text(role.as_str())),
+            Self::Claims(elements) => elements.get(index).map(Value::from),
+            Self::Groups(groups) => groups.get(index).map(Value::text),
+            Self::Roles(roles) => roles.get(index).map(Value::text),
             Self::Made(elements) => elements.get(index).cloned(),
         }
     }
@@ -231,14 +230,14 @@ impl<'a> List<'a> {
 impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         match self {
-            Self::Json(entries) => entries.len(),
+            Self::Claims(entries) => entries.len(),
             Self::Made(entries) => entries.len(),
         }
     }
 
     pub fn entries(&self) -> Box<dyn Iterator<Item = (Value<'a>, Value<'a>)> + '_> {
         match self {
-            Self::Json(entries) => {
+            Self::Claims(entries) => {
                 Box::new(entries.iter().map(|(key, value)| (Value::text(key), Value::from(value))))
             }
             Self::Made(entries) => Box::new(entries.iter().cloned()),
@@ -249,14 +248,14 @@ impl<'a> Map<'a> {
     /// key looked at in a map that the expression makes.
     pub fn get(&self, key: &Value<'_>, meter: &mut Meter) -> Result<Option<Value<'a>>, Cause> {
         match (self, key) {
-            (Self::Json(entries), Value::Text(key)) => {
+            (Self::Claims(entries), Value::Text(key)) => {
                 meter.charge(STEPS_PER_LOOKUP)?;
                 Ok(entries.get(key.as_str()).map(Value::from))
             }
             (_, Value::Null | Value::List(_) | Value::Map(_)) => {
                 Err(Cause::Kind(key.kind(), "a key of a map"))
             }
-            (Self::Json(_), _) => Ok(None),
+            (Self::Claims(_), _) => Ok(None),
             (Self::Made(entries), key) => {
                 for (known, value) in entries.iter() {
                     if known.equals(key, meter)? {

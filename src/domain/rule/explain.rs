@@ -49,8 +49,8 @@ impl Subject {
 mod tests {
     use super::*;
     use crate::domain::expression::{Expression, Scope};
-    use crate::domain::instance::InstanceId;
-    use crate::domain::principal::{GroupId, Principal, Scope as Validity, UserId};
+    use crate::domain::names::Names;
+    use crate::domain::principal::{GroupId, Principal, UserId};
     use crate::domain::rule::Effect;
 
     fn rules(subjects: &[(Effect, Subject)]) -> Rules {
@@ -66,16 +66,9 @@ mod tests {
     fn the_explanation_decides_as_the_decision_does() {
         let when = |text: &str| Subject::When(Expression::parse(text, Scope::Hear).unwrap());
         let principal = Principal {
-            user: UserId::new("alice").unwrap(),
-            groups: vec![GroupId::new("eng").unwrap()],
-            roles: Vec::new(),
-            scope: Validity::Instances(vec![InstanceId::new("main").unwrap()]),
-            component: None,
-            claims: serde_json::Map::from_iter([("plan".into(), "free".into())]),
-            token_id: None,
-            issued_at: None,
-            expires_at: 0,
-            key: Default::default(),
+            groups: Names::new(&[GroupId::new("eng").unwrap()]).unwrap(),
+            claims: [("plan".into(), "free".into())].into_iter().collect(),
+            ..Principal::new(UserId::new("alice").unwrap(), 0)
         };
         let facts = Facts::new(&principal, None);
         let subjects = [

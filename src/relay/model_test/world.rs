@@ -10,6 +10,7 @@ use crate::domain::audience::Narrowing;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::compiled::{Compiled, CompiledBounds};
 use crate::domain::instance::InstanceId;
+use crate::domain::names::Names;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::outbox::Next;
 use crate::relay::{
@@ -368,16 +369,12 @@ fn snapshot(tenancies: &[Tenancy]) -> Snapshot {
 }
 
 fn principal(person: &Person) -> Principal {
+    let groups: Vec<GroupId> =
+        person.groups.iter().map(|group| GroupId::new(group).unwrap()).collect();
     Principal {
-        user: UserId::new(person.user).unwrap(),
-        groups: person.groups.iter().map(|group| GroupId::new(group).unwrap()).collect(),
-        roles: vec![],
+        groups: Names::new(&groups).unwrap(),
         scope: Scope::Everywhere,
-        component: None,
         claims: person.level.map(|level| ("level".to_owned(), json!(level))).into_iter().collect(),
-        token_id: None,
-        issued_at: None,
-        expires_at: i64::MAX,
-        key: Default::default(),
+        ..Principal::new(UserId::new(person.user).unwrap(), i64::MAX)
     }
 }

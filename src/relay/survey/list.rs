@@ -74,7 +74,7 @@ impl ConnectionInfo {
         Self {
             id: member.link.id.clone(),
             user: member.principal.user.clone(),
-            groups: member.principal.groups.clone(),
+            groups: member.principal.groups.values().collect(),
             audiences: member.heard.iter().cloned().collect(),
             transport: member.transport,
             origin: member.origin.clone(),

@@ -39,8 +39,7 @@ pub(crate) struct Timeline {
     /// Of this memory of the order; of the log, or drawn at random when the relay first meets the instance.
     epoch: u64,
     /// What is held for less than a microsecond a message, never across an `.await`. Its mutex
-    /// spins before it sleeps: putting a worker to sleep and waking it takes longer than it would
-    /// have waited.
+    /// spins before it sleeps: putting a worker to sleep and waking it takes longer.
     state: Mutex<State>,
     /// The ids that publishers chose.
     ids: Arc<Ids>,
@@ -291,14 +290,12 @@ impl Timeline {
         state.position
     }
 
-    /// What is kept of what someone was sent behind `after` and up to `to`; see
-    /// [`Window::between`].
+    /// What is kept of what someone was sent behind `after` and up to `to`: [`Window::between`].
     pub fn between(&self, after: u64, to: u64, who: Hearing<'_>) -> Vec<Frame> {
         self.lock().window.between(after, to, who)
     }
 
-    /// How many messages are kept behind `after` and up to `to`: at least so many where `after`
-    /// has left the window.
+    /// Messages kept behind `after` and up to `to`; at least, where `after` has left the window.
     pub fn numbers_between(&self, after: u64, to: u64) -> u64 {
         self.lock().window.numbers_between(after, to)
     }

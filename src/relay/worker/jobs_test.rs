@@ -183,12 +183,14 @@ fn until_it_is_known_what_a_new_token_gives_the_old_one_holds() {
         for _ in 1..CHANNELS * RULES {
             assert!((&mut renewed).now_or_never().is_none());
             assert!(connection.hears().contains(&"channel:c2".to_owned()));
-            assert!(connection.principal().unwrap().groups[0].as_str() == "eng");
+            let groups: Vec<_> = connection.principal().unwrap().groups.values().collect();
+            assert_eq!(groups, [GroupId::new("eng").unwrap()]);
             assert_eq!(json(&connection.link), None);
             scene.turn();
         }
         assert!((&mut renewed).now_or_never().is_some());
-        assert_eq!(connection.principal().unwrap().groups[0].as_str(), "ops");
+        let groups: Vec<_> = connection.principal().unwrap().groups.values().collect();
+        assert_eq!(groups, [GroupId::new("ops").unwrap()]);
         assert_eq!(connection.hears(), ["ALL", "user:a", "group:ops"]);
         assert_eq!(json(&connection.link).unwrap()["type"], "CHANNELS");
         assert_eq!(scene.asked(), before + (CHANNELS * RULES) as u64);

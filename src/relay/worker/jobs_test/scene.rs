@@ -10,6 +10,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Scope as ExpressionScope};
 use crate::domain::instance::{Instance, InstanceId};
 use crate::domain::message::{Message, Reach};
+use crate::domain::names::Names;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
 use crate::relay::member::{Link, Transport};
@@ -70,7 +71,8 @@ pub fn heavy_at(version: i64) -> Tenant {
 }
 
 pub fn principal(user: &str, groups: &[&str]) -> Principal {
-    let groups = groups.iter().map(|group| GroupId::new(group).unwrap()).collect();
+    let groups: Vec<_> = groups.iter().map(|group| GroupId::new(group).unwrap()).collect();
+    let groups = Names::new(&groups).unwrap();
     Principal {
         groups,
         scope: Scope::Everywhere,

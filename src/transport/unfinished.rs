@@ -1,19 +1,13 @@
-//! What unfinished request bodies hold of the memory: those of one address, of one instance, and of
-//! all.
+//! What unfinished requests, heads and bodies, hold of the memory: those of one address, of one
+//! instance, and of all.
 
-use super::error::{Code, Outcome, Problem};
-use crate::domain::instance::InstanceId;
-use crate::transport::counted_as;
+use super::register::counted_as;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-/// When to try again: bodies come and go within seconds.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Most bytes that unfinished bodies may hold.
+/// Most bytes that unfinished requests may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct UnfinishedBounds {
     /// Of all. An address and an instance take no more of it than they leave free for others.
@@ -24,7 +18,7 @@ pub struct UnfinishedBounds {
     pub address: usize,
 }
 
-/// Counts them. A body that came whole with its head never waits and is not counted.
+/// Counts them. What came whole never waits and is not counted.
 #[derive(Clone, Debug)]
 pub struct Unfinished(Arc<Inner>);
 
@@ -38,18 +32,52 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Held {
     process: usize,
-    by_instance: HashMap<InstanceId, usize>,
+    by_instance: HashMap<Arc<str>, usize>,
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// What one unfinished body holds; dropping it gives that back.
+/// What one unfinished request holds; dropping it gives that back.
 #[derive(Debug)]
 pub struct Holding {
     unfinished: Unfinished,
-    address: IpAddr,
-    /// None for a body that concerns no instance.
-    instance: Option<InstanceId>,
+    /// None for the head of a request whose client a proxy will name.
+    address: Option<IpAddr>,
+    /// None for a head, and for a body that concerns no instance.
+    instance: Option<Arc<str>>,
     bytes: usize,
+}
+
+/// Whose bound an unfinished request would pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unfinished requests of this {holder} hold all that they may")]
+pub struct TooMuchUnfinished {
+    /// Whose.
+    pub holder: Holder,
+    /// How many bytes it may hold.
+    pub bound: usize,
+    /// How many it would hold.
+    pub actual: usize,
+}
+
+/// Who holds bytes of unfinished requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// An address.
+    Address,
+    /// An instance.
+    Instance,
+    /// The process.
+    Server,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Address => "address",
+            Self::Instance => "instance",
+            Self::Server => "server",
+        })
+    }
 }
 
 impl UnfinishedBounds {
@@ -69,48 +97,43 @@ impl Unfinished {
         Self(Arc::new(Inner { bounds, held: Mutex::default() }))
     }
 
-    /// For a body that begins to come.
-    pub fn begin(&self, address: IpAddr, instance: Option<InstanceId>) -> Holding {
-        Holding { unfinished: self.clone(), address: counted_as(address), instance, bytes: 0 }
+    /// For what begins to come from this address, for this instance where that is known.
+    pub fn begin(&self, address: Option<IpAddr>, instance: Option<Arc<str>>) -> Holding {
+        Holding { unfinished: self.clone(), address: address.map(counted_as), instance, bytes: 0 }
     }
 
-    /// Bytes of all unfinished bodies.
+    /// Bytes of all unfinished requests.
     pub fn bytes(&self) -> usize {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner).process
     }
 }
 
 impl Holding {
-    /// Holds `bytes` in all from now on. Errors: 429 `RATE_LIMITED` for the address, 503
-    /// `OVERLOADED` for the instance and the process; then it holds what it did before.
-    pub fn grow_to(&mut self, bytes: usize) -> Outcome<()> {
+    /// Holds `bytes` in all from now on. Errors: `TooMuchUnfinished`; then it holds what it did
+    /// before.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), TooMuchUnfinished> {
         let bounds = self.unfinished.0.bounds;
         let more = bytes.saturating_sub(self.bytes);
         let mut held = self.unfinished.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_address = held.by_address.get(&self.address).copied().unwrap_or(0);
-        let instance = self.instance.as_ref();
-        let of_instance =
-            instance.and_then(|instance| held.by_instance.get(instance)).copied().unwrap_or(0);
-        let refused = |code, holder: &str, bound: usize, actual: usize| {
-            let detail = format!("unfinished request bodies of {holder} hold all that they may");
-            let problem = Problem::new(code, detail).with_limit(bound as u64, actual as u64);
-            Err(problem.with_retry_after(RETRY))
+        let of_address = held_by(&held.by_address, self.address.as_ref());
+        let of_instance = held_by(&held.by_instance, self.instance.as_ref());
+        let within = |holder, bound, actual, left_free| match actual + left_free > bound {
+            true => Err(TooMuchUnfinished { holder, bound, actual }),
+            false => Ok(()),
         };
-        if of_address + more > bounds.address {
-            let actual = of_address + more;
-            return refused(Code::RateLimited, "this address", bounds.address, actual);
+        if self.address.is_some() {
+            within(Holder::Address, bounds.address, of_address + more, 0)?;
         }
-        if of_instance + more > bounds.instance {
-            let actual = of_instance + more;
-            return refused(Code::Overloaded, "this instance", bounds.instance, actual);
+        if self.instance.is_some() {
+            within(Holder::Instance, bounds.instance, of_instance + more, 0)?;
         }
-        if of_address.max(of_instance) + held.process + more > bounds.process {
-            let actual = held.process + more;
-            return refused(Code::Overloaded, "this server", bounds.process, actual);
-        }
+        let left_free = of_address.max(of_instance);
+        within(Holder::Server, bounds.process, held.process + more, left_free)?;
         held.process += more;
-        *held.by_address.entry(self.address).or_default() += more;
-        if let Some(instance) = instance {
+        if let Some(address) = self.address {
+            *held.by_address.entry(address).or_default() += more;
+        }
+        if let Some(instance) = &self.instance {
             *held.by_instance.entry(instance.clone()).or_default() += more;
         }
         self.bytes += more;
@@ -122,11 +145,17 @@ impl Drop for Holding {
     fn drop(&mut self) {
         let mut held = self.unfinished.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.process -= self.bytes;
-        give_back(&mut held.by_address, &self.address, self.bytes);
+        if let Some(address) = &self.address {
+            give_back(&mut held.by_address, address, self.bytes);
+        }
         if let Some(instance) = &self.instance {
             give_back(&mut held.by_instance, instance, self.bytes);
         }
     }
+}
+
+fn held_by<K: Eq + Hash>(held: &HashMap<K, usize>, holder: Option<&K>) -> usize {
+    holder.and_then(|holder| held.get(holder)).copied().unwrap_or(0)
 }
 
 fn give_back<K: Eq + Hash>(held: &mut HashMap<K, usize>, holder: &K, bytes: usize) {
@@ -146,13 +175,12 @@ mod tests {
         UnfinishedBounds { process: 1_000, instance: 400, address: 200 };
 
     fn begin(unfinished: &Unfinished, address: &str, instance: &str) -> Holding {
-        let instance = InstanceId::new(instance).unwrap();
-        unfinished.begin(address.parse().unwrap(), Some(instance))
+        unfinished.begin(Some(address.parse().unwrap()), Some(instance.into()))
     }
 
-    fn refusal(holding: &mut Holding, bytes: usize) -> (Code, Option<u64>, Option<u64>) {
-        let problem = holding.grow_to(bytes).unwrap_err();
-        (problem.code, problem.limit, problem.retry_after_seconds)
+    fn refusal(holding: &mut Holding, bytes: usize) -> (Holder, usize) {
+        let refusal = holding.grow_to(bytes).unwrap_err();
+        (refusal.holder, refusal.bound)
     }
 
     #[test]
@@ -160,9 +188,9 @@ mod tests {
         let unfinished = Unfinished::new(BOUNDS);
         let mut first = begin(&unfinished, "2001:db8::1", "a");
         assert!(first.grow_to(199).is_ok() && first.grow_to(200).is_ok());
-        assert_eq!(refusal(&mut first, 201), (Code::RateLimited, Some(200), Some(1)));
+        assert_eq!(refusal(&mut first, 201), (Holder::Address, 200));
         let mut second = begin(&unfinished, "2001:db8::2", "b");
-        assert_eq!(refusal(&mut second, 1), (Code::RateLimited, Some(200), Some(1)));
+        assert_eq!(refusal(&mut second, 1), (Holder::Address, 200));
         assert!(begin(&unfinished, "2001:db8:0:1::1", "a").grow_to(200).is_ok());
         drop(first);
         assert!(second.grow_to(200).is_ok());
@@ -176,7 +204,7 @@ mod tests {
         assert!(first.grow_to(200).is_ok() && second.grow_to(199).is_ok());
         assert!(second.grow_to(200).is_ok());
         let mut third = begin(&unfinished, "192.0.2.3", "a");
-        assert_eq!(refusal(&mut third, 1), (Code::Overloaded, Some(400), Some(1)));
+        assert_eq!(refusal(&mut third, 1), (Holder::Instance, 400));
         assert!(begin(&unfinished, "192.0.2.3", "b").grow_to(200).is_ok());
     }
 
@@ -192,9 +220,9 @@ mod tests {
         let filled: Vec<(usize, Holding)> = instances.iter().enumerate().map(fill).collect();
         assert!(filled.iter().all(|(took, _)| *took > 0));
         let mut more = begin(&unfinished, "192.0.2.0", "a");
-        assert_eq!(refusal(&mut more, 1).0, Code::RateLimited);
+        assert_eq!(refusal(&mut more, 1).0, Holder::Address);
         let mut more = begin(&unfinished, "192.0.2.9", "a");
-        assert_eq!(refusal(&mut more, 1), (Code::Overloaded, Some(1_000), Some(1)));
+        assert_eq!(refusal(&mut more, 1), (Holder::Server, 1_000));
         assert!(unfinished.bytes() < 1_000);
         drop((filled, more));
         assert_eq!(unfinished.bytes(), 0);
@@ -205,9 +233,20 @@ mod tests {
     #[test]
     fn what_concerns_no_instance_counts_for_its_address_and_the_process() {
         let unfinished = Unfinished::new(BOUNDS);
-        let mut holding = unfinished.begin("192.0.2.1".parse().unwrap(), None);
+        let mut holding = unfinished.begin(Some("192.0.2.1".parse().unwrap()), None);
         assert!(holding.grow_to(200).is_ok() && holding.grow_to(201).is_err());
         assert_eq!(unfinished.bytes(), 200);
+    }
+
+    #[test]
+    fn what_comes_from_a_proxy_counts_for_the_process_alone() {
+        let unfinished = Unfinished::new(BOUNDS);
+        let mut holding = unfinished.begin(None, None);
+        assert_eq!(refusal(&mut holding, 1_001), (Holder::Server, 1_000));
+        assert!(holding.grow_to(1_000).is_ok());
+        assert_eq!(refusal(&mut begin(&unfinished, "192.0.2.1", "a"), 1), (Holder::Server, 1_000));
+        drop(holding);
+        assert!(begin(&unfinished, "192.0.2.1", "a").grow_to(200).is_ok());
     }
 
     #[test]
