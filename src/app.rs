@@ -1,6 +1,7 @@
 //! Builds everything from the configuration, in order; runs until shut-down; drains.
 
 mod build;
+mod data_dir;
 mod database;
 mod descriptors;
 mod error;
@@ -39,6 +40,11 @@ pub async fn run(
 ) -> Result<(), StartError> {
     build::check(&config)?;
     let room = Room::find(config.bounds.connections, listen::workers(config.bounds.workers))?;
+    let _lock = match &config.database_url {
+        // The private Postgres locks it, and is what it is for.
+        None => None,
+        Some(_) => data_dir::lock(&config.data_dir).await?,
+    };
     let mut shutdown = pin!(shutdown);
     let (store, postgres) = tokio::select! {
         opened = build::open_store(&config) => opened?,

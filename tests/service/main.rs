@@ -22,6 +22,7 @@ mod example;
 mod explaining;
 mod filtering;
 mod instances;
+mod lease;
 mod operation;
 mod outages;
 mod pace;
