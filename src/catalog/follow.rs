@@ -8,14 +8,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Reads everything once. Errors: `StoreError`.
+/// Reads everything, whatever is known already. Errors: `StoreError`.
 pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
     let (version, rows) = store.load_catalog().await?;
-    if catalog.version() != Some(version) {
-        catalog.replace(snapshot(rows));
-        tracing::debug!(catalog.version = version, "catalog loaded");
-    }
+    catalog.replace(snapshot(rows));
     catalog.confirm(version);
+    tracing::debug!(catalog.version = version, "catalog loaded");
     Ok(())
 }
 

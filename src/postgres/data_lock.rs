@@ -1,6 +1,5 @@
 //! The lock on a data directory: one Herald at a time serves it.
 
-use super::LOOK;
 use super::error::PostgresError;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -12,6 +11,8 @@ use tokio::time::{Instant, sleep};
 
 /// How long the lock may be held on by a Herald that was just killed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A data directory that no other process serves; until it is dropped, or the process ends in
 /// whatever way.

@@ -4,8 +4,9 @@ use super::error::StoreError;
 use crate::domain::expression::compiled::Compiled;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use std::time::Duration;
+use tokio::time::sleep;
 
 /// Connections that one process holds at most; the listener of `Store::listen` comes on top.
 const MAX_CONNECTIONS: u32 = 8;
@@ -18,7 +19,14 @@ const STATEMENT_TIMEOUT: &str = "5000";
 /// Expressions that are kept compiled; those in force are shared with the catalog.
 const MAX_COMPILED: usize = 10_000;
 
-static MIGRATOR: Migrator = sqlx::migrate!();
+static MIGRATOR: Migrator = Migrator { locking: false, ..sqlx::migrate!() };
+/// The migration of the lease's table.
+const LEASE_VERSION: i64 = 0;
+/// The locks by which migrations are one at a time: of the lease's table, and of all.
+const LEASE_LOCK: i64 = 0x4865_7261_6c64_0001;
+const LOCK: i64 = 0x4865_7261_6c64_0002;
+/// How often a lock is tried that another process holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold
 /// the password.
@@ -46,14 +54,17 @@ impl Store {
         self.pool.set_connect_options(as_herald(options));
     }
 
-    /// Applies the migrations that are missing; waits while another node does. Errors:
-    /// `StoreError`.
+    /// Applies the migrations that are missing, the lease's first; waits while another process does.
+    /// Errors: `StoreError`.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         // A migration may take longer than a statement may: on a connection of its own, not given
         // back to the pool.
         let mut connection = self.pool.acquire().await?.detach();
+        migrate_lease(&mut connection).await?;
         sqlx::query!("set statement_timeout = 0").execute(&mut connection).await?;
-        MIGRATOR.run(&mut connection).await?;
+        lock(&mut connection, LOCK).await?;
+        MIGRATOR.run_direct(None, &mut connection, false).await?;
+        // The lock ends with the connection.
         Ok(connection.close().await?)
     }
 
@@ -64,8 +75,36 @@ impl Store {
     }
 }
 
+/// Makes the lease's table where it is missing, and nothing else; waits while another process does.
+pub(super) async fn migrate_lease(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let lease = MIGRATOR.iter().filter(|migration| migration.version == LEASE_VERSION).cloned();
+    let migrator = Migrator {
+        migrations: lease.collect::<Vec<_>>().into(),
+        ignore_missing: true,
+        locking: false,
+        ..Migrator::DEFAULT
+    };
+    lock(connection, LEASE_LOCK).await?;
+    migrator.run_direct(None, connection, false).await?;
+    let unlock = sqlx::query_scalar!("select pg_advisory_unlock($1)", LEASE_LOCK);
+    unlock.fetch_one(connection).await?;
+    Ok(())
+}
+
+/// Tries a lock until it is the connection's. Waiting for one inside of Postgres would hold up those
+/// migrations that wait for every statement that began before them.
+async fn lock(connection: &mut PgConnection, key: i64) -> Result<(), StoreError> {
+    loop {
+        let tried = sqlx::query_scalar!("select pg_try_advisory_lock($1) as \"is_taken!\"", key);
+        if tried.fetch_one(&mut *connection).await? {
+            return Ok(());
+        }
+        sleep(LOCK_PAUSE).await;
+    }
+}
+
 /// The options with what every connection of ours has.
-fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
+pub(super) fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("herald").options([
         ("statement_timeout", STATEMENT_TIMEOUT),
         ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),

@@ -51,6 +51,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 const INSIDE: &[inside::Row<'static>] = &[
     ("relay/settings", &[]),
     ("relay/totals", &[]),
+    ("relay/tenure", &[]),
     ("relay/progress", &[]),
     ("relay/close", &[]),
     ("relay/head", &["progress"]),
@@ -71,7 +72,7 @@ const INSIDE: &[inside::Row<'static>] = &[
     ),
     ("relay/timelines", &["ids", "settings", "timeline"]),
     ("relay/window_file", &["head", "ids", "progress", "sealed", "timeline", "timelines"]),
-    ("relay/log", &["head", "queue", "sealed", "timeline"]),
+    ("relay/log", &["head", "queue", "sealed", "tenure", "timeline"]),
     (
         "relay/member",
         &["close", "frame", "head", "outbox", "progress", "settings", "snapshot", "timeline"],
@@ -110,7 +111,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/under_way", &["error", "transport"]),
     ("api/body", &["credentials", "error", "patience", "state", "transport", "unfinished"]),
     ("api/pieces", &["under_way"]),
-    ("api/middleware", &["counters", "error", "pieces", "state", "under_way"]),
+    ("api/health", &["state"]),
+    ("api/middleware", &["counters", "error", "health", "pieces", "state", "under_way"]),
     ("api/admission", &["body", "credentials", "error", "middleware", "state"]),
 ];
 

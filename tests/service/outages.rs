@@ -5,7 +5,11 @@ use crate::command_line::{
     servers,
 };
 use crate::support::postgres::OwnPostgres;
-use crate::support::{App, Options, Token, token, until, within};
+use crate::support::{App, Options, Token, postgres, token, until, within};
+use herald::domain::channel::{Channel, ChannelName, Slow};
+use herald::domain::instance::InstanceId;
+use herald::domain::principal::UserId;
+use herald::domain::rule::Rules;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -72,12 +76,23 @@ async fn without_postgres_messages_go_on_and_management_answers_503() {
 
 #[actix_web::test]
 async fn a_change_made_elsewhere_arrives_without_a_request() {
-    let database = crate::support::postgres::database().await;
-    let one = App::launch(Options::default(), database.clone()).await;
-    one.create_instance("main", json!({})).await;
-    let two = App::launch(Options::default(), database).await;
-    let mut socket = two.connect(&token("a")).await;
-    one.create_channel(json!({"name": "news"})).await;
+    let database = postgres::database().await;
+    let app = App::launch(Options::default(), database.clone()).await;
+    app.create_instance("main", json!({})).await;
+    let mut socket = app.connect(&token("a")).await;
+    let news = Channel {
+        name: ChannelName::new("news").unwrap(),
+        description: String::new(),
+        enabled: true,
+        rules: Rules::everyone(),
+        publish_rules: Rules::everyone(),
+        payload_limit: None,
+        slow: Slow::default(),
+        version: 1,
+    };
+    let (by, main) = (UserId::new("root").unwrap(), InstanceId::new("main").unwrap());
+    let stored = postgres::store(&database).insert_channel(&by, &main, &news).await;
+    stored.expect("it is stored");
     assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
 }
 

@@ -301,7 +301,7 @@ impl World {
     pub fn restart(&mut self, graceful: bool) {
         self.leave(0);
         let mut file = Vec::new();
-        self.nodes[0].relay.write_windows(&mut file).unwrap();
+        self.nodes[0].relay.write_windows("1", &mut file).unwrap();
         let fresh = Node::start(&self.catalog, self.terms, None);
         let old = std::mem::replace(&mut self.nodes[0], fresh);
         if graceful {
@@ -309,7 +309,7 @@ impl World {
             let node = &mut self.nodes[0];
             (node.applied, node.given_up_to, node.ids_gone_to) =
                 (applied, given_up_to, ids_gone_to);
-            node.relay.read_windows(file.as_slice()).unwrap();
+            node.relay.read_windows(Some("1"), file.as_slice()).unwrap();
         } else {
             self.tenancies.iter_mut().for_each(|tenancy| tenancy.sent.clear());
         }

@@ -34,6 +34,9 @@ pub enum ConnectError {
     /// The node is going away.
     #[error("this node is going away")]
     Draining,
+    /// The node does not hold the database, or is not sure of it.
+    #[error("this node does not hold the database")]
+    NotHeld,
 }
 
 /// Who connects, and what it wants to hear.
@@ -89,6 +92,9 @@ pub(crate) fn connect(
     let workers = &worker.workers;
     if workers.is_draining() {
         return Err(ConnectError::Draining);
+    }
+    if !workers.log.is_held() {
+        return Err(ConnectError::NotHeld);
     }
     let Joining { transport, principal, tenant, origin, narrowing, since } = joining;
     let process_seat = ProcessSeat::take(&workers.open, workers.settings.connections)?;
