@@ -131,6 +131,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_held_up_past_the_end_is_told_so() {
+        let tenure = Tenure::default();
+        assert!(!tenure.permit().unwrap().is_over());
+        let end = Moment::now() + Duration::from_millis(50);
+        tenure.hold(Some(end));
+        let permit = tenure.permit();
+        while Moment::now() <= end {}
+        assert!(permit.is_none_or(Permit::is_over) && tenure.permit().is_none());
+    }
+
+    #[test]
     fn moments_are_as_far_apart_as_they_are_made() {
         let now = Moment::now();
         let second = Duration::from_secs(1);

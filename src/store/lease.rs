@@ -1,10 +1,12 @@
 //! The lease: the row of whoever holds the database, on a connection that nothing else uses.
 
-use super::pool::{as_herald, migrate_lease};
+use super::pool::migrate_lease;
 use super::{Store, StoreError};
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -61,13 +63,14 @@ pub enum Renewal {
 pub struct LeaseLine {
     /// Knows how to connect; nothing of it is used otherwise.
     pool: PgPool,
-    connection: Option<PgConnection>,
+    /// With what it was made by: other options make another one.
+    open: Option<(PgConnection, Arc<PgConnectOptions>)>,
 }
 
 impl Store {
     /// A way to the lease, not open yet.
     pub fn lease_line(&self) -> LeaseLine {
-        LeaseLine { pool: self.pool.clone(), connection: None }
+        LeaseLine { pool: self.pool.clone(), open: None }
     }
 }
 
@@ -75,10 +78,10 @@ impl LeaseLine {
     /// Makes the table where it is missing. May wait for another process that does; takes ten
     /// seconds at most.
     pub async fn prepare(&mut self) -> Result<(), StoreError> {
-        let mut connection = self.open().await?;
+        let (mut connection, options) = self.connect().await?;
         let prepared = timeout(PREPARING, migrate_lease(&mut connection)).await;
         prepared.unwrap_or_else(|_| Err(too_late().into()))?;
-        self.connection = Some(connection);
+        self.open = Some((connection, options));
         Ok(())
     }
 
@@ -184,23 +187,25 @@ impl LeaseLine {
         &mut self,
         question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        let open = self.connection.take();
+        let newest = self.pool.connect_options();
+        let open = self.open.take().filter(|(_, options)| Arc::ptr_eq(options, &newest));
         let asked = async {
-            let mut connection = match open {
-                Some(connection) => connection,
-                None => self.open().await?,
+            let (mut connection, options) = match open {
+                Some(open) => open,
+                None => self.connect().await?,
             };
             let answer = question(&mut connection).await?;
-            Ok::<_, sqlx::Error>((connection, answer))
+            Ok::<_, sqlx::Error>(((connection, options), answer))
         };
-        let (connection, answer) = timeout(TRY, asked).await.unwrap_or_else(|_| Err(too_late()))?;
-        self.connection = Some(connection);
+        let (open, answer) = timeout(TRY, asked).await.unwrap_or_else(|_| Err(too_late()))?;
+        self.open = Some(open);
         Ok(answer)
     }
 
-    async fn open(&self) -> Result<PgConnection, sqlx::Error> {
-        let options = as_herald((*self.pool.connect_options()).clone());
-        timeout(TRY, PgConnection::connect_with(&options)).await.unwrap_or_else(|_| Err(too_late()))
+    async fn connect(&self) -> Result<(PgConnection, Arc<PgConnectOptions>), sqlx::Error> {
+        let options = self.pool.connect_options();
+        let connected = timeout(TRY, PgConnection::connect_with(&options)).await;
+        Ok((connected.unwrap_or_else(|_| Err(too_late()))?, options))
     }
 }
 

@@ -94,17 +94,21 @@ pub(super) async fn migrate_lease(connection: &mut PgConnection) -> Result<(), S
 /// Tries a lock until it is the connection's. Waiting for one inside of Postgres would hold up those
 /// migrations that wait for every statement that began before them.
 async fn lock(connection: &mut PgConnection, key: i64) -> Result<(), StoreError> {
+    let mut was_told = false;
     loop {
         let tried = sqlx::query_scalar!("select pg_try_advisory_lock($1) as \"is_taken!\"", key);
         if tried.fetch_one(&mut *connection).await? {
             return Ok(());
+        }
+        if !std::mem::replace(&mut was_told, true) {
+            tracing::info!("waiting for the migrations of another process");
         }
         sleep(LOCK_PAUSE).await;
     }
 }
 
 /// The options with what every connection of ours has.
-pub(super) fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
+fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("herald").options([
         ("statement_timeout", STATEMENT_TIMEOUT),
         ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),

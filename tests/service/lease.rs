@@ -74,3 +74,28 @@ async fn a_killed_node_takes_its_own_lease_back_at_once() {
     assert!(!log.contains("standing by"), "{log}");
     assert_eq!(herald.end(Signal::TERM).await, Some(0));
 }
+
+#[actix_web::test]
+async fn a_window_is_taken_up_only_by_who_comes_right_after_the_one_that_kept_it() {
+    let database = postgres::database().await;
+    let app = App::launch(Options::default(), database.clone()).await;
+    app.create_instance("main", json!({})).await;
+    let cursor = app.connect(&token("a")).await.connected["cursor"].clone();
+    app.publish("ALL", json!("kept")).await;
+    let query = format!("&cursor={}", cursor.as_str().expect("a cursor"));
+    let app = App::launch_in(app.stopped().await, Options::default(), database.clone()).await;
+    let mut socket = app.connect_with(&token("a"), &query).await;
+    assert_eq!(socket.connected["recovered"], true);
+    assert_eq!(socket.data().await, "kept");
+    assert_eq!(lease(&database).await, "1 held");
+    let directory = app.stopped().await;
+    assert!(directory.path().join("window.jsonl").exists());
+
+    let other = App::launch(Options::default(), database.clone()).await;
+    other.publish("ALL", json!("taken elsewhere")).await;
+    other.stopped().await;
+    let app = App::launch_in(directory, Options::default(), database.clone()).await;
+    assert_eq!(app.connect_with(&token("a"), &query).await.connected["reason"], "EPOCH");
+    assert_eq!(lease(&database).await, "3 held");
+    assert!(!app.directory.path().join("window.jsonl").exists());
+}

@@ -42,6 +42,7 @@ mod signals;
 mod signing_in;
 mod slow;
 mod standard_streams;
+mod standby;
 mod streaming;
 mod traces;
 mod tracing_users;

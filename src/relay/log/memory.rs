@@ -80,3 +80,28 @@ fn place(
     }
     Ok(order.apply(order.next(), sealed, spaces, now))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::Message;
+
+    #[test]
+    fn without_the_database_nothing_gets_a_place_and_nothing_is_left_over() {
+        let (timeline, tenure) = (Timeline::fresh("main"), Tenure::default());
+        let sealed = || Sealed::new(Message::of_a_test("m"), None);
+        let placed = append_one(&timeline, &[], &tenure, sealed());
+        assert!(matches!(placed, Ok(Appended::New(_))));
+        assert_eq!(timeline.cursor().position, 1);
+        tenure.lose();
+        let refused = append_one(&timeline, &[], &tenure, sealed());
+        assert!(matches!(refused, Err(NotPlaced::NotHeld)));
+        let mut run = vec![sealed(), sealed()];
+        let refused = append(&timeline, &[], &tenure, &mut run);
+        assert!(run.is_empty() && refused.len() == 2);
+        assert!(refused.iter().all(|it| matches!(it, Err(NotPlaced::NotHeld))));
+        assert_eq!(timeline.cursor().position, 1);
+        tenure.hold(None);
+        assert!(append_one(&timeline, &[], &tenure, sealed()).is_ok());
+    }
+}
