@@ -2,7 +2,7 @@
 //! every loss.
 
 use super::{Catalog, Snapshot, Tenant};
-use crate::store::{Changes, Configured, Store, StoreError};
+use crate::store::{Changes, Configured, Store, StoreError, Stored};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -10,10 +10,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Reads everything, whatever is known already. Errors: `StoreError`.
 pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
-    let (version, rows) = store.load_catalog().await?;
-    catalog.replace(snapshot(rows));
-    catalog.confirm(version);
-    tracing::debug!(catalog.version = version, "catalog loaded");
+    let Stored { version, marks, instances } = store.load_catalog().await?;
+    if catalog.version().and_then(|known| known.mark).is_some_and(|mark| !marks.contains(&mark)) {
+        tracing::info!("the last change is unknown to the database now; everything was read anew");
+    }
+    catalog.replace(snapshot(instances));
+    catalog.arrive(version, marks);
+    tracing::debug!(catalog.version = version.number, "catalog loaded");
     Ok(())
 }
 
@@ -74,7 +77,7 @@ impl Follower {
         }
         let version = self.store.find_catalog_version().await?;
         match self.catalog.version() == Some(version) {
-            true => self.catalog.confirm(version),
+            true => self.catalog.confirm(),
             false => load(&self.catalog, &self.store).await?,
         }
         Ok(())

@@ -8,13 +8,25 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgTransaction};
 use uuid::Uuid;
 
+/// How many marks of changes are remembered.
+pub const MARKS: usize = 64;
+
+/// Which change the catalog was read behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatalogVersion {
+    /// Grows with every change; after a failover to an older copy it begins at a lower one again.
+    pub number: i64,
+    /// Drawn at random by the change; none before the first that drew one.
+    pub mark: Option<Uuid>,
+}
+
 /// What a change left behind, and the catalog's version that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed<T> {
     /// The value as it is stored now.
     pub value: T,
     /// The version of the catalog from which on the change is seen.
-    pub catalog_version: i64,
+    pub catalog_version: CatalogVersion,
 }
 
 /// A change under way; dropped without `commit`, it never happened.
@@ -24,7 +36,7 @@ pub(super) struct Change {
     /// Who makes the change; written into every entry.
     actor: UserId,
     /// What the catalog's version is once this is committed.
-    catalog_version: i64,
+    catalog_version: CatalogVersion,
 }
 
 /// One audit entry of a change, but for what the change itself knows.
@@ -42,11 +54,16 @@ impl Store {
     /// order, and no two can deadlock.
     pub(super) async fn begin_change(&self, actor: &UserId) -> Result<Change, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let catalog_version = sqlx::query_scalar!(
-            "update catalog_version set version = version + 1 returning version"
+        let mark = Uuid::new_v4();
+        let number = sqlx::query_scalar!(
+            "update catalog_version set version = version + 1, \
+             marks = (array_prepend($1::uuid, marks))[1:$2] returning version",
+            mark,
+            MARKS as i32,
         )
         .fetch_one(&mut *transaction)
         .await?;
+        let catalog_version = CatalogVersion { number, mark: Some(mark) };
         Ok(Change { transaction, actor: actor.clone(), catalog_version })
     }
 }

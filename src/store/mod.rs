@@ -13,10 +13,10 @@ mod rules;
 mod snapshot;
 
 pub use audit::AuditEntry;
-pub use change::Committed;
+pub use change::{CatalogVersion, Committed, MARKS};
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};
 pub use lease::{Lease, LeaseLine, LeaseRow, Renewal};
 pub use pool::Store;
 pub use quota_requests::{MAX_PENDING, QuotaRequest, QuotaStatus, Verdict, Wish};
 pub use revocations::RevocationEntry;
-pub use snapshot::{Changes, Configured};
+pub use snapshot::{Changes, Configured, Stored};

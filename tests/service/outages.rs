@@ -96,6 +96,27 @@ async fn a_change_made_elsewhere_arrives_without_a_request() {
     assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
 }
 
+#[actix_web::test]
+async fn another_change_of_the_same_number_is_not_taken_for_the_same() {
+    let database = postgres::database().await;
+    let app = App::launch(Options::default(), database.clone()).await;
+    app.create_instance("main", json!({})).await;
+    app.create_channel(json!({"name": "one"})).await;
+    let mut socket = app.connect(&token("a")).await;
+    assert_eq!(socket.connected["channels"], json!(["ALL", "user:a", "channel:one"]));
+    // A failover to a copy without the last change, and another change there.
+    postgres::execute_in(
+        &database,
+        "update channels set name = 'two'; \
+         update catalog_version set marks = array_prepend(gen_random_uuid(), marks[2:])",
+    )
+    .await;
+    assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:two"]));
+    app.create_channel(json!({"name": "three"})).await;
+    let told = json!(["ALL", "user:a", "channel:three", "channel:two"]);
+    assert_eq!(socket.frame().await["channels"], told);
+}
+
 /// Programs of Postgres of which the server can be kept from starting.
 struct Programs(TempDir);
 
