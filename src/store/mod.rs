@@ -11,6 +11,7 @@ mod quota_requests;
 mod revocations;
 mod rules;
 mod snapshot;
+mod suspects;
 
 pub use audit::AuditEntry;
 pub use change::{CatalogVersion, Committed, MARKS};

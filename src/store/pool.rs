@@ -1,17 +1,20 @@
 //! The handle on Postgres: its pool, the migrations, and whether it answers.
 
 use super::error::StoreError;
+use super::suspects::Suspects;
 use crate::domain::expression::compiled::Compiled;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Connections that one process holds at most; the listener of `Store::listen` comes on top.
 const MAX_CONNECTIONS: u32 = 8;
 /// How long a request waits for a connection, and for a listener's.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long closing waits for connections that say nothing.
+pub(super) const CLOSING: Duration = Duration::from_secs(2);
 /// How long Postgres works on one statement, waiting for locks included, and bears an idle
 /// transaction; in ms.
 const STATEMENT_TIMEOUT: &str = "5000";
@@ -42,9 +45,16 @@ impl Store {
     /// Connects lazily, with at most 8 connections; a request waits 3 s for one, a statement is
     /// cancelled after 5 s. Must be called inside a tokio runtime.
     pub fn new(options: PgConnectOptions) -> Self {
+        let suspects = Suspects::default();
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // Asks more than the test that it takes the place of, and no longer.
+            .test_before_acquire(false)
+            .before_acquire(move |connection, metadata| {
+                let suspects = suspects.clone();
+                Box::pin(async move { Ok(suspects.clear(connection, metadata.age).await) })
+            })
             .connect_lazy_with(as_herald(options));
         Self { pool, compiled: Compiled::new(MAX_COMPILED) }
     }
@@ -68,10 +78,10 @@ impl Store {
         Ok(connection.close().await?)
     }
 
-    /// Closes every connection once what it does is done; from then on every call is
-    /// `StoreError::Unavailable`.
+    /// Closes every connection once what it does is done, or after two seconds; from then on every
+    /// call is `StoreError::Unavailable`.
     pub async fn close(&self) {
-        self.pool.close().await;
+        drop(timeout(CLOSING, self.pool.close()).await);
     }
 }
 

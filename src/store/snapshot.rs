@@ -4,7 +4,7 @@
 use super::change::CatalogVersion;
 use super::channels::list_all_channels;
 use super::instances::list_instances;
-use super::pool::ACQUIRE_TIMEOUT;
+use super::pool::{ACQUIRE_TIMEOUT, CLOSING};
 use super::revocations::list_all_revocations;
 use super::{Store, StoreError};
 use crate::domain::channel::Channel;
@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{PgExecutor, PgPool};
 use std::collections::HashMap;
 use std::io;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Everything that is stored, at one moment.
@@ -39,10 +40,18 @@ pub struct Configured {
 }
 
 impl Store {
-    /// The version of the last committed change; number 0 before the first. Errors: `StoreError`.
+    /// The version of the last committed change; number 0 before the first. Errors: `StoreError`,
+    /// also where the server only follows another: what it has may be old.
     pub async fn find_catalog_version(&self) -> Result<CatalogVersion, StoreError> {
-        let found = sqlx::query!("select version, marks[1] as mark from catalog_version");
+        let found = sqlx::query!(
+            "select version, marks[1] as mark, \
+             current_setting('transaction_read_only') = 'on' as \"follows!\" from catalog_version"
+        );
         let found = found.fetch_one(&self.pool).await?;
+        if found.follows {
+            let why = io::Error::other("the server takes no changes");
+            return Err(StoreError::Unavailable(sqlx::Error::Io(why)));
+        }
         Ok(CatalogVersion { number: found.version, mark: found.mark })
     }
 
@@ -97,10 +106,11 @@ impl Changes {
 }
 
 impl Changes {
-    /// Ends the connection, and waits for it.
+    /// Ends the connection, and waits for it, two seconds at most.
     pub async fn close(self) {
         drop(self.listener);
-        self.pool.close().await;
+        // One that leads nowhere ends with the process.
+        drop(timeout(CLOSING, self.pool.close()).await);
     }
 }
 
