@@ -1,6 +1,7 @@
 //! One Herald at a time serves a data directory, and a database.
 
 use crate::command_line::{ANYWHERE, Herald, data_directory, herald, refusal};
+use crate::support::road::Road;
 use crate::support::{App, Options, postgres, token, tokens};
 use rustix::process::Signal;
 use serde_json::json;
@@ -98,4 +99,23 @@ async fn a_window_is_taken_up_only_by_who_comes_right_after_the_one_that_kept_it
     assert_eq!(app.connect_with(&token("a"), &query).await.connected["reason"], "EPOCH");
     assert_eq!(lease(&database).await, "3 held");
     assert!(!app.directory.path().join("window.jsonl").exists());
+}
+
+#[actix_web::test]
+async fn a_stop_without_the_database_keeps_the_window_for_who_comes_next_in_its_place() {
+    let database = postgres::database().await;
+    let road = Road::to(&database).await;
+    let app = App::launch(Options::default(), road.url.clone()).await;
+    app.create_instance("main", json!({})).await;
+    let cursor = app.connect(&token("a")).await.connected["cursor"].clone();
+    app.publish("ALL", json!("kept")).await;
+    road.close();
+    let directory = app.stopped().await;
+    assert_eq!(lease(&database).await, "1 held");
+    road.open();
+    let app = App::launch_in(directory, Options::default(), road.url.clone()).await;
+    let query = format!("&cursor={}", cursor.as_str().expect("a cursor"));
+    let mut socket = app.connect_with(&token("a"), &query).await;
+    assert_eq!(socket.connected["recovered"], true);
+    assert_eq!(socket.data().await, "kept");
 }
