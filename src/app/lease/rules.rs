@@ -127,6 +127,9 @@ pub(super) fn sure_until(sent: Moment, is_watched: bool) -> Option<Moment> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     const A: Uuid = Uuid::from_u128(1);
     const B: Uuid = Uuid::from_u128(2);
@@ -244,5 +247,41 @@ mod tests {
         assert_eq!(sure_until(sent, false), None);
         assert_eq!(sure_until(sent, true), Some(sent + Duration::from_secs(4)));
         const { assert!(SURE.as_millis() < OVER.as_millis()) };
+    }
+
+    proptest! {
+        /// Whatever comes when: as long as one may give messages places, nobody else takes over; and
+        /// whoever renews no more is followed within six seconds.
+        #[test]
+        fn a_lease_is_free_only_when_its_holder_has_stopped(
+            steps in vec((0_u64..2_500, any::<bool>(), 0_u64..10_000_000), 1..60),
+        ) {
+            let (mut watch, start) = (Watch::default(), Moment::now());
+            let at = |ms: u64| start + Duration::from_millis(ms);
+            let (mut now, mut renewed, mut seen) = (0, 0, BTreeSet::new());
+            let mut sight = Sight::Unsure;
+            for (pause, renews, jump) in steps {
+                now += pause;
+                if renews {
+                    renewed = now;
+                    continue;
+                }
+                // Once it was seen to change, the database's clock may jump.
+                seen.insert(renewed);
+                let age = now - renewed + if seen.len() > 1 { jump } else { 0 };
+                sight = watch.look(Some(&row(A, renewed as i64, age)), &elsewhere(), at(now));
+                if sight == Sight::Free {
+                    let sure = sure_until(at(renewed), true).unwrap();
+                    prop_assert!(at(now).since(at(renewed)) >= OVER && at(now) > sure);
+                    break;
+                }
+            }
+            let last = now;
+            while sight != Sight::Free {
+                now += 250;
+                sight = watch.look(Some(&row(A, renewed as i64, 0)), &elsewhere(), at(now));
+                prop_assert!(now - last <= 6_000);
+            }
+        }
     }
 }
