@@ -177,7 +177,8 @@ fn greet(config: &Config, addresses: &Addresses) {
         ip => ip.to_string(),
     };
     let url = format!("https://{host}:{}", addresses.client.port());
-    let mut text = format!("\nHerald is ready.\n\n  Try it     {url}/\n  API        {url}/docs\n");
+    let state = if addresses.stands_by { "stands by" } else { "is ready" };
+    let mut text = format!("\nHerald {state}.\n\n  Try it     {url}/\n  API        {url}/docs\n");
     text += &format!("  Metrics    http://{}/metrics\n", addresses.metrics);
     if let Some(proxy) = addresses.proxy {
         text += &format!("  Proxies    http://{proxy}\n");

@@ -3,32 +3,31 @@
 mod account;
 mod binaries;
 mod cluster;
+mod data_lock;
 mod error;
 mod pid_file;
 mod process;
 
+pub use data_lock::DataLock;
 pub use error::{LogEnd, PostgresError};
 
 use binaries::{Binaries, find_binaries, find_setpriv};
 use cluster::{Cluster, NAME, PORT};
+use data_lock::hold;
 use pid_file::{PidFile, end_remains};
 use process::{Launcher, Process};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use rustix::process::Signal;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long the lock may be held on by a Herald that was just killed.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long Postgres has to be ready, its recovery included.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a start is tried again because the remains of a killed Postgres are in the way.
@@ -85,7 +84,7 @@ pub struct PrivatePostgres {
     /// How it is started, again if need be.
     launcher: Launcher,
     /// On the data directory and on the cluster, for as long as it is served.
-    _locks: [File; 2],
+    _locks: (DataLock, File),
 }
 
 impl PrivatePostgres {
@@ -93,8 +92,7 @@ impl PrivatePostgres {
     /// connections. Errors: see `PostgresError`; nothing is left running.
     pub async fn start(settings: &PostgresSettings) -> Result<Self, PostgresError> {
         let data_dir = open_data_dir(&settings.data_dir)?;
-        let lock = lock_file(&data_dir.join("lock"))?;
-        let data_lock = hold(lock, &data_dir).await?;
+        let data_lock = DataLock::take(&data_dir).await?;
         let cluster = Cluster::locate(&data_dir)?;
         let made_by = cluster.made_by()?;
         let binaries = find_binaries(settings.bin_dir.as_deref(), made_by).await?;
@@ -109,7 +107,7 @@ impl PrivatePostgres {
             .map_err(PostgresError::io("open", cluster.directory()))?;
         let cluster_lock = hold(directory, &data_dir).await?;
         let server = start_server(&cluster, &binaries, &launcher).await?;
-        let _locks = [data_lock, cluster_lock];
+        let _locks = (data_lock, cluster_lock);
         let postgres = Self { server, cluster, binaries, launcher, _locks };
         postgres.make_database().await.map_err(PostgresError::Database)?;
         tracing::info!(process.id = postgres.process_id(), "the private Postgres is ready");
@@ -219,24 +217,6 @@ fn open_data_dir(data_dir: &Path) -> Result<PathBuf, PostgresError> {
             Err(PostgresError::io("make the directory", absolute)(error))
         }
         _ => absolute.canonicalize().map_err(PostgresError::io("resolve", &absolute)),
-    }
-}
-
-fn lock_file(path: &Path) -> Result<File, PostgresError> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    file.map_err(PostgresError::io("open", path))
-}
-
-/// Locks the file until it is closed. Errors: another process holds it.
-async fn hold(file: File, data_dir: &Path) -> Result<File, PostgresError> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(LOOK).await,
-            Err(Errno::WOULDBLOCK) => return Err(PostgresError::Locked(data_dir.to_owned())),
-            Err(error) => return Err(PostgresError::io("lock", data_dir)(error.into())),
-        }
     }
 }
 

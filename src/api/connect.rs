@@ -187,6 +187,7 @@ impl ConnectError {
                 Problem::new(Code::TooManyConnections, self.to_string())
                     .with_limit(limit, limit + 1)
             }
+            Self::NotHeld => Problem::standing_by(self),
             Self::ProcessFull { .. } | Self::Draining => {
                 Problem::new(Code::Overloaded, self.to_string())
             }

@@ -4,9 +4,12 @@ use super::error::Code;
 use actix_web::http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Upper bounds of the histogram of publishing, in seconds.
@@ -21,6 +24,41 @@ type Answered = [(&'static str, Cow<'static, str>); 2];
 /// The routes that publish: there is a request for every message, and so what is done for each is
 /// kept small.
 pub const SENDING: [&str; 2] = ["/v1/messages", "/v1/messages/batch"];
+
+/// What is known of the lease by which this node holds the database; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseFigures(Arc<LeaseNow>);
+
+#[derive(Debug, Default)]
+struct LeaseNow {
+    is_held: AtomicBool,
+    /// Of the newest lease; 0 before the first.
+    term: AtomicI64,
+}
+
+impl LeaseFigures {
+    /// It was taken or renewed.
+    pub fn hold(&self, term: i64) {
+        self.0.term.store(term, Relaxed);
+        self.0.is_held.store(true, Relaxed);
+    }
+
+    /// It is over, given back or another's.
+    pub fn lose(&self) {
+        self.0.is_held.store(false, Relaxed);
+    }
+
+    /// Puts them on a page.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let (held, term) = (Gauge::<i64>::default(), Gauge::<i64>::default());
+        held.set(i64::from(self.0.is_held.load(Relaxed)));
+        term.set(self.0.term.load(Relaxed));
+        registry.register("lease_held", "Whether this node holds the database's lease", held);
+        let help =
+            "Grows with every node that takes the lease without the memory of the one before";
+        registry.register("lease_term", help, term);
+    }
+}
 
 /// Counters that nobody else keeps; cheap to clone.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use actix_web::web::Bytes;
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use std::fmt;
+use std::time::Duration;
 
 /// Makes the table of codes: variant, name on the wire, HTTP status, title, and what to do about
 /// it.
@@ -80,6 +81,7 @@ codes! {
     Internal "INTERNAL" 500 "Something broke on our side" "Nothing is known to be wrong with the request. The server's log has the cause under the answer's x-request-id.";
     StoreUnavailable "STORE_UNAVAILABLE" 503 "The database cannot be reached" "Connecting and publishing go on; managing does not. Try again shortly.";
     Overloaded "OVERLOADED" 503 "The server has more to do than it can" "Nothing was sent. Try again shortly.";
+    Standby "STANDBY" 503 "This node stands by" "Another node serves in its place, or will in a moment. Nothing was done, unless the detail says that a message may have been sent: then repeat it with the same id. Try again shortly; an address that leads to several nodes leads to the one that is ready.";
 }
 
 /// Where in a request something is wrong.
@@ -159,6 +161,12 @@ impl Problem {
         Self::new(Code::ExpressionInvalid, detail).with_limit(limit, actual)
     }
 
+    /// `STANDBY`, worth trying again at once.
+    pub fn standing_by(why: &dyn fmt::Display) -> Self {
+        let detail = format!("{why}: it stands by, and nothing was done");
+        Self::new(Code::Standby, detail).with_retry_after(Duration::from_secs(1))
+    }
+
     /// Adds the figures concerned.
     pub fn with_limit(mut self, limit: u64, actual: u64) -> Self {
         (self.limit, self.actual) = (Some(limit), Some(actual));
@@ -166,7 +174,7 @@ impl Problem {
     }
 
     /// Adds when to try again, rounded up to whole seconds, at least 1.
-    pub fn with_retry_after(mut self, wait: std::time::Duration) -> Self {
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after_seconds = Some(wait.as_millis().div_ceil(1_000).max(1) as u64);
         self
     }

@@ -7,6 +7,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+/// Where the health is told, also by a node that stands by.
+pub const PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
 /// The routes of this file.
 pub fn routes(config: &mut ServiceConfig<'_>) {
     config.service(check_health).service(check_readiness);
@@ -20,6 +23,8 @@ pub struct Readiness {
     ready: bool,
     /// False once the node is going away.
     accepting: bool,
+    /// True while another node serves the database in this one's place, or may do so.
+    standby: bool,
     /// Whether Postgres answered when last asked. Connecting and publishing go on without it, hence
     /// it does not decide.
     postgres: bool,
@@ -38,7 +43,7 @@ pub async fn check_health() -> HttpResponse {
 
 /// Ready.
 ///
-/// 503 while the node is going away or has as many connections as the process may have.
+/// 503 while the node is going away, stands by, or has as many connections as the process may have.
 #[utoipa::path(
     tag = "Operation",
     security(()),
@@ -51,10 +56,12 @@ pub async fn check_health() -> HttpResponse {
 pub async fn check_readiness(api: Data<Api>) -> HttpResponse {
     let accepting = !api.relay.is_draining();
     let has_room = api.relay.open() < api.settings.connections && !api.places.is_full();
-    let ready = accepting && has_room;
+    let standby = api.relay.stands_by();
+    let ready = accepting && !standby && has_room;
     let readiness = Readiness {
         ready,
         accepting,
+        standby,
         postgres: api.catalog.store_is_up(),
         catalog_age_seconds: api.catalog.age().as_secs(),
     };

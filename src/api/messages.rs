@@ -210,6 +210,11 @@ fn unplaced(error: NotPlaced) -> Problem {
             Problem::new(Code::Overloaded, format!("{error}; nothing was sent"))
                 .with_retry_after(Duration::ZERO)
         }
+        NotPlaced::NotHeld => Problem::standing_by(&error),
+        NotPlaced::TooLate => {
+            let detail = format!("{error}; it may have been sent: repeat it with the same id");
+            Problem::new(Code::Standby, detail).with_retry_after(Duration::from_secs(1))
+        }
         NotPlaced::Unknown => {
             let detail = format!("{error}; it may have been sent: repeat it with the same id");
             Problem::new(Code::Overloaded, detail).with_retry_after(Duration::from_secs(1))

@@ -65,6 +65,7 @@ fn registry(api: &Api) -> Registry {
     );
     let up = f64::from(u8::from(api.catalog.store_is_up()));
     registry.register("postgres_up", "Whether Postgres answered when last asked", gauge(up));
+    api.lease.register(&mut registry);
     register_instances(&mut registry, api.relay.figures());
     registry
 }

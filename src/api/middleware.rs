@@ -4,6 +4,7 @@
 use super::Api;
 use super::counters::SENDING;
 use super::error::{Code, Problem};
+use super::health;
 use super::pieces::Pieces;
 use super::under_way::Begun;
 use crate::domain::instance::InstanceId;
@@ -34,7 +35,8 @@ pub async fn finish<B: MessageBody + 'static>(
         return answer_in_turn(request, next).await;
     };
     let mut begun = Begun::new(request.request());
-    let refusal = begun.count(request.request(), &api.settings.trusted_proxies).err();
+    let counted = begun.count(request.request(), &api.settings.trusted_proxies);
+    let refusal = counted.err().or_else(|| standing_by(&request, &api));
     let mut answer = match early_answer(&request, refusal) {
         Some(response) => request.into_response(response),
         None => next.call(request).await?.map_into_boxed_body(),
@@ -54,6 +56,13 @@ pub async fn answer_in_turn<B: MessageBody + 'static>(
     let mut answer = next.call(request).await?.map_into_boxed_body();
     begun.end_if_left(&mut answer);
     Ok(answer.map_body(|_, body| Pieces::new(body, begun)))
+}
+
+/// A node that stands by says no more than that it does, and that it is alive.
+fn standing_by(request: &ServiceRequest, api: &Api) -> Option<Problem> {
+    let is_asked_for_health = health::PATHS.contains(&request.path());
+    let stands_by = !is_asked_for_health && api.relay.stands_by();
+    stands_by.then(|| Problem::standing_by(&"this node does not serve now"))
 }
 
 /// Answers that need no route: to plain HTTP from strangers, to who has too many connections, and to

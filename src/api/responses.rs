@@ -61,7 +61,8 @@ macro_rules! problem_sets {
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                responses_for(&[$(Code::$code),*])
+                // Any node may stand by.
+                responses_for(&[$(Code::$code,)* Code::Standby])
             }
         }
     )*};

@@ -1,6 +1,6 @@
 //! What handlers share: cheap handles on the parts of the service, and the operator's settings.
 
-use super::counters::Metrics;
+use super::counters::{LeaseFigures, Metrics};
 use super::explain_pool::ExplainPool;
 use super::filters::Filters;
 use super::gate::Gate;
@@ -40,6 +40,8 @@ pub struct Api {
     pub unfinished: Unfinished,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is known of the lease.
+    pub lease: LeaseFigures,
     /// What the operator of this process chose.
     pub settings: Arc<ApiSettings>,
 }

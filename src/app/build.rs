@@ -1,10 +1,10 @@
 //! Makes the parts of the service out of the configuration, and starts the tasks that keep them
 //! fresh.
 
-use super::database::connect_options;
+use super::database::{STORE_PATIENCE, connect_options};
 use super::descriptors::Room;
 use super::error::StartError;
-use super::memory;
+use super::lease::Told;
 use super::signing_in::authenticator;
 use crate::api::counters::Metrics;
 use crate::api::explain_pool::ExplainPool;
@@ -21,7 +21,7 @@ use crate::domain::principal::UserId;
 use crate::limits::RateLimits;
 use crate::postgres::{PostgresSettings, PrivatePostgres};
 use crate::relay::{
-    ConnectionBounds, HistoryBounds, OutboxBounds, QueueBounds, Relay, RelaySettings, SLICE,
+    ConnectionBounds, HistoryBounds, Log, OutboxBounds, QueueBounds, Relay, RelaySettings, SLICE,
     TraceBounds,
 };
 use crate::store::{InsertError, Store, StoreError};
@@ -38,8 +38,6 @@ use tokio::time::{Instant, interval, sleep};
 
 /// How often what is counted by user and address is swept.
 const SWEEP: Duration = Duration::from_secs(60);
-/// How long the start waits for a Postgres that starts at the same time.
-const STORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Opens the configured Postgres, or starts the private one. Errors: `StartError`.
 pub(super) async fn open_store(
@@ -61,30 +59,15 @@ pub(super) async fn open_store(
     Ok((Store::new(options, Compiled::new(compiled_bounds(config))), postgres))
 }
 
-/// Builds the service's state and starts its tasks, which end when `stopped` turns true. Errors:
-/// `StartError`.
-pub(super) async fn build(
+/// Builds the service's state, which knows nothing that is stored yet. Errors: `StartError`.
+pub(super) fn build(
     config: &Config,
     room: Room,
     store: Store,
-    tasks: &mut JoinSet<()>,
-    stopped: &watch::Receiver<bool>,
+    told: &Told,
 ) -> Result<Api, StartError> {
     let authenticator = authenticator(config)?;
-    migrate(&store).await?;
-    if config.is_development() {
-        make_demo(&store).await.map_err(StartError::because("the instance demo cannot be made"))?;
-    }
     let catalog = Catalog::new(Snapshot::default());
-    catalog::load(&catalog, &store)
-        .await
-        .map_err(StartError::because("the configuration cannot be read"))?;
-    tasks.spawn_local(catalog::follow(
-        catalog.clone(),
-        store.clone(),
-        config.catalog_poll,
-        stopped.clone(),
-    ));
     let bounds = &config.bounds;
     let connections = room.connections;
     let places = Places::new(PlaceSettings {
@@ -93,10 +76,10 @@ pub(super) async fn build(
         handshakes_per_address: bounds.handshakes_per_address,
         http_per_address: bounds.http_per_address,
     });
-    let relay = Relay::new(catalog.clone(), relay_settings(config, connections));
-    memory::take_up(&config.data_dir, &relay, store.compiled());
+    let (settings, log) = (relay_settings(config, connections), Log::Memory(told.tenure.clone()));
+    let relay = Relay::with_log(catalog.clone(), settings, log);
     let rate = NonZeroU32::new(bounds.connects_per_address).unwrap_or(NonZeroU32::MIN);
-    let api = Api {
+    Ok(Api {
         relay,
         catalog,
         filters: Filters::new(store.compiled().clone()),
@@ -108,11 +91,33 @@ pub(super) async fn build(
         gate: Gate::new(bounds.connections_per_address, rate),
         unfinished: Unfinished::new(unfinished_bounds(config)),
         metrics: Metrics::default(),
+        lease: told.figures.clone(),
         settings: Arc::new(api_settings(config, connections)),
-    };
+    })
+}
+
+/// Reads what is stored, all of it; only for the holder of the lease. Errors: `StartError`.
+pub(super) async fn load(config: &Config, api: &Api) -> Result<(), StartError> {
+    let Api { catalog, store, .. } = api;
+    if config.is_development() {
+        make_demo(store).await.map_err(StartError::because("the instance demo cannot be made"))?;
+    }
+    patiently(async || catalog::load(catalog, store).await)
+        .await
+        .map_err(StartError::because("the configuration cannot be read"))
+}
+
+/// Starts what keeps the state fresh, until `stopped` turns true.
+pub(super) fn start_tasks(
+    config: &Config,
+    api: &Api,
+    tasks: &mut JoinSet<()>,
+    stopped: &watch::Receiver<bool>,
+) {
+    let (catalog, store) = (api.catalog.clone(), api.store.clone());
+    tasks.spawn_local(catalog::follow(catalog, store, config.catalog_poll, stopped.clone()));
     tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
     tasks.spawn_local(sweep(api.clone(), stopped.clone()));
-    Ok(api)
 }
 
 fn api_settings(config: &Config, connections: usize) -> ApiSettings {
@@ -148,16 +153,22 @@ pub(super) fn check(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Applies the migrations, and waits for a Postgres that is still starting.
-async fn migrate(store: &Store) -> Result<(), StartError> {
+/// Applies the migrations. Errors: `StartError`.
+pub(super) async fn migrate(store: &Store) -> Result<(), StartError> {
+    let migrated = patiently(async || store.migrate().await).await;
+    migrated.map_err(StartError::because("Postgres cannot be used"))
+}
+
+/// Tries again for a while where Postgres does not answer.
+async fn patiently(work: impl AsyncFn() -> Result<(), StoreError>) -> Result<(), StoreError> {
     let end = Instant::now() + STORE_PATIENCE;
     loop {
-        match store.migrate().await {
+        match work().await {
             Err(error @ StoreError::Unavailable(_)) if Instant::now() < end => {
                 tracing::info!(%error, "waiting for Postgres");
                 sleep(Duration::from_millis(500)).await;
             }
-            outcome => return outcome.map_err(StartError::because("Postgres cannot be used")),
+            outcome => return outcome,
         }
     }
 }

@@ -5,6 +5,10 @@ use super::secret::read_secret;
 use crate::config::SecretSource;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
+use std::time::Duration;
+
+/// How long the start waits for a Postgres that starts at the same time.
+pub(super) const STORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a Postgres of the operator's own is reached. Errors: `StartError`, which never shows the
 /// URL.

@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Most files that are kept for everything but clients.
 const MOST_KEPT: u64 = 256;
 /// What is open in any case or may be at any time: standard streams, listeners, the runtimes of the
-/// process, its pool of connections to Postgres and the one that listens, certificates, key sets,
+/// process, its pool of connections to Postgres, the one that listens and the lease's, certificates, key sets,
 /// [`METRICS_CONNECTIONS`] and [`METRICS_UNSEEN`].
 const KEPT: u64 = 64;
 /// What each worker has open.

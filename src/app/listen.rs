@@ -54,6 +54,8 @@ pub struct Addresses {
     pub proxy: Option<SocketAddr>,
     /// The metrics page.
     pub metrics: SocketAddr,
+    /// Whether it stands by, and takes no traffic yet.
+    pub stands_by: bool,
 }
 
 /// Listeners that are not yet running.
@@ -104,7 +106,7 @@ pub(super) fn listen(
     let server = metrics_server(config, api, metrics_listener);
     let metrics_server =
         server.map_err(StartError::because("the metrics listener cannot be opened"))?;
-    let addresses = Addresses { client, proxy, metrics };
+    let addresses = Addresses { client, proxy, metrics, stands_by: api.relay.stands_by() };
     Ok(Servers { client: client_server, metrics: metrics_server, addresses, certificates })
 }
 

@@ -3,22 +3,23 @@
 
 use super::{Catalog, Snapshot, Tenant};
 use crate::domain::expression::Cost;
-use crate::store::{Changes, Configured, Store, StoreError};
+use crate::store::{Changes, Configured, Store, StoreError, Stored};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Reads everything once. Errors: `StoreError`.
+/// Reads everything, whatever is known already. Errors: `StoreError`.
 pub async fn load(catalog: &Catalog, store: &Store) -> Result<(), StoreError> {
-    let (version, rows) = store.load_catalog().await?;
-    if catalog.version() != Some(version) {
-        let next = snapshot(rows, store.compiled().bounds().instance);
-        tell_of_misfits(&catalog.load(), &next);
-        catalog.replace(next);
-        tracing::debug!(catalog.version = version, "catalog loaded");
+    let Stored { version, marks, instances } = store.load_catalog().await?;
+    if catalog.version().and_then(|known| known.mark).is_some_and(|mark| !marks.contains(&mark)) {
+        tracing::info!("the last change is unknown to the database now; everything was read anew");
     }
-    catalog.confirm(version);
+    let next = snapshot(instances, store.compiled().bounds().instance);
+    tell_of_misfits(&catalog.load(), &next);
+    catalog.replace(next);
+    catalog.arrive(version, marks);
+    tracing::debug!(catalog.version = version.number, "catalog loaded");
     Ok(())
 }
 
@@ -79,7 +80,7 @@ impl Follower {
         }
         let version = self.store.find_catalog_version().await?;
         match self.catalog.version() == Some(version) {
-            true => self.catalog.confirm(version),
+            true => self.catalog.confirm(),
             false => load(&self.catalog, &self.store).await?,
         }
         Ok(())

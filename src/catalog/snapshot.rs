@@ -4,7 +4,7 @@ use super::tenant::Tenant;
 use crate::domain::channel::{Channel, ChannelName};
 use crate::domain::expression::Cost;
 use crate::domain::instance::InstanceId;
-use crate::store::KnownCost;
+use crate::store::{CatalogVersion, KnownCost, MARKS};
 use ahash::RandomState;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// Every instance at one moment. An unchanged tenant keeps its `Arc` from one snapshot to the next,
 /// so that `Arc::ptr_eq` tells whom a change concerns.
@@ -29,9 +30,17 @@ pub struct Catalog {
     /// Tells each shard that there is a newer snapshot; only the newest is kept.
     changed: Arc<watch::Sender<Arc<Snapshot>>>,
     /// The store's version that is current; none before the first load.
-    version: Arc<watch::Sender<Option<i64>>>,
+    version: Arc<watch::Sender<Option<Known>>>,
     /// How sure we are of it.
     freshness: Arc<Freshness>,
+}
+
+/// A version of the store, and the changes that led to it.
+#[derive(Clone, Debug)]
+struct Known {
+    version: CatalogVersion,
+    /// The marks of the last changes, at most `MARKS`.
+    marks: Vec<Uuid>,
 }
 
 #[derive(Debug)]
@@ -102,20 +111,25 @@ impl Catalog {
 
     /// Waits until a version of the store has arrived here, `patience` at most: whoever made a
     /// change then sees it.
-    pub async fn wait_for(&self, version: i64, patience: Duration) {
+    pub async fn wait_for(&self, version: CatalogVersion, patience: Duration) {
         let mut arrived = self.version.subscribe();
-        let wait = arrived.wait_for(|current| current.is_some_and(|current| current >= version));
-        drop(tokio::time::timeout(patience, wait).await);
+        let has_come = |known: &Option<Known>| known.as_ref().is_some_and(|it| it.holds(version));
+        drop(tokio::time::timeout(patience, arrived.wait_for(has_come)).await);
     }
 
-    pub(super) fn version(&self) -> Option<i64> {
-        *self.version.borrow()
+    pub(super) fn version(&self) -> Option<CatalogVersion> {
+        self.version.borrow().as_ref().map(|known| known.version)
     }
 
-    /// `version` of the store is what is current here.
-    pub(super) fn confirm(&self, version: i64) {
+    /// What is current here is still what is stored.
+    pub(super) fn confirm(&self) {
         *self.freshness.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.version.send_if_modified(|current| current.replace(version) != Some(version));
+    }
+
+    /// `version` of the store is what is current here, after changes with these marks.
+    pub(super) fn arrive(&self, version: CatalogVersion, marks: Vec<Uuid>) {
+        self.confirm();
+        self.version.send_replace(Some(Known { version, marks }));
     }
 
     pub(super) fn note_store(&self, is_up: bool) {
@@ -139,6 +153,15 @@ impl Catalog {
     }
 }
 
+impl Known {
+    /// Whether the change that led to `version` is among those that led here. Of more changes than
+    /// are remembered, by its number.
+    fn holds(&self, version: CatalogVersion) -> bool {
+        version.mark.is_some_and(|mark| self.marks.contains(&mark))
+            || self.version.number - version.number >= MARKS as i64
+    }
+}
+
 fn keep_unchanged(
     channels: &mut BTreeMap<ChannelName, Arc<Channel>>,
     old: &BTreeMap<ChannelName, Arc<Channel>>,
@@ -146,6 +169,25 @@ fn keep_unchanged(
     for (name, channel) in channels {
         if let Some(old) = old.get(name).filter(|old| *old == channel) {
             *channel = old.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_has_come_by_its_mark_and_not_by_a_number_that_another_has_too() {
+        let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
+        let version = |number, mark| CatalogVersion { number, mark: Some(mark) };
+        let known = Known { version: version(7, b), marks: vec![b, a] };
+        for (number, mark, holds) in [(7, b, true), (6, a, true), (7, c, false), (6, c, false)] {
+            assert_eq!(known.holds(version(number, mark)), holds, "{number} {mark}");
+        }
+        let most = MARKS as i64;
+        for (number, holds) in [(7 - most + 1, false), (7 - most, true), (8, false)] {
+            assert_eq!(known.holds(version(number, c)), holds, "{number}");
         }
     }
 }

@@ -250,6 +250,8 @@ pub struct Config {
     pub database_url: Option<SecretSource>,
     /// `HERALD_PG_BIN`.
     pub pg_bin: Option<PathBuf>,
+    /// `HERALD_STANDBY`.
+    pub standby: bool,
     /// `HERALD_TLS_CERT` and `HERALD_TLS_KEY`; none means the local certificate.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// How tokens are verified.
@@ -303,6 +305,7 @@ impl Config {
             data_dir: reader.text("HERALD_DATA_DIR").into(),
             database_url: secret(&reader, "DATABASE_URL", "DATABASE_URL_FILE")?,
             pg_bin: reader.some("HERALD_PG_BIN").map(PathBuf::from),
+            standby: reader.yes_or_no("HERALD_STANDBY")?,
             tls: certificate(&reader)?,
             signing_in: signing_in(&reader)?,
             bounds: bounds(&reader)?,
@@ -333,6 +336,11 @@ impl Config {
         if self.is_development() && self.proxy_listen.is_some() {
             return Err(ConfigError(
                 "HERALD_PROXY_LISTEN needs a signing key of your own: set HERALD_JWT_SECRET, HERALD_JWT_SECRET_FILE, HERALD_JWT_PUBLIC_KEYS or HERALD_JWKS_URLS".into(),
+            ));
+        }
+        if self.standby && self.database_url.is_none() {
+            return Err(ConfigError(
+                "HERALD_STANDBY needs a database that other nodes reach too: set DATABASE_URL or DATABASE_URL_FILE".into(),
             ));
         }
         if self.proxy_listen.is_some() && self.trusted_proxies.is_empty() {

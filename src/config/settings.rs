@@ -49,6 +49,11 @@ pub const SETTINGS: &[Setting] = &[
     secret("DATABASE_URL", "A Postgres of your own, instead of the private one"),
     open("DATABASE_URL_FILE", "", "File with DATABASE_URL in it; read again at SIGHUP"),
     open("HERALD_PG_BIN", "", "Folder with initdb and postgres, for the private one"),
+    open(
+        "HERALD_STANDBY",
+        "false",
+        "Whether to wait where another node holds the database, and take over at its end",
+    ),
     open("HERALD_TLS_CERT", "", "Certificate chain in PEM; followed when it changes"),
     open("HERALD_TLS_KEY", "", "Its private key in PEM"),
     secret("HERALD_JWT_SECRET", "HS256 secret, 32 bytes at least"),

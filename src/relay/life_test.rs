@@ -95,7 +95,9 @@ async fn life() {
     assert_eq!(sealed.head().cursor.position, 0);
 
     // It is APPENDED to the log, which gives it its place: the one head has it from now on.
-    let Ok(Appended::New(head)) = Log::Memory.append_one(&timeline, &[sender], sealed).await else {
+    let Ok(Appended::New(head)) =
+        Log::Memory(Default::default()).append_one(&timeline, &[sender], sealed).await
+    else {
         panic!("there is space in the queue");
     };
     assert_eq!((head.cursor, head.cursor.position), (timeline.cursor(), 1));

@@ -26,6 +26,7 @@ mod progress;
 mod sealed;
 
 mod settings;
+mod tenure;
 mod totals;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub use survey::{
     Answer, ConnectionInfo, Considered, DryRun, DryRunReport, DryRunResult, Listing, Query,
     Selection,
 };
+pub use tenure::{Moment, Tenure};
 pub use window_file::WindowError;
 pub use worker::{ConnectError, Joining, Refusal, Registration, Renewed, Unanswered, Worker};
 
@@ -106,7 +108,7 @@ pub struct InstanceFigures {
 impl Relay {
     /// A relay without workers yet, whose log is in memory.
     pub fn new(catalog: Catalog, settings: RelaySettings) -> Self {
-        Self::with_log(catalog, settings, Log::Memory)
+        Self::with_log(catalog, settings, Log::Memory(Tenure::default()))
     }
 
     /// The same with another log.
@@ -283,6 +285,22 @@ impl Relay {
         self.open()
     }
 
+    /// Whether another node serves, or may serve, in this one's place.
+    pub fn stands_by(&self) -> bool {
+        !self.is_draining() && !self.0.log.is_held()
+    }
+
+    /// Takes nobody in any more; those who are here stay for now.
+    pub fn close_doors(&self) {
+        self.0.close_doors();
+    }
+
+    /// Forgets every message, id and place once all are gone, and lets newcomers in again.
+    pub fn begin_anew(&self) {
+        self.0.timelines.retain(|_| false);
+        self.0.end_draining();
+    }
+
     /// Keeps house without end: lets go of what is older than the windows each second, and of
     /// instances that are no more.
     pub async fn keep_house(self) {
@@ -300,19 +318,26 @@ impl Relay {
         }
     }
 
-    /// Writes every instance's window and place in its order. Errors: those of writing.
-    pub fn write_windows(&self, target: &mut impl Write) -> io::Result<()> {
-        window_file::write(&self.0.timelines, target)
+    /// Writes every instance's window and place in its order, and the name of the memory that they
+    /// are. Errors: those of writing.
+    pub fn write_windows(&self, term: &str, target: &mut impl Write) -> io::Result<()> {
+        window_file::write(&self.0.timelines, term, target)
     }
 
-    /// Takes up what `write_windows` wrote, before anyone is connected; all of it or nothing.
-    /// Returns how many instances there were. Errors: `WindowError`.
+    /// The name of the memory that `write_windows` wrote; none where it wrote no such file.
+    pub fn term_of_windows(source: impl BufRead) -> Option<String> {
+        window_file::term(source)
+    }
+
+    /// Takes up what `write_windows` wrote of the memory of this name, before anyone is connected;
+    /// all of it or nothing. Returns how many instances there were. Errors: `WindowError`.
     pub fn read_windows(
         &self,
+        term: Option<&str>,
         source: impl BufRead,
         compiled: &Compiled,
     ) -> Result<usize, WindowError> {
-        window_file::read(&self.0.timelines, source, compiled)
+        window_file::read(&self.0.timelines, term, source, compiled)
     }
 
     /// Every instance that was in use, for the metrics.

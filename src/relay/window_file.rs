@@ -21,14 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Grows with every change of the form; another one is not taken up.
-const FORM: u32 = 4;
+const FORM: u32 = 5;
 
 /// One line of the file. Behind that of a message stand two more: its wire form (`sealed`).
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Line {
     /// The first.
-    Begin { form: u32, message_form: u32, written_at_ms: i64 },
+    Begin { form: u32, message_form: u32, term: String, written_at_ms: i64 },
     /// An instance; its messages and ids follow.
     Instance { id: String, cursor: String, forgotten_to: u64, trimmed: Vec<(String, u64)> },
     /// A message, with how long it is still kept and sent.
@@ -60,6 +60,9 @@ pub enum WindowError {
     /// It cannot be read or written.
     #[error("the file cannot be read or written")]
     Io(#[from] io::Error),
+    /// It is not of the memory that this node goes on with.
+    #[error("another herald may have taken messages since it was written")]
+    Term,
     /// It is not whole, or not ours.
     #[error("the file is not whole, or of another version")]
     Form,
@@ -109,12 +112,14 @@ fn left_ms(until: Instant, now: Instant) -> u64 {
     u64::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Writes every instance's window and place in its order. Errors: those of writing.
-pub fn write(timelines: &Timelines, target: &mut impl Write) -> io::Result<()> {
+/// Writes every instance's window and place in its order, with the name of the memory that they are.
+/// Errors: those of writing.
+pub fn write(timelines: &Timelines, term: &str, target: &mut impl Write) -> io::Result<()> {
     let now = Instant::now();
     let mut writer = Writer { target, lines: 0 };
     let written_at_ms = Utc::now().timestamp_millis();
-    writer.write(&Line::Begin { form: FORM, message_form: MESSAGE_FORM, written_at_ms })?;
+    let (form, message_form, term) = (FORM, MESSAGE_FORM, term.to_owned());
+    writer.write(&Line::Begin { form, message_form, term, written_at_ms })?;
     for timeline in timelines.all() {
         writer.write_instance(&timeline, now)?;
     }
@@ -122,10 +127,21 @@ pub fn write(timelines: &Timelines, target: &mut impl Write) -> io::Result<()> {
     writer.write(&Line::End { lines })
 }
 
-/// Takes up what `write` wrote, before anyone is connected; all of it or nothing. Returns how many
-/// instances there were. Errors: `WindowError`.
+/// The name of the memory that `write` wrote; none where it wrote no such file.
+pub fn term(mut source: impl BufRead) -> Option<String> {
+    let mut line = Vec::new();
+    source.read_until(b'\n', &mut line).ok()?;
+    match serde_json::from_slice(&line).ok()? {
+        Line::Begin { form: FORM, message_form: MESSAGE_FORM, term, .. } => Some(term),
+        _ => None,
+    }
+}
+
+/// Takes up what `write` wrote of this memory, before anyone is connected; all of it or nothing.
+/// Returns how many instances there were. Errors: `WindowError`.
 pub fn read(
     timelines: &Timelines,
+    term: Option<&str>,
     source: impl BufRead,
     compiled: &Compiled,
 ) -> Result<usize, WindowError> {
@@ -144,6 +160,11 @@ pub fn read(
             return Err(WindowError::Form);
         }
         let line = serde_json::from_slice(&line).map_err(|_| WindowError::Form)?;
+        if let Line::Begin { form: FORM, message_form: MESSAGE_FORM, term: written, .. } = &line
+            && term != Some(written)
+        {
+            return Err(WindowError::Term);
+        }
         is_whole = reading.take(line, &mut lines)?;
     }
     if !is_whole {
@@ -190,7 +211,7 @@ impl Reading<'_> {
         let before = self.lines;
         self.lines += 1;
         match line {
-            Line::Begin { form: FORM, message_form: MESSAGE_FORM, written_at_ms }
+            Line::Begin { form: FORM, message_form: MESSAGE_FORM, written_at_ms, .. }
                 if before == 0 =>
             {
                 let away = Utc::now().timestamp_millis().saturating_sub(written_at_ms);

@@ -8,13 +8,25 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgTransaction};
 use uuid::Uuid;
 
+/// How many marks of changes are remembered.
+pub const MARKS: usize = 64;
+
+/// Which change the catalog was read behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatalogVersion {
+    /// Grows with every change; after a failover to an older copy it begins at a lower one again.
+    pub number: i64,
+    /// Drawn at random by the change; none before the first that drew one.
+    pub mark: Option<Uuid>,
+}
+
 /// What a change left behind, and the catalog's version that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed<T> {
     /// The value as it is stored now.
     pub value: T,
     /// The version of the catalog from which on the change is seen.
-    pub catalog_version: i64,
+    pub catalog_version: CatalogVersion,
 }
 
 /// A change under way; dropped without `commit`, it never happened.
@@ -24,7 +36,9 @@ pub(super) struct Change {
     /// Who makes the change; written into every entry.
     actor: UserId,
     /// What the catalog's version is once this is committed.
-    catalog_version: i64,
+    catalog_version: CatalogVersion,
+    /// The mark of the change before.
+    before: Option<Uuid>,
 }
 
 /// One audit entry of a change, but for what the change itself knows.
@@ -42,19 +56,24 @@ impl Store {
     /// order, and no two can deadlock.
     pub(super) async fn begin_change(&self, actor: &UserId) -> Result<Change, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let catalog_version = sqlx::query_scalar!(
-            "update catalog_version set version = version + 1 returning version"
+        let mark = Uuid::new_v4();
+        let row = sqlx::query!(
+            "update catalog_version set version = version + 1, \
+             marks = (array_prepend($1::uuid, marks))[1:$2] returning version, marks[2] as before",
+            mark,
+            MARKS as i32,
         )
         .fetch_one(&mut *transaction)
         .await?;
-        Ok(Change { transaction, actor: actor.clone(), catalog_version })
+        let catalog_version = CatalogVersion { number: row.version, mark: Some(mark) };
+        Ok(Change { transaction, actor: actor.clone(), catalog_version, before: row.before })
     }
 }
 
 impl Change {
     /// Whether nothing was changed between a version of the catalog and this change.
-    pub(super) fn follows_on(&self, catalog_version: i64) -> bool {
-        self.catalog_version == catalog_version + 1
+    pub(super) fn follows_on(&self, known: CatalogVersion) -> bool {
+        self.catalog_version.number == known.number + 1 && self.before == known.mark
     }
 
     /// The connection on which the change's statements run.

@@ -1,6 +1,6 @@
 //! Channels: listed and found, and changed with their audit entries.
 
-use super::change::{Change, Committed, Entry};
+use super::change::{CatalogVersion, Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError, rules};
 use crate::domain::channel::{Channel, ChannelName, MAX_CHANNELS, Slow, cost_of};
 use crate::domain::expression::compiled::{Compiled, Pool};
@@ -15,7 +15,7 @@ use sqlx::PgExecutor;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownCost {
     /// The catalog's version.
-    pub catalog_version: i64,
+    pub catalog_version: CatalogVersion,
     /// Of all its channels but the one that is changed.
     pub others: Cost,
 }

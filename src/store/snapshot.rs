@@ -1,9 +1,10 @@
 //! What the catalog is built from: its version, its content at one moment, and the news that it
 //! changed.
 
+use super::change::CatalogVersion;
 use super::channels::list_all_channels;
 use super::instances::list_instances;
-use super::pool::ACQUIRE_TIMEOUT;
+use super::pool::{ACQUIRE_TIMEOUT, CLOSING};
 use super::revocations::list_all_revocations;
 use super::{Store, StoreError};
 use crate::domain::channel::Channel;
@@ -13,6 +14,19 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{PgExecutor, PgPool};
 use std::collections::HashMap;
 use std::io;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Everything that is stored, at one moment.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The version at which all was so.
+    pub version: CatalogVersion,
+    /// The marks of the last changes, that of the version first.
+    pub marks: Vec<Uuid>,
+    /// Every instance with what belongs to it, by id.
+    pub instances: Vec<Configured>,
+}
 
 /// An instance and what belongs to it.
 #[derive(Clone, Debug)]
@@ -26,22 +40,32 @@ pub struct Configured {
 }
 
 impl Store {
-    /// The version of the last committed change; 0 before the first. Errors: `StoreError`.
-    pub async fn find_catalog_version(&self) -> Result<i64, StoreError> {
-        find_catalog_version(&self.pool).await
+    /// The version of the last committed change; number 0 before the first. Errors: `StoreError`,
+    /// also where the server only follows another: what it has may be old.
+    pub async fn find_catalog_version(&self) -> Result<CatalogVersion, StoreError> {
+        let found = sqlx::query!(
+            "select version, marks[1] as mark, \
+             current_setting('transaction_read_only') = 'on' as \"follows!\" from catalog_version"
+        );
+        let found = found.fetch_one(&self.pool).await?;
+        if found.follows {
+            let why = io::Error::other("the server takes no changes");
+            return Err(StoreError::Unavailable(sqlx::Error::Io(why)));
+        }
+        Ok(CatalogVersion { number: found.version, mark: found.mark })
     }
 
-    /// Every instance with what belongs to it, by id, and the version at which all was so. Errors:
-    /// `StoreError`.
-    pub async fn load_catalog(&self) -> Result<(i64, Vec<Configured>), StoreError> {
+    /// Everything that is stored. Errors: `StoreError`.
+    pub async fn load_catalog(&self) -> Result<Stored, StoreError> {
         let mut snapshot =
             self.pool.begin_with("begin isolation level repeatable read read only").await?;
-        let version = find_catalog_version(&mut *snapshot).await?;
+        let (number, marks) = list_marks(&mut *snapshot).await?;
         let instances = list_instances(&mut *snapshot, None, None).await?;
         let channels = list_all_channels(&mut *snapshot, self.compiled()).await?;
         let revocations = list_all_revocations(&mut *snapshot).await?;
         snapshot.commit().await?;
-        Ok((version, configured(instances, channels, revocations)))
+        let version = CatalogVersion { number, mark: marks.first().copied() };
+        Ok(Stored { version, marks, instances: configured(instances, channels, revocations) })
     }
 
     /// Listens for changes from now on, on a connection of its own, which `close` neither ends nor
@@ -82,15 +106,19 @@ impl Changes {
 }
 
 impl Changes {
-    /// Ends the connection, and waits for it.
+    /// Ends the connection, and waits for it, two seconds at most.
     pub async fn close(self) {
         drop(self.listener);
-        self.pool.close().await;
+        // One that leads nowhere ends with the process.
+        drop(timeout(CLOSING, self.pool.close()).await);
     }
 }
 
-async fn find_catalog_version(executor: impl PgExecutor<'_>) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar!("select version from catalog_version").fetch_one(executor).await?)
+/// The version's number, and the marks of the last changes.
+async fn list_marks(executor: impl PgExecutor<'_>) -> Result<(i64, Vec<Uuid>), StoreError> {
+    let found = sqlx::query!("select version, marks from catalog_version");
+    let found = found.fetch_one(executor).await?;
+    Ok((found.version, found.marks))
 }
 
 fn configured(

@@ -51,6 +51,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 const INSIDE: &[inside::Row<'static>] = &[
     ("relay/settings", &[]),
     ("relay/totals", &[]),
+    ("relay/tenure", &[]),
     ("relay/progress", &[]),
     ("relay/close", &[]),
     ("relay/head", &["progress"]),
@@ -72,7 +73,7 @@ const INSIDE: &[inside::Row<'static>] = &[
     ),
     ("relay/timelines", &["ids", "settings", "timeline"]),
     ("relay/window_file", &["head", "ids", "progress", "sealed", "timeline", "timelines"]),
-    ("relay/log", &["head", "queue", "sealed", "timeline"]),
+    ("relay/log", &["head", "queue", "sealed", "tenure", "timeline"]),
     (
         "relay/member",
         &[
@@ -114,7 +115,8 @@ const INSIDE: &[inside::Row<'static>] = &[
     ("api/under_way", &["error", "transport"]),
     ("api/body", &["credentials", "error", "patience", "state", "transport"]),
     ("api/pieces", &["under_way"]),
-    ("api/middleware", &["counters", "error", "pieces", "state", "under_way"]),
+    ("api/health", &["state"]),
+    ("api/middleware", &["counters", "error", "health", "pieces", "state", "under_way"]),
     ("api/publish_rights", &[]),
     ("api/admission", &["body", "credentials", "error", "middleware", "publish_rights", "state"]),
 ];

@@ -45,7 +45,7 @@ async fn run(command: &mut Command) -> (i32, String, String) {
 }
 
 /// Runs a command that must fail and say why in one sentence, the last thing it says.
-async fn refusal(command: &mut Command, code: i32) -> String {
+pub async fn refusal(command: &mut Command, code: i32) -> String {
     let (ended_with, _, said) = run(command).await;
     let sentences: Vec<_> = said.lines().filter(|line| line.starts_with("herald: ")).collect();
     assert_eq!(

@@ -5,7 +5,12 @@ use crate::command_line::{
     servers,
 };
 use crate::support::postgres::OwnPostgres;
-use crate::support::{App, Options, Token, token, until, within};
+use crate::support::road::Road;
+use crate::support::{App, Options, Token, postgres, token, until, within};
+use herald::domain::channel::{Channel, ChannelName, Slow};
+use herald::domain::instance::InstanceId;
+use herald::domain::principal::UserId;
+use herald::domain::rule::Rules;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -72,13 +77,99 @@ async fn without_postgres_messages_go_on_and_management_answers_503() {
 
 #[actix_web::test]
 async fn a_change_made_elsewhere_arrives_without_a_request() {
-    let database = crate::support::postgres::database().await;
-    let one = App::launch(Options::default(), database.clone()).await;
-    one.create_instance("main", json!({})).await;
-    let two = App::launch(Options::default(), database).await;
-    let mut socket = two.connect(&token("a")).await;
-    one.create_channel(json!({"name": "news"})).await;
+    let database = postgres::database().await;
+    let app = App::launch(Options::default(), database.clone()).await;
+    app.create_instance("main", json!({})).await;
+    let mut socket = app.connect(&token("a")).await;
+    let news = Channel {
+        name: ChannelName::new("news").unwrap(),
+        description: String::new(),
+        enabled: true,
+        rules: Rules::everyone(),
+        publish_rules: Rules::everyone(),
+        payload_limit: None,
+        slow: Slow::default(),
+        version: 1,
+    };
+    let (by, main) = (UserId::new("root").unwrap(), InstanceId::new("main").unwrap());
+    let stored = postgres::store(&database).insert_channel(&by, &main, &news, None).await;
+    stored.expect("it is stored");
     assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
+}
+
+/// Has the server take no changes, as one does that follows another; sessions that are open too.
+async fn set_read_only(postgres: &OwnPostgres, is_on: bool) {
+    let setting = format!("ALTER SYSTEM SET default_transaction_read_only = {is_on}");
+    postgres::execute_in(&postgres.url(), &setting).await;
+    postgres::execute_in(&postgres.url(), "SELECT pg_reload_conf()").await;
+}
+
+#[actix_web::test]
+async fn a_server_that_takes_no_changes_is_left_for_the_one_that_does() {
+    let mut postgres = OwnPostgres::start().await;
+    let app = App::launch(Options::default(), postgres.url()).await;
+    app.create_instance("main", json!({})).await;
+    let mut socket = app.connect(&token("a")).await;
+    set_read_only(&postgres, true).await;
+    for series in ["herald_postgres_up 0", "herald_lease_held 0"] {
+        let said = async { while !app.metrics().await.contains(series) {} };
+        within(series, said).await;
+    }
+    let (admin, news) = (Token::admin("root"), Some(json!({"name": "news"})));
+    let refused = app.call("POST", "/v1/channels", Some(&admin), news.clone(), 503).await;
+    assert_eq!(refused.code(), "STORE_UNAVAILABLE");
+    assert_eq!(app.publish("ALL", json!("goes on")).await["queued"], 1);
+    assert_eq!(socket.data().await, "goes on");
+    set_read_only(&postgres, false).await;
+    for series in ["herald_postgres_up 1", "herald_lease_held 1"] {
+        let said = async { while !app.metrics().await.contains(series) {} };
+        within(series, said).await;
+    }
+    app.call("POST", "/v1/channels", Some(&admin), news, 201).await;
+    assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
+    drop(app);
+    postgres.go_away().await;
+}
+
+#[actix_web::test]
+async fn connections_that_lead_nowhere_are_left_for_new_ones() {
+    let database = postgres::database().await;
+    let road = Road::to(&database).await;
+    let app = App::launch(Options::default(), road.url.clone()).await;
+    app.create_instance("main", json!({})).await;
+    let mut socket = app.connect(&token("a")).await;
+    road.strand();
+    let (admin, news) = (Token::admin("root"), json!({"name": "news"}));
+    let mut created = false;
+    while !created {
+        let request = app.request("POST", "/v1/channels").header("instance", "main");
+        let request = request.bearer_auth(admin.sign()).json(&news);
+        created = request.send().await.expect("it answers").status() == 201;
+    }
+    assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:news"]));
+    assert!(app.metrics().await.contains("herald_lease_held 1"));
+    app.stopped().await;
+}
+
+#[actix_web::test]
+async fn another_change_of_the_same_number_is_not_taken_for_the_same() {
+    let database = postgres::database().await;
+    let app = App::launch(Options::default(), database.clone()).await;
+    app.create_instance("main", json!({})).await;
+    app.create_channel(json!({"name": "one"})).await;
+    let mut socket = app.connect(&token("a")).await;
+    assert_eq!(socket.connected["channels"], json!(["ALL", "user:a", "channel:one"]));
+    // A failover to a copy without the last change, and another change there.
+    postgres::execute_in(
+        &database,
+        "update channels set name = 'two'; \
+         update catalog_version set marks = array_prepend(gen_random_uuid(), marks[2:])",
+    )
+    .await;
+    assert_eq!(socket.frame().await["channels"], json!(["ALL", "user:a", "channel:two"]));
+    app.create_channel(json!({"name": "three"})).await;
+    let told = json!(["ALL", "user:a", "channel:three", "channel:two"]);
+    assert_eq!(socket.frame().await["channels"], told);
 }
 
 /// Programs of Postgres of which the server can be kept from starting.

@@ -2,11 +2,13 @@
 //! revocation.
 
 use crate::support::app::Answer;
-use crate::support::postgres::{OwnPostgres, database};
+use crate::support::postgres::{OwnPostgres, database, execute_in as execute, store};
 use crate::support::{App, Options, Socket, Token, token, within};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use herald::domain::instance::InstanceId;
+use herald::domain::principal::UserId;
+use herald::domain::revocation::{Revocation, TokenId};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 const PATH: &str = "/v1/revocations";
 
@@ -45,15 +47,6 @@ async fn is_closed_as_revoked(mut socket: Socket) {
     let (code, reason) = socket.closed().await;
     assert_eq!(code, 4401, "{reason}");
     assert!(reason.starts_with("TOKEN_REVOKED: "), "{reason}");
-}
-
-/// Runs a statement in the server's database.
-async fn execute(database: &str, statement: &str) {
-    let mut connection = PgConnection::connect(database).await.expect("Postgres takes connections");
-    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
-        .execute(&mut connection)
-        .await
-        .expect("the statement is good");
 }
 
 #[actix_web::test]
@@ -208,13 +201,16 @@ async fn a_revocation_outlives_a_restart() {
 }
 
 #[actix_web::test]
-async fn another_node_closes_its_sockets_too() {
+async fn a_revocation_made_elsewhere_closes_sockets_too() {
     let database = database().await;
-    let one = App::launch(Options::default(), database.clone()).await;
-    one.create_instance("main", json!({})).await;
-    let two = App::launch(Options::default(), database).await;
-    let open = two.connect(&token("a").with("jti", "t")).await;
-    revoke_token(&one, "t").await;
+    let app = App::launch(Options::default(), database.clone()).await;
+    app.create_instance("main", json!({})).await;
+    let open = app.connect(&token("a").with("jti", "t")).await;
+    let (id, main) = (TokenId::new("t").unwrap(), InstanceId::new("main").unwrap());
+    let hour = Utc::now() + TimeDelta::hours(1);
+    let revocation = Revocation::Token { id, expires_at: hour };
+    let by = UserId::new("root").unwrap();
+    store(&database).insert_revocation(&by, &main, revocation, hour).await.expect("it is stored");
     is_closed_as_revoked(open).await;
 }
 

@@ -26,6 +26,13 @@ pub enum NotPlaced {
     /// A worker's queue is full: the message has no place and went to none.
     #[error("a worker's queue is full")]
     Overloaded,
+    /// This node does not hold the database, or is not sure of it: the message has no place and went
+    /// to none.
+    #[error("this node does not hold the database")]
+    NotHeld,
+    /// It was held up between the leave to place it and its place: another node may have begun.
+    #[error("this node was held up for longer than it may")]
+    TooLate,
     /// The shared log has another message with its id.
     #[error("the id was used for another message, or by another user")]
     Reused,

@@ -9,6 +9,7 @@ pub use shared::{NotNow, SharedLog};
 
 use super::queue::Sender;
 use super::sealed::Sealed;
+use super::tenure::Tenure;
 use super::timeline::Timeline;
 use crate::domain::cursor::Cursor;
 use crate::domain::instance::InstanceId;
@@ -17,8 +18,9 @@ use std::sync::Arc;
 
 /// Who gives a message its place.
 pub enum Log {
-    /// A counter, under the order's lock: no hop, no task.
-    Memory,
+    /// A counter, under the order's lock: no hop, no task. Gives places while this node holds the
+    /// database.
+    Memory(Tenure),
     /// Another's log: a message comes back from it to every node, and is applied then.
     Shared(Arc<dyn SharedLog>),
 }
@@ -33,7 +35,7 @@ impl Log {
         run: &mut Vec<Sealed>,
     ) -> Vec<Result<Appended, NotPlaced>> {
         match self {
-            Self::Memory => memory::append(timeline, queues, run),
+            Self::Memory(tenure) => memory::append(timeline, queues, tenure, run),
             Self::Shared(log) => log.append(timeline.instance(), std::mem::take(run)).await,
         }
     }
@@ -46,7 +48,7 @@ impl Log {
         sealed: Sealed,
     ) -> Result<Appended, NotPlaced> {
         match self {
-            Self::Memory => memory::append_one(timeline, queues, sealed),
+            Self::Memory(tenure) => memory::append_one(timeline, queues, tenure, sealed),
             Self::Shared(log) => {
                 let mut answers = log.append(timeline.instance(), vec![sealed]).await;
                 answers.pop().unwrap_or(Err(NotPlaced::Unknown))
@@ -69,10 +71,18 @@ impl Log {
         }
     }
 
+    /// Whether messages may get places here now, as far as that is this node's to know.
+    pub fn is_held(&self) -> bool {
+        match self {
+            Self::Memory(tenure) => tenure.is_held(),
+            Self::Shared(_) => true,
+        }
+    }
+
     /// The epoch of a fresh timeline; none where it is drawn at random.
     pub fn epoch_of(&self, instance: &InstanceId) -> Option<u64> {
         match self {
-            Self::Memory => None,
+            Self::Memory(_) => None,
             Self::Shared(log) => Some(log.epoch_of(instance)),
         }
     }
@@ -81,7 +91,7 @@ impl Log {
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Memory => "Log::Memory",
+            Self::Memory(_) => "Log::Memory",
             Self::Shared(_) => "Log::Shared",
         })
     }

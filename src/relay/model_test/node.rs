@@ -6,7 +6,7 @@ use super::shared_log::{CommonLog, Follower};
 use super::world::{Terms, World};
 use crate::catalog::Catalog;
 use crate::domain::instance::InstanceId;
-use crate::relay::{Link, Log, Relay, Worker};
+use crate::relay::{Link, Log, Relay, Tenure, Worker};
 use futures_util::FutureExt;
 use std::pin::pin;
 use std::rc::Rc;
@@ -49,7 +49,7 @@ impl Node {
         let follower = log.map(|log| Arc::new(Follower::new(log)));
         let end = match &follower {
             Some(follower) => Log::Shared(follower.clone()),
-            None => Log::Memory,
+            None => Log::Memory(Tenure::default()),
         };
         let relay = Relay::with_log(catalog.clone(), terms.settings(), end);
         if let Some(follower) = &follower {

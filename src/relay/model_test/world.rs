@@ -311,7 +311,7 @@ impl World {
     pub fn restart(&mut self, graceful: bool) {
         self.leave(0);
         let mut file = Vec::new();
-        self.nodes[0].relay.write_windows(&mut file).unwrap();
+        self.nodes[0].relay.write_windows("1", &mut file).unwrap();
         let fresh = Node::start(&self.catalog, self.terms, None);
         let old = std::mem::replace(&mut self.nodes[0], fresh);
         if graceful {
@@ -320,7 +320,7 @@ impl World {
             (node.applied, node.given_up_to, node.ids_gone_to) =
                 (applied, given_up_to, ids_gone_to);
             let compiled = Compiled::new(CompiledBounds::default());
-            node.relay.read_windows(file.as_slice(), &compiled).unwrap();
+            node.relay.read_windows(Some("1"), file.as_slice(), &compiled).unwrap();
         } else {
             self.tenancies.iter_mut().for_each(|tenancy| tenancy.sent.clear());
         }

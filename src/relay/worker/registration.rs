@@ -4,6 +4,7 @@ use super::authorize::{Refusal, may_come};
 use super::jobs::Job;
 use super::newcomer::{Joining, Newcomer};
 use super::thread::Worker;
+use super::workers::Workers;
 use crate::domain::cursor::Cursor;
 use crate::domain::expression::{Expression, Outcome};
 use crate::domain::instance::InstanceId;
@@ -62,6 +63,9 @@ pub enum ConnectError {
     /// It may not come any more.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The node does not hold the database, or is not sure of it.
+    #[error("this node does not hold the database")]
+    NotHeld,
 }
 
 /// A registered connection; dropping it leaves every index.
@@ -102,16 +106,12 @@ pub(crate) async fn connect(
 ) -> Result<Registration, ConnectError> {
     let workers = &worker.workers;
     let (bounds, deadline) = (workers.settings.connection, time::Instant::now() + PATIENCE);
-    if workers.is_draining() {
-        return Err(ConnectError::Draining);
-    }
+    may_take_in(workers)?;
     let process_seat = ProcessSeat::take(&workers.open, workers.settings.connections)?;
     let seat = timeline.take_seat(&joining.principal.user, &joining.tenant.instance.limits)?;
     let mut newcomer = Box::new(Newcomer::new(timeline, joining));
     loop {
-        if workers.is_draining() {
-            return Err(ConnectError::Draining);
-        }
+        may_take_in(workers)?;
         let Joining { principal, tenant, .. } = &newcomer.joining;
         // The newest rules count: whatever comes later reaches this worker as a change.
         let newest = workers.catalog.tenant(&tenant.instance.id);
@@ -121,6 +121,17 @@ pub(crate) async fn connect(
             return register(worker, *newcomer, seat, process_seat);
         }
         newcomer = wait(worker, newcomer, deadline).await?;
+    }
+}
+
+/// Whether this node takes anyone in. Errors: `ConnectError`.
+fn may_take_in(workers: &Workers) -> Result<(), ConnectError> {
+    if workers.is_draining() {
+        return Err(ConnectError::Draining);
+    }
+    match workers.log.is_held() {
+        true => Ok(()),
+        false => Err(ConnectError::NotHeld),
     }
 }
 

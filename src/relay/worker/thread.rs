@@ -4,7 +4,7 @@
 use super::asked::Asked;
 use super::inboxes::MAX_ASKED;
 use super::shard::Shard;
-use super::workers::{Taken, Workers};
+use super::workers::{Leaving, Taken, Workers};
 use crate::admittance::Admittance;
 use crate::catalog::Snapshot;
 use crate::relay::close::Close;
@@ -46,7 +46,7 @@ struct Inputs {
     queue: Receiver,
     questions: mpsc::Receiver<Asked>,
     changes: watch::Receiver<Arc<Snapshot>>,
-    draining: watch::Receiver<bool>,
+    leaving: watch::Receiver<Leaving>,
     rechecks: watch::Receiver<()>,
 }
 
@@ -63,7 +63,7 @@ impl Worker {
             queue,
             questions,
             changes: workers.catalog.changes(),
-            draining: workers.drain_signal(),
+            leaving: workers.leave_signal(),
             rechecks: workers.recheck_signal(),
         };
         let worker = Self {
@@ -85,7 +85,7 @@ impl Worker {
     /// Runs as long as its thread's tasks. One tick a second looks after all connections: no timer
     /// a connection.
     async fn run(self, inputs: Inputs) {
-        let Inputs { mut queue, mut questions, mut changes, mut draining, mut rechecks } = inputs;
+        let Inputs { mut queue, mut questions, mut changes, mut leaving, mut rechecks } = inputs;
         let mut ticker = tokio::time::interval(Duration::from_secs(1));
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let behind = queue.behind();
@@ -97,7 +97,8 @@ impl Worker {
                 biased;
                 _ = ticker.tick() => self.look_after_all(),
                 Ok(()) = rechecks.changed() => self.look_after_all(),
-                changed = draining.changed() => match changed {
+                changed = leaving.changed() => match changed {
+                    Ok(()) if *leaving.borrow_and_update() != Leaving::SendsAway => {}
                     Ok(()) => drop(tokio::task::spawn_local(self.clone().drain())),
                     Err(_) => return,
                 },
@@ -172,6 +173,10 @@ impl Worker {
                 self.send_away(*key, plan.spread_ms * share / keys.len() as u64);
             }
             tokio::time::sleep(plan.waves / WAVES as u32).await;
+            if !self.workers.is_draining() {
+                // All were gone, and the node has begun anew.
+                return;
+            }
         }
         // Whoever registered between the signal and the first wave.
         let late = self.shard.borrow().keys();

@@ -50,8 +50,8 @@ pub(crate) struct Workers {
     pub counts: Arc<WorkerCounts>,
     /// Connections of the process.
     pub open: Arc<AtomicUsize>,
-    /// True once the node is going away.
-    draining: watch::Sender<bool>,
+    /// Whether the node is going away.
+    leaving: watch::Sender<Leaving>,
     /// Rung when all are to look after their connections at once.
     recheck: watch::Sender<()>,
 }
@@ -63,6 +63,17 @@ pub(crate) struct Taken {
     pub waiting: usize,
     /// The sets that connections hear.
     pub heard: usize,
+}
+
+/// How far a node has come with going away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It stays.
+    No,
+    /// It takes nobody in any more.
+    DoorsClosed,
+    /// It sends everyone away.
+    SendsAway,
 }
 
 /// How a drain goes about it.
@@ -88,7 +99,7 @@ impl Workers {
             taken: RwLock::default(),
             counts: Arc::default(),
             open: Arc::default(),
-            draining: watch::Sender::new(false),
+            leaving: watch::Sender::new(Leaving::No),
             recheck: watch::Sender::new(()),
         }
     }
@@ -158,16 +169,26 @@ impl Workers {
 
     /// Whether the node is going away.
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.leaving.borrow() != Leaving::No
     }
 
-    /// The node is going away.
+    /// The node is going away: it takes nobody in any more.
+    pub fn close_doors(&self) {
+        self.leaving.send_replace(Leaving::DoorsClosed);
+    }
+
+    /// The same, and everyone is sent away.
     pub fn begin_draining(&self) {
-        self.draining.send_replace(true);
+        self.leaving.send_replace(Leaving::SendsAway);
     }
 
-    pub(super) fn drain_signal(&self) -> watch::Receiver<bool> {
-        self.draining.subscribe()
+    /// The node has come back: it takes newcomers again.
+    pub fn end_draining(&self) {
+        self.leaving.send_replace(Leaving::No);
+    }
+
+    pub(super) fn leave_signal(&self) -> watch::Receiver<Leaving> {
+        self.leaving.subscribe()
     }
 
     /// Has every worker look after its connections now, not at its next tick.

@@ -5,6 +5,7 @@ pub mod app;
 pub mod postgres;
 pub mod proxy;
 pub mod raw;
+pub mod road;
 pub mod socket;
 pub mod stream;
 pub mod tokens;

@@ -1,6 +1,8 @@
 //! One real Postgres for all tests of this binary; every test has a database of its own in it.
 
+use herald::domain::expression::compiled::{Compiled, CompiledBounds};
 use herald::postgres::{PostgresSettings, PrivatePostgres};
+use herald::store::Store;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use std::path::Path;
@@ -17,6 +19,25 @@ static DATABASES: AtomicUsize = AtomicUsize::new(0);
 /// The URL of a new and empty database.
 pub async fn database() -> String {
     tokio::task::spawn_blocking(new_database).await.expect("a database can be made")
+}
+
+/// What another program may do in the server's database beside it.
+pub fn store(database: &str) -> Store {
+    let options: PgConnectOptions = database.parse().expect("a URL");
+    let compiled = Compiled::new(CompiledBounds::default());
+    Store::new(options.disable_statement_logging(), compiled)
+}
+
+/// Runs statements in the server's database.
+pub async fn execute_in(database: &str, statements: &str) {
+    execute(&database.parse().expect("a URL"), statements.to_owned()).await;
+}
+
+/// The texts that a query finds in the server's database.
+pub async fn texts(database: &str, query: &str) -> Vec<String> {
+    let mut connection = PgConnection::connect(database).await.expect("Postgres takes connections");
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(query.to_owned()));
+    query.fetch_all(&mut connection).await.expect("a list")
 }
 
 fn new_database() -> String {
