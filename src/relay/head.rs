@@ -54,12 +54,18 @@ impl Head {
 
     /// What it is counted with, in bytes.
     pub fn bytes(&self) -> usize {
+        HEAD_BYTES + self.text_bytes()
+    }
+
+    /// What its texts take, of which publishers choose the length.
+    pub fn text_bytes(&self) -> usize {
         let Exclusion { users, connections } = &self.reach.exclude;
         let excluded = users.iter().map(|user| user.as_str().len());
         let excluded = excluded.chain(connections.iter().map(String::len));
         let texts = self.reach.audiences.iter().map(Audience::name_bytes).chain(excluded);
         let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
-        HEAD_BYTES + self.id.len() + self.address.len() + texts
+        let component = self.author.component.as_deref().map_or(0, str::len);
+        self.id.len() + self.address.len() + component + texts
     }
 }
 
