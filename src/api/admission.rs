@@ -159,8 +159,8 @@ impl Admission for Publisher {
         if !principal.may_publish(&tenant.instance.publish_roles) {
             return Err(Problem::new(Code::PublishDenied, NO_PUBLISHER));
         }
-        let component = principal.component.as_deref().map(Into::into);
-        let author = Arc::new(Author { user: principal.user.clone(), component });
+        let author = Author::new(principal.user.clone(), principal.component.as_deref());
+        let author = Arc::new(author);
         Ok(Self { principal, author, tenant, rights: PublishRights::default() })
     }
 

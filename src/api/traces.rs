@@ -98,7 +98,7 @@ pub struct MessageTrace {
 pub struct PublisherBody {
     /// The token's user.
     user_id: String,
-    /// The token's component; `null` for one who publishes by a role.
+    /// The token's component, its first 128 bytes; `null` for one who publishes by a role.
     component: Option<String>,
 }
 

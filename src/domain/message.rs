@@ -4,7 +4,7 @@ use super::audience::{Address, Audiences};
 use super::channel::Slow;
 use super::expression::Expression;
 use super::principal::UserId;
-use super::text::text_value;
+use super::text::{MAX_ID_BYTES, text_value};
 use chrono::{DateTime, Utc};
 use memchr::memchr2;
 use std::sync::Arc;
@@ -131,6 +131,14 @@ pub struct Author {
     pub component: Option<Arc<str>>,
 }
 
+impl Author {
+    /// Of a component's name its first 128 bytes: it is kept with every message, to be shown.
+    pub fn new(user: UserId, component: Option<&str>) -> Self {
+        let cut = |name: &str| name[..name.floor_char_boundary(MAX_ID_BYTES)].into();
+        Self { user, component: component.map(cut) }
+    }
+}
+
 /// Whom a message is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
@@ -218,6 +226,17 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_components_name_128_bytes_are_kept() {
+        let kept = |name: &str| {
+            let author = Author::new(UserId::new("shop").unwrap(), Some(name));
+            author.component.map(|component| component.len())
+        };
+        let cases = ["x".repeat(127), "x".repeat(128), "x".repeat(129), "é".repeat(9_000)];
+        assert_eq!(cases.map(|name| kept(&name)), [127, 128, 128, 128].map(Some));
+        assert_eq!(kept(&format!("x{}", "é".repeat(64))), Some(127));
+    }
 
     #[test]
     fn white_space_goes_outside_strings_only_and_bytes_stay() {

@@ -55,18 +55,20 @@ impl Head {
 
     /// What it is counted with, in bytes.
     pub fn bytes(&self) -> usize {
-        HEAD_BYTES + self.id.len() + self.address.len() + self.reach_bytes()
+        HEAD_BYTES + self.text_bytes()
     }
 
-    /// What says whom it is for is counted with, in bytes; of a filter its text, since what it is
-    /// evaluated by is counted where it is compiled.
-    pub fn reach_bytes(&self) -> usize {
+    /// What its texts are counted with, of which publishers choose the length; of a filter its
+    /// text, since what it is evaluated by is counted where it is compiled.
+    pub fn text_bytes(&self) -> usize {
         let Reach { audiences, exclude: Exclusion { users, connections }, filter } = &*self.reach;
         let excluded = users.iter().map(|user| user.as_str().len());
         let excluded = excluded.chain(connections.iter().map(String::len));
         let texts = audiences.iter().map(Audience::name_bytes).chain(excluded);
         let texts: usize = texts.map(|text| text + size_of::<Audience>()).sum();
-        texts + filter.as_ref().map_or(0, Expression::kept_bytes)
+        let component = self.author.component.as_deref().map_or(0, str::len);
+        let filter = filter.as_ref().map_or(0, Expression::kept_bytes);
+        self.id.len() + self.address.len() + component + texts + filter
     }
 }
 

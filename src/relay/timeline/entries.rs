@@ -5,8 +5,8 @@ use crate::relay::frame::Frame;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Bytes that an entry is counted with beyond its frame and whom it is for; generous, so that the bound holds for
-/// small messages too.
+/// Bytes that an entry is counted with beyond its frame and its head's texts; generous, so that the
+/// bound holds for small messages too.
 const ENTRY_BYTES: usize = 384;
 
 /// The entries of one window. A number tells the entry's slot.
@@ -47,8 +47,8 @@ pub(crate) struct Entry {
 impl Entry {
     /// A message that so many audiences hold.
     pub fn new(frame: Frame, kept_until: Instant, held_by: usize) -> Self {
-        let reach = frame.head().map_or(0, |head| head.reach_bytes());
-        let bytes = ENTRY_BYTES + frame.wire_bytes() + reach;
+        let texts = frame.head().map_or(0, |head| head.text_bytes());
+        let bytes = ENTRY_BYTES + frame.wire_bytes() + texts;
         Self { frame, kept_until, held_by, bytes }
     }
 
@@ -175,5 +175,39 @@ impl Entries {
 
     fn slot(&self, number: u64) -> Option<&Slot> {
         self.slots.get(number.checked_sub(self.first)? as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::cursor::Cursor;
+    use crate::domain::message::{Author, Exclusion, Message, Reach};
+    use crate::domain::principal::UserId;
+    use crate::relay::sealed::Sealed;
+    use std::sync::Arc;
+
+    /// Whom a message leaves out, and the publisher's component, are kept with it.
+    #[test]
+    fn what_is_kept_of_a_message_beside_its_bytes_is_counted() {
+        let bytes = |message: Message| {
+            let cursor = Cursor { epoch: 1, position: 1 };
+            let (head, frame) = Sealed::new(message, None).place(cursor, None, 0);
+            let wire = frame.wire_bytes();
+            let mut entries = Entries::new(0);
+            entries.push(1, Entry::new(frame, Instant::now(), 1));
+            (entries.bytes() - wire, head.bytes())
+        };
+        let plain = Message::of_a_test("1");
+        let (entry, head) = bytes(Message::of_a_test("1"));
+        let component = Some("c".repeat(10_000).into());
+        let author = Author { user: plain.author.user.clone(), component };
+        let users = (0..100).map(|number| UserId::new(format!("{number:0>128}")).unwrap());
+        let exclude = Exclusion { users: users.collect(), connections: vec![] };
+        let reach = Reach { exclude, ..Reach::clone(&plain.reach) };
+        let large = Message { author: author.into(), reach: Arc::new(reach), ..plain };
+        let (large_entry, large_head) = bytes(large);
+        assert!(large_entry >= entry + 10_000 + 12_800, "{large_entry} and {entry}");
+        assert!(large_head >= head + 10_000 + 12_800, "{large_head} and {head}");
     }
 }
