@@ -16,7 +16,7 @@ use uuid::Uuid;
 const RENEW: Duration = Duration::from_secs(1);
 /// How often another's lease is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often a lease in vain is tried to be taken of a Postgres that does not answer.
+/// How often a Postgres that does not answer is asked.
 const RETRY: Duration = Duration::from_millis(500);
 
 const TAKEN: &str = "another herald holds this database, and messages would be lost between the two: \
@@ -112,7 +112,7 @@ impl Keeper {
             let loss = self.hold(taken).await;
             self.told.tenure.lose();
             self.told.figures.lose();
-            (self.holder, self.kept) = (None, None);
+            self.holder = None;
             self.standing.send_replace(Standing::Lost(loss));
             if self.forgotten.recv().await.is_none() {
                 return std::future::pending().await;
@@ -188,7 +188,7 @@ impl Keeper {
             None => (0, None),
             Some(row) => {
                 let name = name(row.term, row.holder);
-                (row.term, self.kept.take_if(|kept| *kept == name))
+                (row.term, self.kept.clone().filter(|kept| *kept == name))
             }
         };
         let term = if continues.is_some() { before } else { before + 1 };
@@ -199,6 +199,7 @@ impl Keeper {
             self.holder = None;
             return Ok(None);
         }
+        self.kept = None;
         self.renewed(&lease, sent, self.stands_by);
         if self.stands_by
             && let Err(error) = self.line.stand_down(self.standby).await
