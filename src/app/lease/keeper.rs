@@ -124,16 +124,23 @@ impl Keeper {
     /// stand by, or Postgres cannot be used.
     async fn obtain(&mut self) -> Result<Taken, StartError> {
         let (mut watch, until) = (Watch::default(), Instant::now() + STORE_PATIENCE);
-        let mut written = None;
+        let (mut written, mut fails) = (None, false);
         loop {
             let pause = match self.try_to_obtain(&mut watch, &mut written).await {
                 Ok(Obtained::Taken(taken)) => return Ok(taken),
                 Ok(Obtained::Not(Sight::Living)) if !self.stands_by => {
                     return Err(StartError(TAKEN.into()));
                 }
-                Ok(Obtained::Not(_)) => LOOK,
+                Ok(Obtained::Not(_)) => {
+                    if std::mem::take(&mut fails) {
+                        tracing::info!("the lease is looked at again");
+                    }
+                    LOOK
+                }
                 Err(error) if *self.standing.borrow() == Standing::StandsBy => {
-                    tracing::debug!(%error, "the lease cannot be looked at");
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "the lease cannot be looked at");
+                    }
                     RETRY
                 }
                 Err(error @ StoreError::Unavailable(_)) if Instant::now() < until => {
