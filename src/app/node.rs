@@ -14,7 +14,7 @@ use crate::postgres::DataLock;
 use crate::relay::Tenure;
 use crate::store::Store;
 use actix_web::dev::{Server, ServerHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -112,11 +112,12 @@ impl<'a> Node<'a> {
     /// Goes away in order: publishing ends, the lease is given back, everyone is sent away, and
     /// what was held is kept.
     pub async fn end(mut self, listening: Listening) {
+        let begun = Instant::now();
         self.api.relay.close_doors();
         self.tenure.set_ready(false);
         let held = self.lease.held().filter(|_| self.serves);
         self.lease.leave().await;
-        drain(self.config, &self.api).await;
+        drain(&self.api, for_the_sockets(self.config).saturating_sub(begun.elapsed())).await;
         listening.client.stop(true).await;
         if let Some(held) = held {
             memory::keep(&self.config.data_dir, &self.api.relay, &held.name);
@@ -153,7 +154,7 @@ impl<'a> Node<'a> {
     async fn lose(&mut self, loss: Loss) -> Result<(), StartError> {
         self.serves = false;
         self.tenure.set_ready(false);
-        drain(self.config, &self.api).await;
+        drain(&self.api, for_the_sockets(self.config)).await;
         if loss == Loss::ToAnother && !self.config.standby {
             return Err(StartError(
                 "another herald has taken the database; this one has sent its clients away".into(),
@@ -175,10 +176,15 @@ fn run_server(server: Server, tasks: &mut JoinSet<()>) -> ServerHandle {
     handle
 }
 
+/// How long sending everyone away may take.
+fn for_the_sockets(config: &Config) -> Duration {
+    config.shutdown.saturating_sub(AFTER_THE_SOCKETS)
+}
+
 /// Nobody new (1012), everyone told when to come back and closed in waves.
-async fn drain(config: &Config, api: &Api) {
+async fn drain(api: &Api, patience: Duration) {
     tracing::info!(connections = api.relay.open(), "going away");
-    let left = api.relay.drain(config.shutdown.saturating_sub(AFTER_THE_SOCKETS)).await;
+    let left = api.relay.drain(patience).await;
     if left > 0 {
         tracing::warn!(connections = left, "some connections did not close in time and are cut");
     }

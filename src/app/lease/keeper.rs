@@ -16,7 +16,7 @@ use uuid::Uuid;
 const RENEW: Duration = Duration::from_secs(1);
 /// How often another's lease is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often a lease in vain is tried to be taken of a Postgres that does not answer.
+/// How often a Postgres that does not answer is asked.
 const RETRY: Duration = Duration::from_millis(500);
 
 const TAKEN: &str = "another herald holds this database, and messages would be lost between the two: \
@@ -112,7 +112,7 @@ impl Keeper {
             let loss = self.hold(taken).await;
             self.told.tenure.lose();
             self.told.figures.lose();
-            (self.holder, self.kept) = (None, None);
+            self.holder = None;
             self.standing.send_replace(Standing::Lost(loss));
             if self.forgotten.recv().await.is_none() {
                 return std::future::pending().await;
@@ -124,16 +124,23 @@ impl Keeper {
     /// stand by, or Postgres cannot be used.
     async fn obtain(&mut self) -> Result<Taken, StartError> {
         let (mut watch, until) = (Watch::default(), Instant::now() + STORE_PATIENCE);
-        let mut written = None;
+        let (mut written, mut fails) = (None, false);
         loop {
             let pause = match self.try_to_obtain(&mut watch, &mut written).await {
                 Ok(Obtained::Taken(taken)) => return Ok(taken),
                 Ok(Obtained::Not(Sight::Living)) if !self.stands_by => {
                     return Err(StartError(TAKEN.into()));
                 }
-                Ok(Obtained::Not(_)) => LOOK,
+                Ok(Obtained::Not(_)) => {
+                    if std::mem::take(&mut fails) {
+                        tracing::info!("the lease is looked at again");
+                    }
+                    LOOK
+                }
                 Err(error) if *self.standing.borrow() == Standing::StandsBy => {
-                    tracing::debug!(%error, "the lease cannot be looked at");
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "the lease cannot be looked at");
+                    }
                     RETRY
                 }
                 Err(error @ StoreError::Unavailable(_)) if Instant::now() < until => {
@@ -188,7 +195,7 @@ impl Keeper {
             None => (0, None),
             Some(row) => {
                 let name = name(row.term, row.holder);
-                (row.term, self.kept.take_if(|kept| *kept == name))
+                (row.term, self.kept.clone().filter(|kept| *kept == name))
             }
         };
         let term = if continues.is_some() { before } else { before + 1 };
@@ -199,6 +206,7 @@ impl Keeper {
             self.holder = None;
             return Ok(None);
         }
+        self.kept = None;
         self.renewed(&lease, sent, self.stands_by);
         if self.stands_by
             && let Err(error) = self.line.stand_down(self.standby).await
