@@ -9,6 +9,7 @@ mod memory;
 mod reload;
 mod secret;
 mod signing_in;
+mod trimming;
 
 pub use error::StartError;
 pub use listen::Addresses;

@@ -6,6 +6,7 @@ use super::descriptors::Room;
 use super::error::StartError;
 use super::memory;
 use super::signing_in::authenticator;
+use super::trimming::keep_audit_trimmed;
 use crate::api::counters::Metrics;
 use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
@@ -111,6 +112,8 @@ pub(super) async fn build(
         settings: Arc::new(api_settings(config, connections)),
     };
     tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
+    let trimming = keep_audit_trimmed(api.store.clone(), config.audit_age);
+    tasks.spawn_local(until(stopped.clone(), trimming));
     tasks.spawn_local(sweep(api.clone(), stopped.clone()));
     Ok(api)
 }

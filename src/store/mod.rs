@@ -5,13 +5,14 @@ mod change;
 mod channels;
 mod error;
 mod instances;
+mod migrations;
 mod pool;
 mod quota_requests;
 mod revocations;
 mod rules;
 mod snapshot;
 
-pub use audit::AuditEntry;
+pub use audit::{AuditEntry, AuditFilter};
 pub use change::Committed;
 pub use channels::KnownCost;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};

@@ -1,8 +1,8 @@
 //! The handle on Postgres: its pool, the migrations, and whether it answers.
 
 use super::error::StoreError;
+use super::migrations;
 use crate::domain::expression::compiled::Compiled;
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgPool};
 use std::time::Duration;
@@ -14,8 +14,6 @@ pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long Postgres works on one statement, waiting for locks included, and bears an idle
 /// transaction; in ms.
 const STATEMENT_TIMEOUT: &str = "5000";
-
-static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold
 /// the password.
@@ -55,7 +53,7 @@ impl Store {
         // back to the pool.
         let mut connection = self.pool.acquire().await?.detach();
         sqlx::query!("set statement_timeout = 0").execute(&mut connection).await?;
-        MIGRATOR.run(&mut connection).await?;
+        migrations::apply(&mut connection).await?;
         Ok(connection.close().await?)
     }
 
@@ -71,5 +69,7 @@ fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("herald").options([
         ("statement_timeout", STATEMENT_TIMEOUT),
         ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
+        // A filter that is left out must leave the plan too.
+        ("plan_cache_mode", "force_custom_plan"),
     ])
 }

@@ -30,6 +30,7 @@ mod pace;
 mod papers;
 mod permissions;
 mod places;
+mod plans;
 mod publishing;
 mod receiving;
 mod reloading;

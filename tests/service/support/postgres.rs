@@ -1,6 +1,8 @@
 //! One real Postgres for all tests of this binary; every test has a database of its own in it.
 
+use herald::domain::expression::compiled::{Compiled, CompiledBounds};
 use herald::postgres::{PostgresSettings, PrivatePostgres};
+use herald::store::Store;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use std::path::Path;
@@ -105,4 +107,19 @@ impl OwnPostgres {
         let settings = PostgresSettings { data_dir: self.directory.path().into(), bin_dir: None };
         self.running = Some(PrivatePostgres::start(&settings).await.expect("Postgres starts"));
     }
+}
+
+/// Runs statements in a database.
+pub async fn run(database: &str, statements: &str) {
+    let mut connection = PgConnection::connect(database).await.expect("Postgres answers");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()))
+        .execute(&mut connection)
+        .await
+        .expect("the statements are good");
+}
+
+/// The store on a database, without a server and without tables.
+pub fn store(database: &str) -> Store {
+    let options = database.parse().expect("a URL of Postgres");
+    Store::new(options, Compiled::new(CompiledBounds::default()))
 }
