@@ -59,11 +59,10 @@ impl Store {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, StoreError> {
-        let is_filtered =
-            filter.actor.is_some() || filter.action.is_some() || filter.target.is_some();
-        let rows = match is_filtered {
-            true => list_filtered(&self.pool, filter, after, limit).await?,
-            false => list_in_time(&self.pool, filter, after, limit).await?,
+        let of_all = AuditFilter { from: filter.from, to: filter.to, ..AuditFilter::default() };
+        let rows = match *filter == of_all {
+            true => list_all(&self.pool, (filter.from, filter.to), after, limit).await?,
+            false => list_filtered(&self.pool, filter, after, limit).await?,
         };
         Ok(rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?)
     }
@@ -123,27 +122,26 @@ async fn list_filtered(
     Ok(rows.fetch_all(executor).await?)
 }
 
-/// By id, of whom it does not matter what was done to what.
-async fn list_in_time(
+/// Those of all instances, by id.
+async fn list_all(
     executor: impl PgExecutor<'_>,
-    filter: &AuditFilter,
+    (from, to): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
     after: Option<Uuid>,
     limit: u32,
 ) -> Result<Vec<AuditRow>, StoreError> {
     // The index knows ids, not times: they bound what is read, and the times decide.
-    let first = filter.from.map_or(Uuid::nil(), |from| least_id(from - CLOCKS_DIFFER));
-    let end = filter.to.map_or(Uuid::max(), |to| least_id(to + CLOCKS_DIFFER));
+    let first = from.map_or(Uuid::nil(), |from| least_id(from - CLOCKS_DIFFER));
+    let end = to.map_or(Uuid::max(), |to| least_id(to + CLOCKS_DIFFER));
     let rows = sqlx::query_as!(
         AuditRow,
         "select instance, id, time, actor, action, target, before, after from audit
-         where ($1::text is null or instance = $1) and id >= $2 and id < $3
-         and ($4::timestamptz is null or time >= $4) and ($5::timestamptz is null or time < $5)
-         order by id desc limit $6",
-        filter.instance.as_ref().map(InstanceId::as_str),
+         where id >= $1 and id < $2
+         and ($3::timestamptz is null or time >= $3) and ($4::timestamptz is null or time < $4)
+         order by id desc limit $5",
         first,
         after.map_or(end, |after| after.min(end)),
-        filter.from,
-        filter.to,
+        from,
+        to,
         i64::from(limit),
     );
     Ok(rows.fetch_all(executor).await?)
@@ -185,8 +183,8 @@ impl TryFrom<AuditRow> for AuditEntry {
     }
 }
 
-/// The time of an id, in UTC; the beginning of time for one that has none.
-fn time_of(id: Uuid) -> DateTime<Utc> {
+/// The time of a UUIDv7, in UTC; 1970 for an id without one.
+pub(super) fn time_of(id: Uuid) -> DateTime<Utc> {
     let milliseconds = (id.as_u128() >> 80) as i64;
     DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
 }

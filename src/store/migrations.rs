@@ -31,7 +31,7 @@ pub(super) async fn apply(connection: &mut PgConnection) -> Result<(), StoreErro
     Ok(MIGRATOR.run(connection).await?)
 }
 
-/// The index that a migration makes outside a transaction; its file bears the index's name.
+/// The index that a migration makes outside a transaction: its file bears the index's name.
 fn concurrent_index(migration: &Migration) -> Option<String> {
     migration.no_tx.then(|| migration.description.replace(' ', "_"))
 }
@@ -56,21 +56,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_migration_outside_a_transaction_makes_the_index_that_its_file_is_named_after() {
-        let mut indexes = 0;
+    fn a_migration_outside_a_transaction_makes_or_drops_the_index_of_its_files_name() {
+        let (mut made, mut dropped) = (0, 0);
         for migration in MIGRATOR.iter() {
             let Some(index) = concurrent_index(migration) else { continue };
-            let made = format!("create index concurrently if not exists {index} on ");
             let sql = migration.sql.as_str();
-            let statements = sql.lines().filter(|line| !line.starts_with("--"));
-            let statements: Vec<&str> = statements.collect();
-            assert!(statements.len() == 1 && statements[0].starts_with(&made), "{sql}");
-            assert!(
-                sql.is_ascii() && sql.matches(';').count() == 1 && sql.ends_with(";\n"),
-                "{sql}"
-            );
-            indexes += 1;
+            // More than one statement would be one transaction again.
+            let statements: Vec<&str> =
+                sql.lines().filter(|line| !line.starts_with("--")).collect();
+            let [statement] = statements[..] else { panic!("{sql}") };
+            assert!(statement.matches(';').count() == 1 && statement.ends_with(';'), "{sql}");
+            if let Some(old) = index.strip_prefix("without_") {
+                assert_eq!(statement, format!("drop index concurrently if exists {old};"));
+                dropped += 1;
+            } else {
+                let make = format!("create index concurrently if not exists {index} on ");
+                assert!(statement.starts_with(&make), "{sql}");
+                made += 1;
+            }
         }
-        assert!(indexes > 0);
+        assert!(made > 0 && dropped > 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Revocations: listed and found, made and taken back with their audit entries, and forgotten once
 //! they are over.
 
+use super::audit::time_of;
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError};
 use crate::domain::instance::InstanceId;
@@ -36,9 +37,12 @@ impl Store {
         let rows = sqlx::query_as!(
             RevocationRow,
             "select id, token_id, expires_at, user_id, issued_before, created_by, created_at from revocations
-             where instance = $1 and ($2::uuid is null or id < $2) order by id desc limit $3",
+             where instance = $1 and ($2::uuid is null or (created_at, id) <
+                 (coalesce((select created_at from revocations where id = $2), $3::timestamptz), $2))
+             order by created_at desc, id desc limit $4",
             instance.as_str(),
             after,
+            after.map(time_of),
             i64::from(limit),
         )
         .fetch_all(&self.pool)

@@ -9,6 +9,7 @@ mod support;
 
 mod agreeing;
 mod architecture;
+mod audit;
 mod bodies;
 mod bounds;
 mod browser;
