@@ -25,6 +25,7 @@ mod explaining;
 mod filtering;
 mod floods;
 mod instances;
+mod migrating;
 mod operation;
 mod outages;
 mod pace;
