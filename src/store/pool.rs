@@ -69,7 +69,5 @@ fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("herald").options([
         ("statement_timeout", STATEMENT_TIMEOUT),
         ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
-        // A filter that is left out must leave the plan too.
-        ("plan_cache_mode", "force_custom_plan"),
     ])
 }

@@ -1,6 +1,6 @@
 //! The audit: its filters and pages, and how it forgets what is old.
 
-use crate::support::postgres::{database, run, store};
+use crate::support::postgres::{database, run, store, tables};
 use crate::support::{App, Options, Token, within};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -172,15 +172,6 @@ async fn count(database: &str) -> i64 {
     let mut connection = PgConnection::connect(database).await.expect("Postgres answers");
     let count = sqlx::query_scalar("select count(*) from audit");
     count.fetch_one(&mut connection).await.expect("a number")
-}
-
-/// A database with tables and no server.
-async fn tables() -> String {
-    let database = database().await;
-    let store = store(&database);
-    store.migrate().await.expect("the tables are made");
-    store.close().await;
-    database
 }
 
 #[actix_web::test]

@@ -1,8 +1,12 @@
 //! How Postgres answers every list and filter beside many entries of many instances: from an index,
 //! whose order is the list's, without reading what is not asked for.
 
-use crate::support::postgres::{database, run, store};
+use crate::support::postgres::{run, store, tables};
+use crate::support::within;
 use chrono::{DateTime, TimeDelta, Utc};
+use herald::domain::instance::InstanceId;
+use herald::domain::principal::UserId;
+use herald::store::AuditFilter;
 use serde_json::Value;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, Connection, PgConnection};
@@ -66,10 +70,7 @@ fn query(one: &str, other: &str) -> String {
 }
 
 async fn filled() -> PgConnection {
-    let database = database().await;
-    let store = store(&database);
-    store.migrate().await.expect("the tables are made");
-    store.close().await;
+    let database = tables().await;
     run(&database, FILL).await;
     PgConnection::connect(&database).await.expect("Postgres answers")
 }
@@ -280,6 +281,40 @@ async fn trimming_reads_what_is_old_alone() {
             assert_from_an_index(&plan, "\"time\"", &format!("{age} days, after {after}"));
         }
     }
+}
+
+#[actix_web::test]
+async fn a_list_that_was_often_asked_for_before_the_table_grew_is_answered_from_its_index() {
+    let database = tables().await;
+    let store = store(&database);
+    let instance = Some(InstanceId::new("t1").expect("an id"));
+    let actor = Some(UserId::new("alice").expect("an id"));
+    let by_actor = AuditFilter { instance: instance.clone(), actor, ..AuditFilter::default() };
+    for _ in 0..20 {
+        let all = store.list_audit(&by_actor, None, 51).await.expect("Postgres answers");
+        assert!(all.is_empty());
+    }
+    // Nobody tells Postgres how much it became.
+    run(&database, FILL.trim_end_matches("analyze")).await;
+    let target = Some("c77".into());
+    let by_target = AuditFilter {
+        instance: Some(InstanceId::new("t7").expect("an id")),
+        target,
+        ..AuditFilter::default()
+    };
+    for _ in 0..20 {
+        let all = store.list_audit(&by_target, None, 51).await.expect("Postgres answers");
+        assert_eq!(all.len(), 51);
+    }
+    store.close().await;
+    // Postgres counts when a connection ends.
+    let mut connection = PgConnection::connect(&database).await.expect("Postgres answers");
+    let uses = async |connection: &mut PgConnection| -> i64 {
+        let uses = "select sum(idx_scan)::bigint from pg_stat_user_indexes
+            where indexrelname in ('audit_by_actor', 'audit_by_target')";
+        sqlx::query_scalar(uses).fetch_one(connection).await.expect("a number")
+    };
+    within("each was answered so", async { while uses(&mut connection).await < 40 {} }).await;
 }
 
 #[test]

@@ -123,3 +123,12 @@ pub fn store(database: &str) -> Store {
     let options = database.parse().expect("a URL of Postgres");
     Store::new(options, Compiled::new(CompiledBounds::default()))
 }
+
+/// The URL of a new database with the tables.
+pub async fn tables() -> String {
+    let database = database().await;
+    let store = store(&database);
+    store.migrate().await.expect("the tables are made");
+    store.close().await;
+    database
+}
