@@ -2,9 +2,11 @@
 //! revocation.
 
 use crate::support::app::Answer;
-use crate::support::postgres::{OwnPostgres, database};
+use crate::support::postgres::{OwnPostgres, database, run, store, tables};
 use crate::support::{App, Options, Socket, Token, token, within};
 use chrono::{DateTime, SecondsFormat, Utc};
+use herald::domain::instance::InstanceId;
+use herald::domain::principal::UserId;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -414,4 +416,27 @@ async fn the_audit_tells_who_revoked_what() {
         (&json!("t"), &json!(time))
     );
     assert_eq!(created["after"]["createdBy"], "root");
+}
+
+#[actix_web::test]
+async fn what_is_over_leaves_by_the_thousand_and_what_is_not_stays() {
+    let database = tables().await;
+    run(
+        &database,
+        "insert into instances (id, name, enabled, publish_roles, origins, limits, version)
+             values ('main', '', true, '{}', '{}', '{}', 1);
+         insert into revocations (instance, id, token_id, expires_at, ends_at, created_by)
+             select 'main', gen_random_uuid(), 'j' || n, now(), now() + n * interval '1 hour', 'root'
+             from generate_series(-2499, 3) n",
+    )
+    .await;
+    let store = store(&database);
+    let herald = UserId::new("herald").unwrap();
+    // The first of them ends now.
+    assert_eq!(store.delete_ended_revocations(&herald).await.unwrap(), 2_500);
+    assert_eq!(store.find_catalog_version().await.unwrap(), 3);
+    assert_eq!(store.delete_ended_revocations(&herald).await.unwrap(), 0);
+    let main = InstanceId::new("main").unwrap();
+    assert_eq!(store.list_revocations(&main, None, 10).await.unwrap().len(), 3);
+    store.close().await;
 }
