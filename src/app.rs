@@ -12,6 +12,7 @@ mod node;
 mod reload;
 mod secret;
 mod signing_in;
+mod trimming;
 
 pub use error::StartError;
 pub use listen::Addresses;

@@ -3,22 +3,58 @@
 use super::Api;
 use super::admission::Overseer;
 use super::body::StrictQuery;
-use super::error::Outcome;
-use super::resource::{Page, PageParameters};
+use super::error::{Outcome, Problem};
+use super::resource::{Page, PageParameters, text, time};
 use super::responses::Reading;
-use crate::store::AuditEntry;
+use crate::domain::instance::InstanceId;
+use crate::domain::principal::UserId;
+use crate::store::{AuditEntry, AuditFilter};
 use actix_web::get;
 use actix_web::web::{Data, Json};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
 /// The routes of this file.
 pub fn routes(config: &mut ServiceConfig<'_>) {
     config.service(list_audit);
+}
+
+/// Longest filter text, in bytes.
+const MAX_FILTER: usize = 200;
+
+/// Which changes, and which part of their list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditParameters {
+    /// Only those that this user made.
+    #[serde(default)]
+    actor: Option<String>,
+    /// Only this action, such as `channel.update`; at most 200 bytes.
+    #[serde(default)]
+    action: Option<String>,
+    /// Only those of this name or id; at most 200 bytes.
+    #[serde(default)]
+    target: Option<String>,
+    /// Only those made at this time or later. RFC 3339.
+    #[serde(default)]
+    #[param(format = DateTime)]
+    from: Option<String>,
+    /// Only those made before this time. RFC 3339; not before `from`.
+    #[serde(default)]
+    #[param(format = DateTime)]
+    to: Option<String>,
+    /// Most entries to answer with, 1 to 200.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[serde(default)]
+    limit: Option<u32>,
+    /// Where to go on: `next` of the page before.
+    #[serde(default)]
+    after: Option<String>,
 }
 
 /// One change.
@@ -49,21 +85,48 @@ pub struct AuditBody {
 /// List changes.
 ///
 /// The newest first. Administrators see those of their instance, operators those of all instances
-/// or of the one they name.
+/// or of the one they name. A change must pass every filter that is given. Changes are forgotten
+/// after some time (`HERALD_AUDIT_DAYS`, 400 days unless the operator of this server chose
+/// otherwise).
 #[utoipa::path(
     tag = "Audit",
-    params(PageParameters),
+    params(AuditParameters),
     responses((status = 200, description = "A page of changes.", body = Page<AuditBody>), Reading)
 )]
 #[get("/v1/audit")]
 pub async fn list_audit(
     overseer: Overseer,
-    page: StrictQuery<PageParameters>,
+    parameters: StrictQuery<AuditParameters>,
     api: Data<Api>,
 ) -> Outcome<Json<Page<AuditBody>>> {
+    let mut parameters = parameters.into_inner();
+    let page = PageParameters::new(parameters.limit, parameters.after.take());
     let (limit, after) = (page.limit()?, page.after()?);
-    let entries = api.store.list_audit(overseer.instance(), after, limit + 1).await?;
+    let filter = parameters.into_filter(overseer.instance())?;
+    let entries = api.store.list_audit(&filter, after, limit + 1).await?;
     Ok(Json(Page::new(entries, limit, |entry| entry.id.to_string(), AuditBody::from)))
+}
+
+impl AuditParameters {
+    fn into_filter(self, instance: Option<&InstanceId>) -> Outcome<AuditFilter> {
+        let text = |name, value: Option<String>| {
+            value.map(|value| text(name, value, MAX_FILTER)).transpose()
+        };
+        let time = |name, value: Option<String>| value.map(|value| time(name, &value)).transpose();
+        let actor = self.actor.map(UserId::new).transpose();
+        let filter = AuditFilter {
+            instance: instance.cloned(),
+            actor: actor.map_err(|error| Problem::invalid("actor", error.to_string()))?,
+            action: text("action", self.action)?,
+            target: text("target", self.target)?,
+            from: time("from", self.from)?,
+            to: time("to", self.to)?,
+        };
+        if filter.to.is_some_and(|to| filter.from.is_some_and(|from| to < from)) {
+            return Err(Problem::invalid("to", "it is a time before `from`"));
+        }
+        Ok(filter)
+    }
 }
 
 impl From<AuditEntry> for AuditBody {

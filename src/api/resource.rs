@@ -7,6 +7,7 @@ use crate::store::{Committed, StoreError, UpdateError};
 use actix_web::dev::Payload;
 use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::future::{Ready, ready};
 use std::str::FromStr;
@@ -169,6 +170,17 @@ pub fn text(pointer: &str, text: String, most: usize) -> Outcome<String> {
         true => Err(Problem::invalid(pointer, "the character U+0000 cannot be kept")),
         false => Ok(text),
     }
+}
+
+/// Reads a time in RFC 3339. Errors: 422 at `pointer`.
+pub fn time(pointer: &str, text: &str) -> Outcome<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
+        Problem::invalid(
+            pointer,
+            "it is a time such as 2026-01-31T12:00:00Z (RFC 3339), with its offset from UTC",
+        )
+    })?;
+    Ok(time.to_utc())
 }
 
 fn entity_tag(version: i64) -> String {

@@ -4,7 +4,7 @@ use super::Api;
 use super::admission::{Admin, WithBody};
 use super::body::{RequestBody, StrictQuery};
 use super::error::{Code, Outcome, Problem};
-use super::resource::{Page, PageParameters, not_changed, settle};
+use super::resource::{Page, PageParameters, not_changed, settle, time};
 use super::responses::{Creating, Deleting, Reading};
 use crate::domain::principal::UserId;
 use crate::domain::revocation::{MAX_REVOCATIONS, Revocation, TokenId, whole_seconds};
@@ -230,16 +230,6 @@ fn cutoff(text: Option<String>, now: DateTime<Utc>, api: &Api) -> Outcome<DateTi
         return Err(Problem::invalid("/issuedBefore", detail));
     }
     Ok(whole_seconds(issued_before))
-}
-
-fn time(pointer: &str, text: &str) -> Outcome<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
-        Problem::invalid(
-            pointer,
-            "it is a time such as 2026-01-31T12:00:00Z (RFC 3339), with its offset from UTC",
-        )
-    })?;
-    Ok(time.to_utc())
 }
 
 /// When every token that it concerns has expired. A token without `iat` may have been issued just

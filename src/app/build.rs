@@ -6,6 +6,7 @@ use super::descriptors::Room;
 use super::error::StartError;
 use super::lease::Told;
 use super::signing_in::authenticator;
+use super::trimming::keep_audit_trimmed;
 use crate::api::counters::Metrics;
 use crate::api::explain_pool::ExplainPool;
 use crate::api::filters::Filters;
@@ -117,6 +118,8 @@ pub(super) fn start_tasks(
     let (catalog, store) = (api.catalog.clone(), api.store.clone());
     tasks.spawn_local(catalog::follow(catalog, store, config.catalog_poll, stopped.clone()));
     tasks.spawn_local(until(stopped.clone(), api.relay.clone().keep_house()));
+    let trimming = keep_audit_trimmed(api.store.clone(), config.audit_age);
+    tasks.spawn_local(until(stopped.clone(), trimming));
     tasks.spawn_local(sweep(api.clone(), stopped.clone()));
 }
 

@@ -260,6 +260,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// `HERALD_CATALOG_POLL_SECONDS`.
     pub catalog_poll: Duration,
+    /// `HERALD_AUDIT_DAYS`.
+    pub audit_age: Duration,
     /// `HERALD_SHUTDOWN_SECONDS`.
     pub shutdown: Duration,
     /// `HERALD_LOG`.
@@ -310,6 +312,7 @@ impl Config {
             signing_in: signing_in(&reader)?,
             bounds: bounds(&reader)?,
             catalog_poll: reader.seconds("HERALD_CATALOG_POLL_SECONDS", 1, 60)?,
+            audit_age: DAY * reader.number("HERALD_AUDIT_DAYS", 1, 3_650)?,
             shutdown: reader.seconds("HERALD_SHUTDOWN_SECONDS", 3, 300)?,
             log: reader.text("HERALD_LOG"),
             log_format: match reader.text("HERALD_LOG_FORMAT").as_str() {

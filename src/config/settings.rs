@@ -273,6 +273,7 @@ pub const SETTINGS: &[Setting] = &[
         "1",
         "How often the configuration's version is looked at, beside notifications, 1 to 60 s",
     ),
+    open("HERALD_AUDIT_DAYS", "400", "How long the audit keeps what was changed, 1 to 3,650 days"),
     open("HERALD_SHUTDOWN_SECONDS", "10", "Longest shut-down, 3 to 300 s"),
     open(
         "HERALD_SOCKET_USER_TIMEOUT_SECONDS",

@@ -1,6 +1,6 @@
 //! The lease: the row of whoever holds the database, on a connection that nothing else uses.
 
-use super::pool::migrate_lease;
+use super::migrations::apply_lease;
 use super::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
@@ -79,7 +79,7 @@ impl LeaseLine {
     /// seconds at most.
     pub async fn prepare(&mut self) -> Result<(), StoreError> {
         let (mut connection, options) = self.connect().await?;
-        let prepared = timeout(PREPARING, migrate_lease(&mut connection)).await;
+        let prepared = timeout(PREPARING, apply_lease(&mut connection)).await;
         prepared.unwrap_or_else(|_| Err(too_late().into()))?;
         self.open = Some((connection, options));
         Ok(())

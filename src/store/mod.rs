@@ -6,6 +6,7 @@ mod channels;
 mod error;
 mod instances;
 mod lease;
+mod migrations;
 mod pool;
 mod quota_requests;
 mod revocations;
@@ -13,7 +14,7 @@ mod rules;
 mod snapshot;
 mod suspects;
 
-pub use audit::AuditEntry;
+pub use audit::{AuditEntry, AuditFilter};
 pub use change::{CatalogVersion, Committed, MARKS};
 pub use channels::KnownCost;
 pub use error::{CorruptRow, DecideError, InsertError, StoreError, UpdateError};

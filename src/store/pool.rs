@@ -1,13 +1,13 @@
 //! The handle on Postgres: its pool, the migrations, and whether it answers.
 
 use super::error::StoreError;
+use super::migrations;
 use super::suspects::Suspects;
 use crate::domain::expression::compiled::Compiled;
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgPool};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Connections that one process holds at most; the listener of `Store::listen` comes on top.
 const MAX_CONNECTIONS: u32 = 8;
@@ -18,15 +18,6 @@ pub(super) const CLOSING: Duration = Duration::from_secs(2);
 /// How long Postgres works on one statement, waiting for locks included, and bears an idle
 /// transaction; in ms.
 const STATEMENT_TIMEOUT: &str = "5000";
-
-static MIGRATOR: Migrator = Migrator { locking: false, ..sqlx::migrate!() };
-/// The migration of the lease's table.
-const LEASE_VERSION: i64 = 0;
-/// The locks by which migrations are one at a time: of the lease's table, and of all.
-const LEASE_LOCK: i64 = 0x4865_7261_6c64_0001;
-const LOCK: i64 = 0x4865_7261_6c64_0002;
-/// How often a lock is tried that another process holds.
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A handle on Postgres; cheap to clone, all clones share one pool. Not `Debug`: the options hold
 /// the password.
@@ -72,11 +63,9 @@ impl Store {
         // A migration may take longer than a statement may: on a connection of its own, not given
         // back to the pool.
         let mut connection = self.pool.acquire().await?.detach();
-        migrate_lease(&mut connection).await?;
+        migrations::apply_lease(&mut connection).await?;
         sqlx::query!("set statement_timeout = 0").execute(&mut connection).await?;
-        lock(&mut connection, LOCK).await?;
-        MIGRATOR.run_direct(None, &mut connection, false).await?;
-        // The lock ends with the connection.
+        migrations::apply(&mut connection).await?;
         Ok(connection.close().await?)
     }
 
@@ -84,38 +73,6 @@ impl Store {
     /// call is `StoreError::Unavailable`.
     pub async fn close(&self) {
         drop(timeout(CLOSING, self.pool.close()).await);
-    }
-}
-
-/// Makes the lease's table where it is missing, and nothing else; waits while another process does.
-pub(super) async fn migrate_lease(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let lease = MIGRATOR.iter().filter(|migration| migration.version == LEASE_VERSION).cloned();
-    let migrator = Migrator {
-        migrations: lease.collect::<Vec<_>>().into(),
-        ignore_missing: true,
-        locking: false,
-        ..Migrator::DEFAULT
-    };
-    lock(connection, LEASE_LOCK).await?;
-    migrator.run_direct(None, connection, false).await?;
-    let unlock = sqlx::query_scalar!("select pg_advisory_unlock($1)", LEASE_LOCK);
-    unlock.fetch_one(connection).await?;
-    Ok(())
-}
-
-/// Tries a lock until it is the connection's. Waiting for one inside of Postgres would hold up those
-/// migrations that wait for every statement that began before them.
-async fn lock(connection: &mut PgConnection, key: i64) -> Result<(), StoreError> {
-    let mut was_told = false;
-    loop {
-        let tried = sqlx::query_scalar!("select pg_try_advisory_lock($1) as \"is_taken!\"", key);
-        if tried.fetch_one(&mut *connection).await? {
-            return Ok(());
-        }
-        if !std::mem::replace(&mut was_told, true) {
-            tracing::info!("waiting for the migrations of another process");
-        }
-        sleep(LOCK_PAUSE).await;
     }
 }
 

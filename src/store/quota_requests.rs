@@ -1,5 +1,6 @@
 //! Quota requests: made by an instance's administrators, decided by operators.
 
+use super::audit::time_of;
 use super::change::{Change, Committed, Entry};
 use super::instances::{find_instance, replace_instance};
 use super::{CorruptRow, DecideError, InsertError, Store, StoreError};
@@ -109,17 +110,10 @@ impl Store {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<QuotaRequest>, StoreError> {
-        let rows = sqlx::query_as!(
-            QuotaRequestRow,
-            "select instance, id, limit_name, current, value, reason, status, requested_by, requested_at, decided_by,
-             decided_at, note from quota_requests
-             where ($1::text is null or instance = $1) and ($2::uuid is null or id < $2) order by id desc limit $3",
-            instance.map(InstanceId::as_str),
-            after,
-            i64::from(limit),
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = match instance {
+            Some(instance) => list_of_instance(&self.pool, instance, after, limit).await?,
+            None => list_all(&self.pool, after, limit).await?,
+        };
         Ok(rows.into_iter().map(QuotaRequest::try_from).collect::<Result<_, _>>()?)
     }
 
@@ -202,6 +196,43 @@ async fn set_limit(change: &mut Change, request: &QuotaRequest) -> Result<(), De
         .map_err(CorruptRow::at("quota_requests", "value"))?;
     replace_instance(change, &before, instance).await?;
     Ok(())
+}
+
+/// By time, then id: no index of other instances' requests has this order (see `audit`).
+async fn list_of_instance(
+    executor: impl PgExecutor<'_>,
+    instance: &InstanceId,
+    after: Option<Uuid>,
+    limit: u32,
+) -> Result<Vec<QuotaRequestRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        QuotaRequestRow,
+        "select instance, id, limit_name, current, value, reason, status, requested_by, requested_at, decided_by,
+         decided_at, note from quota_requests where instance = $1 and ($2::uuid is null or (requested_at, id) <
+             (coalesce((select requested_at from quota_requests where id = $2), $3::timestamptz), $2))
+         order by requested_at desc, id desc limit $4",
+        instance.as_str(),
+        after,
+        after.map(time_of),
+        i64::from(limit),
+    );
+    Ok(rows.fetch_all(executor).await?)
+}
+
+/// Those of all instances, by id.
+async fn list_all(
+    executor: impl PgExecutor<'_>,
+    after: Option<Uuid>,
+    limit: u32,
+) -> Result<Vec<QuotaRequestRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        QuotaRequestRow,
+        "select instance, id, limit_name, current, value, reason, status, requested_by, requested_at, decided_by,
+         decided_at, note from quota_requests where $1::uuid is null or id < $1 order by id desc limit $2",
+        after,
+        i64::from(limit),
+    );
+    Ok(rows.fetch_all(executor).await?)
 }
 
 async fn find_quota_request(

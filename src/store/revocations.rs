@@ -1,6 +1,7 @@
 //! Revocations: listed and found, made and taken back with their audit entries, and forgotten once
 //! they are over.
 
+use super::audit::time_of;
 use super::change::{Change, Committed, Entry};
 use super::{CorruptRow, InsertError, Store, StoreError, UpdateError};
 use crate::domain::instance::InstanceId;
@@ -36,9 +37,12 @@ impl Store {
         let rows = sqlx::query_as!(
             RevocationRow,
             "select id, token_id, expires_at, user_id, issued_before, created_by, created_at from revocations
-             where instance = $1 and ($2::uuid is null or id < $2) order by id desc limit $3",
+             where instance = $1 and ($2::uuid is null or (created_at, id) <
+                 (coalesce((select created_at from revocations where id = $2), $3::timestamptz), $2))
+             order by created_at desc, id desc limit $4",
             instance.as_str(),
             after,
+            after.map(time_of),
             i64::from(limit),
         )
         .fetch_all(&self.pool)
@@ -113,10 +117,15 @@ impl Store {
         if !has_ended_revocations(&self.pool).await? {
             return Ok(0);
         }
-        let mut change = self.begin_change(actor).await?;
-        let deleted = sqlx::query!("delete from revocations where ends_at < clock_timestamp()");
-        let count = deleted.execute(change.connection()).await?.rows_affected();
-        Ok(change.commit(count).await?.value)
+        let mut all = 0;
+        loop {
+            let mut change = self.begin_change(actor).await?;
+            let count = delete_ended(&mut change).await?;
+            all += change.commit(count).await?.value;
+            if count < SLICE as u64 {
+                return Ok(all);
+            }
+        }
     }
 }
 
@@ -140,6 +149,8 @@ pub(super) async fn list_all_revocations(
 }
 
 const TABLE: &str = "revocations";
+/// Most revocations that are forgotten in one change, for which other changes wait.
+const SLICE: i64 = 1_000;
 
 async fn find_revocation(
     executor: impl PgExecutor<'_>,
@@ -188,9 +199,20 @@ async fn count_revocations(change: &mut Change, instance: &InstanceId) -> Result
 
 async fn has_ended_revocations(executor: impl PgExecutor<'_>) -> Result<bool, StoreError> {
     let ended = sqlx::query_scalar!(
-        r#"select exists (select from revocations where ends_at < clock_timestamp()) as "exists!""#
+        r#"select exists (select from revocations where ends_at < now()) as "exists!""#
     );
     Ok(ended.fetch_one(executor).await?)
+}
+
+/// At most a slice of them; how many there were.
+async fn delete_ended(change: &mut Change) -> Result<u64, StoreError> {
+    let deleted = sqlx::query!(
+        "delete from revocations where id = any(array(
+             select id from revocations where ends_at < now() order by ends_at limit $1
+         ))",
+        SLICE,
+    );
+    Ok(deleted.execute(change.connection()).await?.rows_affected())
 }
 
 /// Answers when it was made.

@@ -2,7 +2,7 @@
 //! revocation.
 
 use crate::support::app::Answer;
-use crate::support::postgres::{OwnPostgres, database, execute_in as execute, store};
+use crate::support::postgres::{OwnPostgres, database, execute_in as execute, store, tables};
 use crate::support::{App, Options, Socket, Token, token, within};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use herald::domain::instance::InstanceId;
@@ -410,4 +410,27 @@ async fn the_audit_tells_who_revoked_what() {
         (&json!("t"), &json!(time))
     );
     assert_eq!(created["after"]["createdBy"], "root");
+}
+
+#[actix_web::test]
+async fn what_is_over_leaves_by_the_thousand_and_what_is_not_stays() {
+    let database = tables().await;
+    execute(
+        &database,
+        "insert into instances (id, name, enabled, publish_roles, origins, limits, version)
+             values ('main', '', true, '{}', '{}', '{}', 1);
+         insert into revocations (instance, id, token_id, expires_at, ends_at, created_by)
+             select 'main', gen_random_uuid(), 'j' || n, now(), now() + n * interval '1 hour', 'root'
+             from generate_series(-2499, 3) n",
+    )
+    .await;
+    let store = store(&database);
+    let herald = UserId::new("herald").unwrap();
+    // The first of them ends now.
+    assert_eq!(store.delete_ended_revocations(&herald).await.unwrap(), 2_500);
+    assert_eq!(store.find_catalog_version().await.unwrap().number, 3);
+    assert_eq!(store.delete_ended_revocations(&herald).await.unwrap(), 0);
+    let main = InstanceId::new("main").unwrap();
+    assert_eq!(store.list_revocations(&main, None, 10).await.unwrap().len(), 3);
+    store.close().await;
 }

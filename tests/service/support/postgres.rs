@@ -127,3 +127,12 @@ impl OwnPostgres {
         self.running = Some(PrivatePostgres::start(&settings).await.expect("Postgres starts"));
     }
 }
+
+/// The URL of a new database with the tables.
+pub async fn tables() -> String {
+    let database = database().await;
+    let store = store(&database);
+    store.migrate().await.expect("the tables are made");
+    store.close().await;
+    database
+}
