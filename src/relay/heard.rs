@@ -94,7 +94,8 @@ impl Heard {
 pub(crate) fn split(mut heard: Vec<Audience>) -> (SmallVec<[Audience; 2]>, Vec<Audience>) {
     let is_own = |audience: &Audience| matches!(audience, Audience::All | Audience::User(_));
     let shared = heard.split_off(heard.partition_point(is_own));
-    (heard.into(), shared)
+    // Not the memory that all of it took.
+    (heard.into_iter().collect(), shared)
 }
 
 /// Their names as parts of a JSON array.
@@ -124,6 +125,7 @@ mod tests {
             for shared in [vec![], vec![group.clone()], vec![group.clone(), channel.clone()]] {
                 let all: Vec<Audience> = own.iter().chain(&shared).cloned().collect();
                 let (own, shared) = split(all.clone());
+                assert!(!own.spilled(), "{own:?}");
                 let heard = Heard::new(own, Rc::new(HeardSet::new(0, shared.into())));
                 let names: Vec<String> = serde_json::from_str(&heard.names()).unwrap();
                 assert_eq!(names, all.iter().map(Audience::name).collect::<Vec<_>>());
