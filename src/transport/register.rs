@@ -354,13 +354,14 @@ impl Register {
     }
 
     fn change(&mut self, id: u64, owner: Owner, stage: Stage, now: Instant) {
-        let Some(mut occupant) = self.occupants.remove(&id) else { return };
-        self.discount(&occupant);
-        occupant.owner = owner;
-        occupant.stage = stage;
-        occupant.number = self.next_number();
-        self.count(id, &occupant, now);
-        self.occupants.insert(id, occupant);
+        let number = self.next_number();
+        let Some(occupant) = self.occupants.get_mut(&id) else { return };
+        let signal = occupant.signal.clone();
+        let now_is = Occupant { owner, stage, number, signal: signal.clone() };
+        let before = std::mem::replace(occupant, Occupant { signal, ..now_is });
+        // Counted before it is discounted: a lone owner keeps its share in between.
+        self.count(id, &now_is, now);
+        self.discount(&before);
     }
 
     fn next_number(&mut self) -> u64 {
