@@ -1,15 +1,14 @@
 //! A message's life, step by step, in the words of `ARCHITECTURE.md`.
 
 use super::log::{Appended, Log};
-use super::member::{Link, Transport};
+use super::member::Link;
 use super::outbox::Next;
 use super::progress::{Counts, Step};
 use super::queue::{self, Dispatch};
 use super::sealed::Sealed;
 use super::timeline::Hearing;
 use super::{
-    Answer, Claim, DeliveryTrace, Joining, Origin, Published, Query, Relay, RelaySettings,
-    delivery_trace,
+    Answer, Claim, DeliveryTrace, Joining, Published, Query, Relay, RelaySettings, delivery_trace,
 };
 use crate::catalog::{Catalog, Snapshot, Tenant};
 use crate::domain::audience::Audience;
@@ -47,18 +46,9 @@ fn alice() -> UserId {
 }
 
 fn joining(catalog: &Catalog, since: Option<Cursor>) -> Joining {
-    Joining {
-        transport: Transport::Wss,
-        principal: Arc::new(Principal::new(alice(), i64::MAX)),
-        tenant: catalog.tenant(&instance()).unwrap(),
-        origin: Origin {
-            address: [127, 0, 0, 1].into(),
-            user_agent: "".into(),
-            connected_at: chrono::DateTime::UNIX_EPOCH,
-        },
-        narrowing: None,
-        since: since.map(Some),
-    }
+    let alice = Principal::new(alice(), i64::MAX);
+    let joining = Joining::of_a_test(alice, catalog.tenant(&instance()).unwrap());
+    Joining { since: since.map(Some), ..joining }
 }
 
 /// What a socket would write next.

@@ -2,8 +2,10 @@
 
 use crate::support::app::Answer;
 use crate::support::socket::Handshake;
-use crate::support::{App, Token, token};
+use crate::support::{App, Options, Token, token, within};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::protocol::Message;
 
 async fn ask(app: &App, method: &str, query: &str, expected: u16) -> Answer {
     let path = format!("/v1/connections{query}");
@@ -152,4 +154,81 @@ async fn one_a_users_and_a_groups_connections_are_closed_with_the_reason() {
     }
     four.ping(b"still here").await;
     app.connect(&token("a")).await;
+}
+
+/// So many groups, each of sixty bytes, of which the first bears this number.
+fn groups_of(number: usize) -> Vec<String> {
+    (0..150)
+        .map(|group| format!("{:0>60}", if group == 0 { number } else { 1_000 + group }))
+        .collect()
+}
+
+#[actix_web::test]
+async fn what_an_instances_connections_hear_has_a_bound_and_who_needs_more_comes_later() {
+    const BOUND: usize = 1 << 20;
+    let bound = Options::default().with("HERALD_MEMBERSHIP_BYTES", BOUND);
+    let app = App::start_with(bound.with("HERALD_WORKERS", 1)).await;
+    let open = async |number: usize| {
+        let by = token(&format!("user-{number}")).with("groups", json!(groups_of(number)));
+        app.open(&by, "").await
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut socket = open(held.len()).await;
+        match socket.message().await {
+            Some(Message::Text(_)) => held.push(socket),
+            Some(Message::Close(Some(close))) => break close,
+            other => panic!("{other:?}"),
+        }
+        assert!(held.len() < BOUND / 150 / 60, "the bound does not hold");
+    };
+    assert_eq!(u16::from(refused.code), 1013);
+    assert!(refused.reason.as_str().starts_with("OVERLOADED"), "{}", refused.reason);
+    // Who hears what others hear needs no more, and a place that was given back is free.
+    let shared = open(0).await.welcomed().await;
+    let (count, last) = (held.len(), held.pop().expect("there are some"));
+    last.close().await;
+    let has_room = async {
+        loop {
+            if let Some(Message::Text(_)) = open(count).await.message().await {
+                return;
+            }
+        }
+    };
+    within("room for another set", has_room).await;
+    assert_eq!(shared.connected["channels"].as_array().map(Vec::len), Some(152));
+}
+
+#[actix_web::test]
+async fn of_an_instance_with_heavy_rules_so_many_newcomers_wait_and_the_others_come_later() {
+    let waiting = Options::default().with("HERALD_NEWCOMERS", 2).with("HERALD_WORKERS", 1);
+    let app = App::start_with(waiting).await;
+    let looks: Vec<String> =
+        (0..15).map(|look| format!("claims.text.contains('{look}')")).collect();
+    let rule = |number: usize| {
+        let when = format!("{} || user == '{number}'", looks.join(" || "));
+        json!({"effect": "allow", "when": when})
+    };
+    for channel in 0..20 {
+        let rules: Vec<Value> = (0..90).map(rule).collect();
+        app.create_channel(json!({"name": format!("c{channel}"), "rules": rules})).await;
+    }
+    let by = token("x").with("text", "y".repeat(8_000));
+    let arrive = async || match app.open(&by, "").await.message().await {
+        Some(Message::Text(_)) => None,
+        Some(Message::Close(Some(close))) => Some(close),
+        other => panic!("{other:?}"),
+    };
+    let outcomes = join_all((0..12).map(|_| arrive())).await;
+    let refused: Vec<_> = outcomes.iter().flatten().collect();
+    assert!((1..=10).contains(&refused.len()), "{} of 12 were refused", refused.len());
+    for close in refused {
+        assert_eq!(u16::from(close.code), 1013);
+        assert!(
+            close.reason.as_str().starts_with("OVERLOADED: 2 connections wait"),
+            "{}",
+            close.reason
+        );
+    }
+    assert!(arrive().await.is_none(), "nobody waits any more");
 }

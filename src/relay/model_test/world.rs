@@ -14,8 +14,8 @@ use crate::domain::names::Names;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::relay::outbox::Next;
 use crate::relay::{
-    ConnectionBounds, HistoryBounds, Joining, Origin, OutboxBounds, QueueBounds, RelaySettings,
-    SLICE, Step, TraceBounds, Transport,
+    ConnectionBounds, HistoryBounds, Joining, OutboxBounds, QueueBounds, RelaySettings, SLICE,
+    Step, TraceBounds, Transport,
 };
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -132,18 +132,9 @@ impl World {
             .as_ref()
             .map(|wishes| Narrowing::parse(&json!(wishes).to_string()).unwrap());
         let id = InstanceId::new(INSTANCES[person.instance]).unwrap();
-        let joining = Joining {
-            transport: if which.is_multiple_of(2) { Transport::Wss } else { Transport::Sse },
-            principal: Arc::new(principal(&person)),
-            tenant: self.catalog.tenant(&id).unwrap(),
-            origin: Origin {
-                address: [127, 0, 0, 1].into(),
-                user_agent: "".into(),
-                connected_at: chrono::DateTime::UNIX_EPOCH,
-            },
-            narrowing,
-            since: since.map(Some),
-        };
+        let transport = if which.is_multiple_of(2) { Transport::Wss } else { Transport::Sse };
+        let joining = Joining::of_a_test(principal(&person), self.catalog.tenant(&id).unwrap());
+        let joining = Joining { transport, narrowing, since: since.map(Some), ..joining };
         let at = &self.nodes[node];
         let worker = &at.workers[which % at.workers.len()];
         let registration = at.relay.connect(worker, joining).await.unwrap();

@@ -13,10 +13,6 @@ use crate::relay::timeline::{Hearing, Passing, Timeline};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How often it is looked again what was published meanwhile with other filters. What comes after
-/// the last look is asked when it registers.
-const MAX_LOOKS: u32 = 8;
-
 /// Who connects, and what it wants to hear.
 #[derive(Debug)]
 pub struct Joining {
@@ -35,6 +31,20 @@ pub struct Joining {
     pub since: Option<Option<Cursor>>,
 }
 
+#[cfg(test)]
+impl Joining {
+    /// Someone who hears all that the rules let it, and says no cursor.
+    pub fn of_a_test(principal: Principal, tenant: Arc<Tenant>) -> Self {
+        let origin = Origin {
+            address: [127, 0, 0, 1].into(),
+            user_agent: "".into(),
+            connected_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        let (transport, principal) = (Transport::Wss, Arc::new(principal));
+        Self { transport, principal, tenant, origin, narrowing: None, since: None }
+    }
+}
+
 /// Who connects, and what is worked out for it.
 #[derive(Debug)]
 pub(super) struct Newcomer {
@@ -50,7 +60,6 @@ pub(super) struct Newcomer {
     unasked: Vec<Frame>,
     /// Up to where it was looked what it missed; none before the first look.
     looked_to: Option<u64>,
-    looks: u32,
 }
 
 impl Newcomer {
@@ -63,7 +72,6 @@ impl Newcomer {
             passing: Passing::default(),
             unasked: Vec::new(),
             looked_to: None,
-            looks: 0,
         }
     }
 
@@ -101,16 +109,20 @@ impl Newcomer {
                 }
             }
             let newest = self.timeline.cursor().position;
-            if self.looked_to == Some(newest) || self.looks == MAX_LOOKS {
+            if self.looked_to == Some(newest) {
                 return true;
             }
-            (self.looked_to, self.looks) = (Some(newest), self.looks + 1);
+            self.looked_to = Some(newest);
             let who = Hearing {
                 own: self.authorizing.heard(),
                 shared: &[],
                 user: &facts.principal().user,
             };
             self.unasked = self.passing.unknown_of(self.timeline.filtered(since, who));
+            if self.unasked.is_empty() {
+                // What comes from now on is asked when it registers.
+                return true;
+            }
         }
     }
 }

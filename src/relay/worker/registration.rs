@@ -278,7 +278,7 @@ impl Registration {
             workers.lag.observe(lag as f64);
         }
         drop(shard);
-        self.worker.bell.notify_one();
+        self.worker.ring_for_turns();
     }
 
     /// Gives it the rights of the same user's new token, at once or at its turns, and tells it what
@@ -289,7 +289,7 @@ impl Registration {
         let snapshot = self.worker.workers.catalog.load();
         let at = (&*snapshot, Instant::now());
         self.worker.shard.borrow_mut().renew(self.key, principal, done, at);
-        self.worker.bell.notify_one();
+        self.worker.ring_for_turns();
         Renewed(renewed)
     }
 }

@@ -82,6 +82,13 @@ impl Worker {
         &self.admittance
     }
 
+    /// Wakes the worker where an instance waits for its turn.
+    pub(super) fn ring_for_turns(&self) {
+        if self.shard.borrow().has_turns() {
+            self.bell.notify_one();
+        }
+    }
+
     /// Runs as long as its thread's tasks. One tick a second looks after all connections: no timer
     /// a connection.
     async fn run(self, inputs: Inputs) {

@@ -15,13 +15,11 @@ use crate::domain::message::{Message, Reach};
 use crate::domain::principal::{Principal, Scope, UserId};
 use crate::domain::revocation::Revocations;
 use crate::relay::close::Close;
-use crate::relay::member::Transport;
 use crate::relay::model_test::SETTINGS;
 use crate::relay::outbox::{Batch, Outbox, Pushed, Wake as WakeSocket};
 use crate::relay::queue::{Dispatch, Share};
 use crate::relay::sealed::Sealed;
 use crate::relay::settings::{QueueBounds, RelaySettings};
-use crate::relay::snapshot::Origin;
 use crate::relay::survey::{Answer, Query, Selection};
 use crate::relay::timeline::Spaces;
 use crate::relay::{NotPlaced, Published, Relay};
@@ -81,18 +79,8 @@ impl Scene {
     pub(crate) fn connect(&self, instance: &str) -> Registration {
         let someone = UserId::new("someone").unwrap();
         let principal = Principal { scope: Scope::Everywhere, ..Principal::new(someone, i64::MAX) };
-        let joining = Joining {
-            transport: Transport::Wss,
-            principal: Arc::new(principal),
-            tenant: self.catalog.tenant(&InstanceId::new(instance).unwrap()).unwrap(),
-            origin: Origin {
-                address: [127, 0, 0, 1].into(),
-                user_agent: "".into(),
-                connected_at: chrono::DateTime::UNIX_EPOCH,
-            },
-            narrowing: None,
-            since: None,
-        };
+        let tenant = self.catalog.tenant(&InstanceId::new(instance).unwrap()).unwrap();
+        let joining = Joining::of_a_test(principal, tenant);
         let registered = self.relay.connect(&self.worker, joining).now_or_never();
         registered.expect("there are no rules that take time").unwrap()
     }

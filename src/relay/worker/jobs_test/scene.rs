@@ -13,11 +13,10 @@ use crate::domain::message::{Message, Reach};
 use crate::domain::names::Names;
 use crate::domain::principal::{GroupId, Principal, Scope, UserId};
 use crate::domain::rule::{Effect, Rule, Rules, Subject};
-use crate::relay::member::{Link, Transport};
+use crate::relay::member::Link;
 use crate::relay::model_test::SETTINGS;
 use crate::relay::outbox::Next;
 use crate::relay::settings::{ConnectionBounds, HistoryBounds, RelaySettings};
-use crate::relay::snapshot::Origin;
 use crate::relay::{Head, Relay};
 use futures_util::FutureExt;
 use serde_json::Value;
@@ -118,18 +117,9 @@ impl Scene {
         principal: Principal,
         since: Option<Cursor>,
     ) -> Arriving<'_> {
-        let joining = Joining {
-            transport: Transport::Wss,
-            principal: Arc::new(principal),
-            tenant: self.catalog.tenant(&InstanceId::new(instance).unwrap()).unwrap(),
-            origin: Origin {
-                address: [127, 0, 0, 1].into(),
-                user_agent: "".into(),
-                connected_at: chrono::DateTime::UNIX_EPOCH,
-            },
-            narrowing: None,
-            since: since.map(Some),
-        };
+        let tenant = self.catalog.tenant(&InstanceId::new(instance).unwrap()).unwrap();
+        let joining = Joining::of_a_test(principal, tenant);
+        let joining = Joining { since: since.map(Some), ..joining };
         Box::pin(self.relay.connect(&self.worker, joining))
     }
 
