@@ -60,8 +60,7 @@ pub async fn answer_in_turn<B: MessageBody + 'static>(
 
 /// A node that stands by says no more than that it does, and that it is alive.
 fn standing_by(request: &ServiceRequest, api: &Api) -> Option<Problem> {
-    let is_asked_for_health = health::PATHS.contains(&request.path());
-    let stands_by = !is_asked_for_health && api.relay.stands_by();
+    let stands_by = api.relay.stands_by() && !health::PATHS.contains(&request.path());
     stands_by.then(|| Problem::standing_by(&"this node does not serve now"))
 }
 

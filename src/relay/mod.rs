@@ -287,7 +287,8 @@ impl Relay {
 
     /// Whether another node serves, or may serve, in this one's place.
     pub fn stands_by(&self) -> bool {
-        !self.is_draining() && !self.0.log.is_held()
+        // In this order: hardly ever is more than the first looked at.
+        !self.0.log.is_held() && !self.is_draining()
     }
 
     /// Takes nobody in any more; those who are here stay for now.

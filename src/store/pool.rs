@@ -81,5 +81,7 @@ fn as_herald(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("herald").options([
         ("statement_timeout", STATEMENT_TIMEOUT),
         ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
+        // That a table is there already is nobody's news.
+        ("client_min_messages", "warning"),
     ])
 }
