@@ -114,6 +114,9 @@ impl Holding {
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), TooMuchUnfinished> {
         let bounds = self.unfinished.0.bounds;
         let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
         let mut held = self.unfinished.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         let of_address = held_by(&held.by_address, self.address.as_ref());
         let of_instance = held_by(&held.by_instance, self.instance.as_ref());
@@ -143,6 +146,10 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
+        // Most came whole, and hold nothing.
+        if self.bytes == 0 {
+            return;
+        }
         let mut held = self.unfinished.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.process -= self.bytes;
         if let Some(address) = &self.address {
